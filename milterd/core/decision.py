@@ -1,0 +1,70 @@
+"""What a filter decided: verdict, edits, the reply for the client, and why."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from milterd.core.actions import Edit
+
+
+class Verdict(enum.Enum):
+    """What is to become of a mail, a recipient or a connection."""
+
+    CONTINUE = "continue"
+    ACCEPT = "accept"
+    REJECT = "reject"
+    TEMPFAIL = "tempfail"
+    DISCARD = "discard"
+
+
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An SMTP reply of the 4xx or 5xx kind (RFC 5321 section 4.2, RFC 3463).
+
+    Raises ValueError where code and enhanced code disagree, or where the text
+    holds control characters: nobody's bytes become our syntax.
+    """
+
+    code: int
+    enhanced: str
+    text: str
+
+    def __post_init__(self) -> None:
+        if not 400 <= self.code <= 599:
+            raise ValueError(f"reply code {self.code} is not 4xx or 5xx")
+        if _ENHANCED.match(self.enhanced) is None or self.enhanced[0] != str(self.code)[0]:
+            raise ValueError(f"enhanced code {self.enhanced!r} does not go with {self.code}")
+        if any(ord(each) < 32 or ord(each) == 127 for each in self.text):
+            raise ValueError("reply text holds a control character")
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.enhanced} {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why: who decided (filter, rule, table, limit), the outcome, and on what facts."""
+
+    source: str
+    outcome: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One filter's answer to one mail.
+
+    `reply` goes with REJECT and TEMPFAIL; without one the MTA's standard text
+    is used.  Edits count only with CONTINUE and ACCEPT.
+    """
+
+    verdict: Verdict = Verdict.CONTINUE
+    edits: tuple[Edit, ...] = ()
+    reply: Reply | None = None
+    reasons: tuple[Reason, ...] = ()

@@ -1,0 +1,63 @@
+"""What a filter is: a name, its needs, a gathering of facts, and a pure decision."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from milterd.core.decision import Decision
+from milterd.core.mail import Mail
+
+
+class Need(enum.Flag):
+    """What a filter wants to be shown, and what it may change.
+
+    The host derives the negotiation from it: a filter gets, and may do, only
+    what it asked for.
+    """
+
+    HELO = enum.auto()
+    RECIPIENTS = enum.auto()
+    HEADERS = enum.auto()
+    BODY = enum.auto()
+    ADD_HEADERS = enum.auto()
+    CHANGE_HEADERS = enum.auto()
+    CHANGE_BODY = enum.auto()
+    CHANGE_SENDER = enum.auto()
+    CHANGE_RECIPIENTS = enum.auto()
+    QUARANTINE = enum.auto()
+
+
+Facts = TypeVar("Facts")
+
+
+class Filter(Protocol[Facts]):
+    """A filter.  `gather` may block and talk to ports; `decide` is pure.
+
+    `gather` must not raise for what a port can do wrong (down, slow, odd
+    answer): those are facts.  The same mail and facts give the same decision.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in configuration, log and metrics."""
+        ...
+
+    @property
+    def needs(self) -> Need:
+        """What it is shown and may change."""
+        ...
+
+    def gather(self, mail: Mail) -> Facts:
+        """Ask the ports the filter was built with."""
+        ...
+
+    def decide(self, mail: Mail, facts: Facts) -> Decision:
+        """Decide, from the mail and the facts alone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoFacts:
+    """What a filter gathers that asks nobody."""

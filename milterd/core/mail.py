@@ -1,0 +1,249 @@
+"""A mail as it was received: every octet kept, every part immutable.
+
+Line ends are CRLF throughout (RFC 5321 section 2.3.8); whoever builds a
+:class:`Mail` has made sure of that.  Header fields keep their folding, order,
+leading white space and 8-bit octets, so what nobody edits leaves as it came.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO, Protocol
+
+CRLF = b"\r\n"
+PIECE = 65535
+"""Octets read from a body at a time unless the caller says otherwise."""
+
+
+class Body(Protocol):
+    """The octets after the blank line, wherever they are stored."""
+
+    @property
+    def size(self) -> int:
+        """Length in octets."""
+        ...
+
+    def pieces(self, limit: int = PIECE) -> Iterator[bytes]:
+        """Yield the octets in order, at most `limit` at a time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BytesBody:
+    """A body held in memory."""
+
+    octets: bytes = b""
+
+    @property
+    def size(self) -> int:
+        return len(self.octets)
+
+    def pieces(self, limit: int = PIECE) -> Iterator[bytes]:
+        if len(self.octets) <= limit:
+            if self.octets:
+                yield self.octets
+            return
+        view = memoryview(self.octets)
+        for start in range(0, len(view), limit):
+            yield bytes(view[start : start + limit])
+
+
+@dataclass(frozen=True, slots=True)
+class FileBody:
+    """A view of `size` octets of an open file, from `offset`.
+
+    The file must stay unchanged while the view is in use.  It is read with
+    pread, so several views and threads may share one file.
+    """
+
+    file: BinaryIO
+    offset: int
+    size: int
+
+    def pieces(self, limit: int = PIECE) -> Iterator[bytes]:
+        number, position, end = self.file.fileno(), self.offset, self.offset + self.size
+        while position < end:
+            piece = os.pread(number, min(limit, end - position), position)
+            if not piece:
+                raise OSError(f"spooled body ends at octet {position}, expected {end}")
+            position += len(piece)
+            yield piece
+
+
+def body_octets(body: Body) -> bytes:
+    """The whole body as one object; for bodies known to be small, and for tests."""
+    return body.octets if isinstance(body, BytesBody) else b"".join(body.pieces())
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderField:
+    """One header field, as raw as it came.
+
+    `value` is everything after the colon up to, not including, the CRLF that
+    ends the field: leading white space and folds (CRLF and white space) stay.
+    `gap` is white space some senders put before the colon.  A hidden field is
+    one that the gateway itself put on top: it is delivered, but milters neither
+    see nor count it, as Sendmail and Postfix do with their own Received field.
+    """
+
+    name: bytes
+    value: bytes
+    gap: bytes = b""
+    hidden: bool = False
+
+    @property
+    def raw(self) -> bytes:
+        """The field without its final CRLF."""
+        return b"%b%b:%b" % (self.name, self.gap, self.value)
+
+    def named(self, name: bytes) -> bool:
+        """Whether this field bears `name`, in any case (RFC 5322 section 1.2.2)."""
+        return len(self.name) == len(name) and self.name.lower() == name.lower()
+
+
+class Family(enum.Enum):
+    """How a client is connected; the values are the milter protocol's letters."""
+
+    UNKNOWN = b"U"
+    UNIX = b"L"
+    INET = b"4"
+    INET6 = b"6"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who connected: verified host name, or its address in brackets, and the address."""
+
+    name: bytes = b"localhost"
+    family: Family = Family.UNKNOWN
+    address: bytes = b""
+    port: int = 0
+
+
+class Direction(enum.Enum):
+    """Which way a mail goes, which decides what filters do with it."""
+
+    INBOUND = "inbound"
+    ORIGINATING = "originating"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One RCPT: the address without angle brackets, and its ESMTP parameters as sent."""
+
+    address: bytes
+    args: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """MAIL and RCPT.  The null sender is the empty string (RFC 5321 section 4.5.5)."""
+
+    sender: bytes = b""
+    sender_args: tuple[bytes, ...] = ()
+    recipients: tuple[Recipient, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What is known of the conversation a mail came in by.
+
+    `macros` are Sendmail macros by name without braces: `i`, `auth_authen`.
+    """
+
+    client: Client = Client()
+    helo: bytes = b""
+    direction: Direction = Direction.INBOUND
+    macros: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A mail with its envelope and its session.
+
+    `separator` is the blank line between header and body: CRLF, or nothing in
+    a mail that ends with its header.
+    """
+
+    session: Session = Session()
+    envelope: Envelope = Envelope()
+    headers: tuple[HeaderField, ...] = ()
+    body: Body = BytesBody()
+    separator: bytes = CRLF
+
+    def head(self) -> bytes:
+        """The header block with its separator, hidden fields included."""
+        return join_header(self.headers) + self.separator
+
+    def pieces(self, limit: int = PIECE) -> Iterator[bytes]:
+        """The whole message, header first."""
+        yield self.head()
+        yield from self.body.pieces(limit)
+
+    @property
+    def size(self) -> int:
+        """Length of the message in octets."""
+        return len(self.head()) + self.body.size
+
+    def visible(self) -> Iterator[HeaderField]:
+        """The fields that milters see."""
+        return (each for each in self.headers if not each.hidden)
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The values of every visible field called `name`, top to bottom."""
+        return [each.value for each in self.visible() if each.named(name)]
+
+    def with_headers(self, headers: Iterable[HeaderField]) -> Mail:
+        """The same mail under other header fields."""
+        return replace(self, headers=tuple(headers))
+
+
+def join_header(fields: Iterable[HeaderField]) -> bytes:
+    """Header fields as octets, each with its CRLF."""
+    return b"".join(b"%b%b:%b\r\n" % (each.name, each.gap, each.value) for each in fields)
+
+
+_FIELD = re.compile(rb"([!-9;-~]+)([ \t]*):")
+
+
+def split_header(block: bytes) -> tuple[tuple[HeaderField, ...], bytes, int]:
+    """Split a message, or the first part of one, into fields, separator and body offset.
+
+    The header ends at the first blank line, which is the separator, or before
+    the first line that is neither a field nor a continuation (the separator is
+    then empty and that line begins the body).  Linear in the length of `block`.
+    """
+    fields: list[HeaderField] = []
+    position, end = 0, len(block)
+    while position < end:
+        if block.startswith(CRLF, position):
+            return tuple(fields), CRLF, position + 2
+        match = _FIELD.match(block, position)
+        if match is None:
+            break
+        stop = _end_of_field(block, match.end(), end)
+        fields.append(HeaderField(match[1], block[match.end() : stop], match[2]))
+        position = min(stop + 2, end)
+    return tuple(fields), b"", position
+
+
+def _end_of_field(block: bytes, start: int, end: int) -> int:
+    """Where the CRLF that ends the field stands: the first not followed by white space."""
+    at = start
+    while True:
+        at = block.find(CRLF, at)
+        if at < 0:
+            return end
+        if block[at + 2 : at + 3] not in (b" ", b"\t"):
+            return at
+        at += 2
+
+
+def parse_message(octets: bytes) -> Mail:
+    """A mail from the octets of a message with CRLF line ends; the envelope is empty."""
+    headers, separator, offset = split_header(octets)
+    return Mail(headers=headers, body=BytesBody(octets[offset:]), separator=separator)
