@@ -1,0 +1,54 @@
+"""Times and sizes as a postmaster writes them: 300, "5d", "4h", "30s"; 25000, "25M".
+
+The units of time are those of postconf(5): s, m, h, d, w; one number, one unit.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_OCTETS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+_TIME = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s?([smhdw]?)\Z", re.ASCII)
+_SIZE = re.compile(r"(\d{1,15})\s?([KMG]?)\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a setting's value is called in an error message and in the reference."""
+
+    name: str
+
+
+def seconds(value: object) -> float:
+    """A duration in seconds.  Raises ValueError for anything that is not one."""
+    if isinstance(value, str):
+        match = _TIME.match(value.strip())
+        if match is not None:
+            return float(match[1]) * _SECONDS[match[2]]
+    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return float(value)
+    raise ValueError('expected seconds, or a number with a unit such as "30s", "5m", "4h", "5d"')
+
+
+def octets(value: object) -> int:
+    """A size in octets.  Raises ValueError for anything that is not one."""
+    if isinstance(value, str):
+        match = _SIZE.match(value.strip().upper())
+        if match is not None:
+            return int(match[1]) * _OCTETS[match[2]]
+    elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError('expected octets, or a number with a unit such as "100K", "25M", "1G"')
+
+
+Duration = Annotated[float, BeforeValidator(seconds), Kind("duration")]
+"""A pydantic field type: seconds, or a string with a unit."""
+
+Size = Annotated[int, BeforeValidator(octets), Kind("size")]
+"""A pydantic field type: octets, or a string with a unit."""

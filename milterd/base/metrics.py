@@ -1,0 +1,178 @@
+"""The Prometheus metrics of both daemons, and the endpoint that serves them.
+
+Names begin with gatepost_.  No label ever holds an address, a host or a text
+from a mail: their values are settings' names and fixed words.
+
+Several processes share one set of numbers through files in a directory
+(prometheus_client's multiprocess mode).  The supervisor makes the directory
+with :func:`prepare`, passes it on in the environment, and serves the sum.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import socketserver
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    make_wsgi_app,
+    multiprocess,
+)
+
+from milterd.base import sockets
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable that prometheus_client reads when it is imported."""
+
+_TIMES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+
+MAILS = Counter("gatepost_mails", "Mails by what became of them", ["daemon", "listener", "outcome"])
+STAGE_SECONDS = Histogram(
+    "gatepost_stage_seconds", "Time a mail spent at a stage", ["stage"], buckets=_TIMES
+)
+SESSIONS = Counter("gatepost_sessions", "SMTP sessions by what became of them", ["listener", "end"])
+QUEUE = Gauge(
+    "gatepost_queue_recipients",
+    "Recipients in the queue by state",
+    ["state"],
+    multiprocess_mode="livesum",
+)
+DELIVERIES = Counter(
+    "gatepost_deliveries", "Delivery attempts by outcome", ["transport", "outcome"]
+)
+FILTER_SECONDS = Histogram(
+    "gatepost_filter_seconds", "Time a filter took for a mail", ["filter"], buckets=_TIMES
+)
+FILTER_FAILURES = Counter(
+    "gatepost_filter_failures", "Failures of a filter or milter by kind", ["filter", "kind"]
+)
+LOG_DROPPED = Gauge(
+    "gatepost_log_lines_dropped",
+    "Log lines that found no room",
+    multiprocess_mode="livesum",
+)
+
+_supervisor = CollectorRegistry()
+
+RESTARTS = Counter(
+    "gatepost_child_restarts", "Children that ended unasked", ["child"], registry=_supervisor
+)
+
+
+def prepare(directory: str | os.PathLike[str]) -> dict[str, str]:
+    """Make the directory of shared numbers anew; the result is for the children's environment."""
+    path = Path(directory)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700, parents=True)
+    return {DIRECTORY: str(path)}
+
+
+def forget(pid: int, directory: str | os.PathLike[str]) -> None:
+    """Drop the gauges of a child that has ended; its counters stay."""
+    multiprocess.mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]
+
+
+def registry(directory: str | os.PathLike[str] = "") -> CollectorRegistry:
+    """What to serve: the sum over all processes, or without a directory this one."""
+    if not directory:
+        return REGISTRY
+    multiprocess.MultiProcessCollector(_supervisor, str(directory))  # type: ignore[no-untyped-call]
+    return _supervisor
+
+
+class Endpoint:
+    """A running HTTP server for GET /metrics, in a thread of its own."""
+
+    def __init__(self, listening: socket.socket, source: CollectorRegistry) -> None:
+        self._server = _Server(listening, source)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True
+        )
+        self._path = listening.getsockname() if listening.family == socket.AF_UNIX else ""
+        self.address = listening.getsockname()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving and remove a UNIX socket."""
+        self._server.shutdown()
+        self._server.server_close()
+        if self._path:
+            sockets.remove(self._path)
+
+
+def serve(
+    address: str, source: CollectorRegistry | None = None, *, allow_remote: bool = False
+) -> Endpoint:
+    """Serve at `address` (see :func:`milterd.base.sockets.parse`).
+
+    Raises ValueError for an address that is not loopback, unless `allow_remote`,
+    and SocketError where the socket cannot be had.
+    """
+    where = sockets.parse(address)
+    check_address(where, allow_remote)
+    listening = sockets.listen(where, 0o660, backlog=16)
+    return Endpoint(listening, REGISTRY if source is None else source)
+
+
+def check_address(where: sockets.SocketAddress, allow_remote: bool) -> None:
+    """Raises ValueError for an address that other machines reach without permission."""
+    if not (where.loopback or allow_remote):
+        raise ValueError(
+            f"expected a loopback address or a UNIX socket, not {where}, "
+            "unless metrics.allow_remote is true"
+        )
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 5  # seconds for a client to ask
+
+    def address_string(self) -> str:
+        return "client"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: a scrape every few seconds is no news."""
+
+
+class _Server(WSGIServer):
+    """wsgiref's server on a socket that listens already, of any family."""
+
+    def __init__(self, listening: socket.socket, source: CollectorRegistry) -> None:
+        socketserver.BaseServer.__init__(self, ("", 0), _Handler)
+        self.socket = listening
+        self.address_family = listening.family
+        self.server_name, self.server_port = "localhost", 0
+        self.setup_environ()
+        self.set_app(_only_metrics(source))
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        connection, _ = self.socket.accept()
+        return connection, ("client", 0)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away in mid-answer is its own affair."""
+
+
+def _only_metrics(source: CollectorRegistry) -> WSGIApplication:
+    metrics: WSGIApplication = make_wsgi_app(source)
+
+    def app(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "GET" or environ["PATH_INFO"] != "/metrics":
+            start("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"GET /metrics\n"]
+        return metrics(environ, start)
+
+    return app

@@ -1,0 +1,271 @@
+"""Read a TOML file into pydantic models, and report every mistake in it at once.
+
+Each problem names the file, the line, the dotted key, what was found, what was
+expected and, for an unknown key, the nearest right spelling.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import stat
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from milterd.base.toml_lines import Location, key_lines
+
+TABLES = ("log", "metrics", "milterd", "filter", "smtpgw")
+"""The tables of gatepost.toml.  Each half reads its own and leaves the others' alone."""
+
+MAX_FILE = 4 * 2**20
+"""Octets of a settings file; a larger one is a mistake."""
+
+
+class Table(BaseModel):
+    """A table of the settings file: immutable, and without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LogSettings(Table):
+    """How both daemons write their log, which goes to standard error."""
+
+    format: Literal["auto", "text", "json"] = Field(
+        default="auto", description='"auto" is text on a terminal and JSON elsewhere'
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least important line that is written"
+    )
+
+
+class MetricsSettings(Table):
+    """Where each daemon serves its Prometheus metrics."""
+
+    milterd: str = Field(
+        default="127.0.0.1:9811",
+        description='address for milterd: "host:port" or "unix:/path"; empty turns it off',
+    )
+    smtpgw: str = Field(
+        default="127.0.0.1:9810", description="address for smtpgw, in the same form"
+    )
+    allow_remote: bool = Field(
+        default=False,
+        description="permit addresses other than loopback; anyone who reaches them may read",
+    )
+
+
+class CommonSettings(Table):
+    """The tables that both halves share; each half's root model adds its own."""
+
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in a settings file.  `line` is 0 where there is none to show."""
+
+    file: str
+    line: int
+    key: str
+    found: str
+    expected: str
+    nearest: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        text = f"{place}: {self.key}: " if self.key else f"{place}: "
+        text += f"found {self.found}, expected {self.expected}"
+        return f"{text}; did you mean {self.nearest!r}?" if self.nearest else text
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; `problems` holds every reason."""
+
+    def __init__(self, problems: typing.Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(each) for each in self.problems))
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load(path: str | os.PathLike[str], model: type[Model]) -> Model:
+    """The settings in the file at `path`.
+
+    Raises :class:`ConfigError` for a file that is missing, writable for others,
+    not TOML, or wrong in any key.  Tables of the other half are left alone.
+    """
+    return parse(_read(Path(path)), model, file=str(path))
+
+
+def parse(text: str, model: type[Model], *, file: str = "settings") -> Model:
+    """The same, from the text of a file."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([_syntax(file, str(error))]) from error
+    except RecursionError as error:
+        raise ConfigError([Problem(file, 0, "", "too deep a nesting", "plain tables")]) from error
+    own = {key: each for key, each in data.items() if key in model.model_fields or not known(key)}
+    try:
+        return model.model_validate_json(json.dumps(own, default=str), strict=True)
+    except ValidationError as error:
+        lines = key_lines(text)
+        problems = [_problem(file, model, own, lines, each) for each in error.errors()]
+        raise ConfigError(sorted(problems, key=lambda each: (each.line, each.key))) from error
+
+
+def known(table: str) -> bool:
+    """Whether a top-level table belongs in the file, whoever reads it."""
+    return table in TABLES
+
+
+def _read(path: Path) -> str:
+    name = str(path)
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            octets = file.read(MAX_FILE + 1)
+        folder = path.resolve().parent.stat()
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise ConfigError([Problem(name, 0, "", found, "a readable file")]) from error
+    problems = []
+    if status.st_mode & stat.S_IWOTH:
+        problems.append(Problem(name, 0, "", "a file that anyone may write", "mode 0644 or less"))
+    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
+        found = "a directory that anyone may write"
+        problems.append(Problem(name, 0, "", found, "one that only its owner may write"))
+    if len(octets) > MAX_FILE:
+        problems.append(Problem(name, 0, "", "a huge file", f"at most {MAX_FILE} octets"))
+    try:
+        text = octets.decode()
+    except UnicodeDecodeError as error:
+        line = octets.count(b"\n", 0, error.start) + 1
+        problems.append(Problem(name, line, "", "octets that are not UTF-8", "UTF-8 text"))
+    if problems:
+        raise ConfigError(problems)
+    return text
+
+
+def _syntax(file: str, message: str) -> Problem:
+    place = re.search(r"\(at line (\d+), column \d+\)", message)
+    found = message[: place.start()].strip() if place else message
+    return Problem(file, int(place[1]) if place else 0, "", f"{found!r}", "TOML (see toml.io)")
+
+
+def _problem(
+    file: str,
+    model: type[BaseModel],
+    data: object,
+    lines: dict[Location, int],
+    error: ErrorDetails,
+) -> Problem:
+    location, missing = _present(data, error["loc"])
+    unknown = error["type"] == "extra_forbidden"
+    names = _names_at(model, location[:-1]) if unknown else []
+    if unknown and len(location) == 1:
+        names += TABLES
+    nearest = difflib.get_close_matches(str(location[-1]), names, 1) if unknown else []
+    expected = "a key of this table" if unknown else _expected(error)
+    found = f"the unknown key {location[-1]!r}" if unknown else _found(error["input"])
+    key = dotted((*location, *missing))
+    return Problem(
+        file,
+        _line(lines, location),
+        key,
+        "nothing" if error["type"] == "missing" else found,
+        expected,
+        nearest[0] if nearest else "",
+    )
+
+
+def _present(data: object, loc: Location) -> tuple[Location, Location]:
+    """The part of a pydantic location that is in the data, and a missing last key.
+
+    pydantic adds names of union members and validators to a location; those are
+    nobody's keys.
+    """
+    kept: list[str | int] = []
+    for at, each in enumerate(loc):
+        inside = isinstance(data, dict) and each in data
+        inside = inside or (isinstance(data, list) and isinstance(each, int) and each < len(data))
+        if inside:
+            kept.append(each)
+            data = data[each]  # type: ignore[index]  # `inside` has just looked
+        elif at == len(loc) - 1 and isinstance(data, dict):
+            return tuple(kept), (each,)
+    return tuple(kept), ()
+
+
+def dotted(location: Location) -> str:
+    """A path as TOML writes it: smtpgw.listener[0].address."""
+    text = ""
+    for each in location:
+        if isinstance(each, int):
+            text += f"[{each}]"
+        else:
+            plain = re.fullmatch(r"[A-Za-z0-9_-]+", each) is not None
+            text += ("." if text else "") + (each if plain else json.dumps(each))
+    return text
+
+
+def _line(lines: dict[Location, int], location: Location) -> int:
+    while location and location not in lines:
+        location = location[:-1]
+    return lines.get(location, 0)
+
+
+def _expected(error: ErrorDetails) -> str:
+    if error["type"] == "missing":
+        return "a value: this key has no default"
+    text = str(error.get("ctx", {}).get("error") or error["msg"])
+    text = re.sub(r"^Input should be (a valid )?", "", text)
+    text = text.removeprefix("Value error, ").removeprefix("expected ")
+    return {"integer": "a whole number", "boolean": "true or false", "string": "text"}.get(
+        text, text
+    )
+
+
+def _found(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _names_at(model: type[BaseModel], location: Location) -> list[str]:
+    """The keys that the model at a path knows."""
+    annotation: Any = model
+    for each in location:
+        annotation = _step(annotation, each)
+    found = _models(annotation)
+    return [name for one in found for name in one.model_fields]
+
+
+def _step(annotation: Any, key: str | int) -> Any:
+    for model in _models(annotation):
+        if isinstance(key, str) and key in model.model_fields:
+            return model.model_fields[key].annotation
+    arguments = typing.get_args(annotation)
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        arguments = tuple(inner for each in arguments for inner in typing.get_args(each))
+    return arguments[-1] if arguments and arguments[-1] is not Ellipsis else (*arguments, None)[0]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return [one for each in typing.get_args(annotation) for one in _models(each)]
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _models(typing.get_args(annotation)[0])
+    return []

@@ -1,0 +1,262 @@
+"""A supervisor: child processes that are started, watched, restarted and stopped.
+
+A child that ends is started again, after 1 s at first and twice as long each
+time up to a minute; one that stayed up for a minute begins anew.  SIGTERM and
+SIGINT stop all children (SIGTERM, then SIGKILL after the grace time; a second
+signal kills at once), SIGHUP calls back.  Children learn of the supervisor's
+death, however it died, from the end of file on a pipe they inherit
+(:func:`watch_parent`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from structlog.typing import FilteringBoundLogger
+
+PARENT_FD = "GATEPOST_PARENT_FD"
+"""The environment variable with the number of the inherited pipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A program to keep running.  `command` is executed as it is, without a shell.
+
+    `environ` is added to our own environment.  `pass_fds` keep their numbers.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    pass_fds: tuple[int, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds before a restart: `first`, doubled up to `limit`; `reset` of life begin anew."""
+
+    first: float = 1.0
+    limit: float = 60.0
+    reset: float = 60.0
+
+    def after(self, delay: float, lived: float) -> float:
+        """The next delay, from the last one (0: none yet) and how long the child lived."""
+        return self.first if not delay or lived >= self.reset else min(2 * delay, self.limit)
+
+
+class _Slot:
+    """A child's place: its process now, and the task that keeps it filled."""
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self.process: asyncio.subprocess.Process | None = None
+        self.leaving = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Supervisor:
+    """Keeps children running until told to stop.
+
+    `on_reload` is called in the loop at SIGHUP; `on_exit(name, pid, status)`
+    whenever a child has ended, status being negative for a signal.
+    """
+
+    def __init__(
+        self,
+        children: Iterable[Child],
+        *,
+        log: FilteringBoundLogger,
+        grace: float = 10.0,
+        backoff: Backoff | None = None,
+        on_reload: Callable[[], None] | None = None,
+        on_exit: Callable[[str, int, int], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log, self._grace, self._clock = log, grace, clock
+        self._backoff = backoff or Backoff()
+        self._on_reload, self._on_exit = on_reload, on_exit
+        self._slots = {each.name: _Slot(each) for each in children}
+        self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._pipe = os.pipe()
+
+    def pids(self) -> dict[str, int]:
+        """The process id of every child that runs."""
+        slots = self._slots.items()
+        return {name: each.process.pid for name, each in slots if each.process is not None}
+
+    def send(self, number: int, name: str = "") -> None:
+        """Send a signal to one child, or to all."""
+        for slot in self._slots.values():
+            if slot.process is not None and (not name or slot.child.name == name):
+                _signal(slot.process, number)
+
+    def replace(self, children: Iterable[Child]) -> None:
+        """From now on keep these: a new name is started, a missing one is stopped, and
+        one whose program changed is stopped and started as it now is.  While running."""
+        wanted = {each.name: each for each in children}
+        for name, slot in list(self._slots.items()):
+            if name not in wanted:
+                self._dismiss(name, slot)
+            elif wanted[name] != slot.child:
+                slot.child = wanted[name]
+                if slot.process is not None:
+                    self._terminate(slot.process)
+        for name, child in wanted.items():
+            if name not in self._slots:
+                self._start(child)
+
+    def stop(self) -> None:
+        """Begin to stop; the second call ends the grace time."""
+        if self._stopping.is_set():
+            self._at_once.set()
+        self._stopping.set()
+
+    async def run(self) -> int:
+        """Run until stopped.  Returns 0 if no child had to be killed, else 1."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        try:
+            for slot in list(self._slots.values()):
+                self._start(slot.child)
+            await self._stopping.wait()
+            return await self._stop_all()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+            for end in self._pipe:
+                os.close(end)
+
+    def _reload(self) -> None:
+        if self._on_reload is not None and not self._stopping.is_set():
+            self._on_reload()
+
+    def _start(self, child: Child) -> None:
+        slot = self._slots[child.name] = _Slot(child)
+        slot.task = asyncio.create_task(self._keep(slot))
+
+    def _dismiss(self, name: str, slot: _Slot) -> None:
+        slot.leaving = True
+        self._slots[f"{name} (leaving {id(slot)})"] = self._slots.pop(name)
+        if slot.process is not None:
+            self._terminate(slot.process)
+        elif slot.task is not None:
+            slot.task.cancel()
+
+    def _terminate(self, process: asyncio.subprocess.Process) -> None:
+        _signal(process, signal.SIGTERM)
+        asyncio.get_running_loop().call_later(self._grace, _kill, process)
+
+    async def _keep(self, slot: _Slot) -> None:
+        delay = 0.0
+        while not (self._stopping.is_set() or slot.leaving):
+            began, before = self._clock(), slot.child
+            status = await self._run_once(slot)
+            if slot.leaving or self._stopping.is_set():
+                break
+            if slot.child is not before:
+                continue  # replaced on purpose
+            delay = self._backoff.after(delay, self._clock() - began)
+            self._log.error(
+                "child ended", child=slot.child.name, status=_status(status), restart_in=delay
+            )
+            await self._pause(delay)
+        self._slots = {name: each for name, each in self._slots.items() if each is not slot}
+
+    async def _run_once(self, slot: _Slot) -> int:
+        child = slot.child
+        try:
+            slot.process = await asyncio.create_subprocess_exec(
+                *child.command,
+                pass_fds=(*child.pass_fds, self._pipe[0]),
+                env={**os.environ, **child.environ, PARENT_FD: str(self._pipe[0])},
+                stdin=asyncio.subprocess.DEVNULL,
+                process_group=0,  # a terminal's Ctrl-C is for the supervisor alone
+            )
+        except OSError as error:
+            self._log.error("child not started", child=child.name, reason=str(error))
+            return 127
+        pid = slot.process.pid
+        self._log.info("child started", child=child.name, pid=pid)
+        status = await slot.process.wait()
+        slot.process = None
+        if self._on_exit is not None:
+            self._on_exit(child.name, pid, status)
+        return status
+
+    async def _pause(self, delay: float) -> None:
+        try:
+            async with asyncio.timeout(delay):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    async def _stop_all(self) -> int:
+        self.send(signal.SIGTERM)
+        tasks = [each.task for each in self._slots.values() if each.task is not None]
+        for slot in self._slots.values():
+            if slot.process is None and slot.task is not None and slot.leaving:
+                slot.task.cancel()
+        waiting = asyncio.ensure_future(asyncio.wait(tasks)) if tasks else None
+        if waiting is None:
+            return 0
+        at_once = asyncio.ensure_future(self._at_once.wait())
+        await asyncio.wait(
+            {waiting, at_once}, timeout=self._grace, return_when=asyncio.FIRST_COMPLETED
+        )
+        at_once.cancel()
+        late = self.pids()
+        if late:
+            self._log.warning("children killed", children=list(late), grace=self._grace)
+            self.send(signal.SIGKILL)
+        await waiting
+        return 1 if late else 0
+
+
+def _signal(process: asyncio.subprocess.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except ProcessLookupError:
+        return  # it has just ended by itself
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        _signal(process, signal.SIGKILL)
+
+
+def _status(status: int) -> str:
+    if status >= 0:
+        return f"exit {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def parent_fd(environ: Mapping[str, str] = os.environ) -> int | None:
+    """The inherited pipe's number, in a child of a :class:`Supervisor`."""
+    number = environ.get(PARENT_FD, "")
+    return int(number) if number.isdecimal() else None
+
+
+def watch_parent(fd: int, callback: Callable[[], None]) -> threading.Thread:
+    """Call `callback` once, from a thread of its own, when the supervisor is gone."""
+    os.set_inheritable(fd, False)
+
+    def watch() -> None:
+        while os.read(fd, 1):
+            pass  # nobody writes; only the end of file means anything
+        callback()
+
+    thread = threading.Thread(target=watch, name="watch-parent", daemon=True)
+    thread.start()
+    return thread
