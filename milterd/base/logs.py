@@ -9,7 +9,6 @@ their own, and what does not fit is counted and dropped.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import json
 import logging
 import os
@@ -17,7 +16,6 @@ import queue
 import sys
 import threading
 import time
-import unicodedata
 from collections.abc import Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, cast
@@ -36,7 +34,6 @@ MAX_TRACE = 8192
 MAX_WAITING = 10_000
 """Lines waiting for a slow reader before lines are dropped."""
 
-_HARMFUL = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _CLEAN = frozenset(chr(each) for each in range(32, 127)) - {"\\"}
 
 
@@ -93,9 +90,9 @@ def escape(value: str, limit: int = MAX_VALUE) -> str:
 def _escaped(character: str) -> str:
     if character == "\\":
         return "\\\\"
-    if unicodedata.category(character) in _HARMFUL:
-        return character.encode("unicode_escape", "backslashreplace").decode("ascii")
-    return character
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def escape_values(
@@ -122,7 +119,10 @@ def _add_bound(bound: Mapping[str, object]) -> structlog.typing.Processor:
         _logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
         now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
-        return {"time": now.replace("+00:00", "Z"), **bound, **event}
+        first = {"time": now.replace("+00:00", "Z")}
+        for key in ("level", "room", "event"):
+            first[key] = event.pop(key, "")
+        return {**first, **bound, **event}
 
     return add
 
@@ -156,23 +156,23 @@ class _Writer:
     def __init__(self) -> None:
         self.dropped = 0
         self._reset()
-        os.register_at_fork(after_in_child=self._after_fork)
+        self.start(sys.stderr)
+        os.register_at_fork(after_in_child=self._reset)
         atexit.register(self.flush, 1.0)
 
     def _reset(self) -> None:
+        """Also after a fork, in which the thread is lost."""
         self._lines: queue.Queue[str] = queue.Queue(MAX_WAITING)
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._stream: TextIO = sys.stderr
-
-    def _after_fork(self) -> None:
-        stream = self._stream
-        self._reset()
-        self._stream = stream
 
     def start(self, stream: TextIO) -> None:
         self.flush(1.0)
         self._stream = stream
+        try:
+            self._descriptor: int | None = stream.fileno()
+        except (OSError, AttributeError):
+            self._descriptor = None
 
     def msg(self, line: str) -> None:
         """Take a line; never blocks, never raises."""
@@ -195,13 +195,20 @@ class _Writer:
         while True:
             line = self._lines.get()
             try:
-                self._stream.write(line + "\n")
-                if self._lines.empty():
-                    self._stream.flush()
+                self._put(line + "\n")
             except (OSError, ValueError):  # a full disk, a reader gone, a closed stream
                 self.dropped += 1
             finally:
                 self._lines.task_done()
+
+    def _put(self, text: str) -> None:
+        """Straight to the descriptor: a text stream would keep what a full disk refused."""
+        if self._descriptor is None:
+            self._stream.write(text)
+            return
+        octets = text.encode("utf-8", "backslashreplace")
+        while octets:
+            octets = octets[os.write(self._descriptor, octets) :]
 
     def flush(self, patience: float) -> None:
         end = time.monotonic() + patience
@@ -209,8 +216,6 @@ class _Writer:
             while self._lines.unfinished_tasks and self._thread is not None:
                 if not self._lines.all_tasks_done.wait(max(0.0, end - time.monotonic())):
                     return
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
 
 
 _writer = _Writer()
