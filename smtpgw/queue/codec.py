@@ -1,0 +1,172 @@
+"""Mails to rows and rows to mails; whatever does not fit its checksum is `Damaged`."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from milterd.core.decision import Reason
+from milterd.core.mail import Client, Direction, Family, Session, body_octets
+from smtpgw.queue.states import MailState, RecipientState
+from smtpgw.queue.store import Damaged, NewMail, QueuedMail, QueuedRecipient
+
+MAIL_COLUMNS = (
+    "seq, id, state, due, born, arrived, size, sender, facts, sum, attempts, token, warned, note"
+)
+RECIPIENT_COLUMNS = "number, address, args, state, enhanced, text, remote, destination, at"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A new mail as rows.  `body` is None where it stands in a file."""
+
+    queue_id: str
+    mail: tuple[Any, ...]
+    recipients: tuple[tuple[int, bytes, str], ...]
+    content: tuple[bytes, bytes | None, int, int]
+
+    @property
+    def weight(self) -> int:
+        """About how many octets this writes."""
+        return len(self.content[0]) + len(self.content[1] or b"") + 2048
+
+
+def prepare(new: NewMail, file_sum: int | None) -> Prepared:
+    """Rows for a new mail; `file_sum` is the checksum if its body stands in a file."""
+    head = new.mail.head()
+    body: bytes | None = None
+    checksum = file_sum
+    if checksum is None:
+        body = body_octets(new.mail.body)
+        checksum = zlib.crc32(body, zlib.crc32(head))
+    envelope = new.mail.envelope
+    recipients = tuple(
+        (number, each.address, _args(each.args)) for number, each in enumerate(envelope.recipients)
+    )
+    size = len(head) + new.mail.body.size
+    state = MailState.INCOMING if new.hold is None else MailState.HOLD
+    facts = _facts(new)
+    fixed = (new.queue_id, new.arrived, size, envelope.sender, facts)
+    due = new.born if new.hold is None else None
+    row = (state.value, due, new.born, *fixed, _sum(fixed, recipients), new.hold or "")
+    return Prepared(new.queue_id, row, recipients, (head, body, new.mail.body.size, checksum))
+
+
+def _sum(fixed: Sequence[Any], recipients: Iterable[tuple[int, bytes, str]]) -> int:
+    return zlib.crc32(repr((tuple(fixed), tuple(recipients))).encode())
+
+
+def _args(args: Iterable[bytes]) -> str:
+    return json.dumps([each.decode("latin-1") for each in args]) if args else "[]"
+
+
+def _unargs(text: str) -> tuple[bytes, ...]:
+    return () if text == "[]" else tuple(each.encode("latin-1") for each in json.loads(text))
+
+
+def _facts(new: NewMail) -> str:
+    session, client = new.mail.session, new.mail.session.client
+    facts = {
+        "args": [each.decode("latin-1") for each in new.mail.envelope.sender_args],
+        "client": [
+            client.name.decode("latin-1"),
+            client.family.value.decode("latin-1"),
+            client.address.decode("latin-1"),
+            client.port,
+        ],
+        "helo": session.helo.decode("latin-1"),
+        "direction": session.direction.value,
+        "macros": {key: value.decode("latin-1") for key, value in session.macros.items()},
+        "reasons": [[each.source, each.outcome, dict(each.facts)] for each in new.reasons],
+    }
+    return json.dumps(facts, separators=(",", ":"))
+
+
+def recipient(row: Sequence[Any]) -> QueuedRecipient:
+    """A recipient from its columns."""
+    number, address, args, state, enhanced, text, remote, destination, at = row
+    return QueuedRecipient(
+        number,
+        address,
+        _unargs(args),
+        RecipientState(state),
+        enhanced,
+        text,
+        remote,
+        destination,
+        at,
+    )
+
+
+def mail(row: Sequence[Any], rcpt_rows: Sequence[Sequence[Any]]) -> QueuedMail:
+    """A mail from its columns and its recipients' ones.  Raises :class:`Damaged`."""
+    _, queue_id, state, due, born, arrived, size, sender, text, checksum = row[:10]
+    attempts, _, warned, note = row[10:]
+    try:
+        fixed = (queue_id, arrived, size, sender, text)
+        if _sum(fixed, [tuple(each[:3]) for each in rcpt_rows]) != checksum:
+            raise Damaged("envelope is not what was stored")
+        facts = json.loads(text)
+        return QueuedMail(
+            queue_id=queue_id,
+            state=MailState(state),
+            sender=sender,
+            sender_args=tuple(each.encode("latin-1") for each in facts["args"]),
+            session=_session(facts),
+            size=size,
+            arrived=arrived,
+            born=born,
+            due=due,
+            attempts=attempts,
+            warned=bool(warned),
+            note=note,
+            reasons=tuple(Reason(*each) for each in facts["reasons"]),
+            recipients=tuple(recipient(each) for each in rcpt_rows),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Damaged(f"row cannot be read: {error}") from error
+
+
+def _session(facts: dict[str, Any]) -> Session:
+    name, family, address, port = facts["client"]
+    return Session(
+        Client(
+            name.encode("latin-1"),
+            Family(family.encode("latin-1")),
+            address.encode("latin-1"),
+            port,
+        ),
+        facts["helo"].encode("latin-1"),
+        Direction(facts["direction"]),
+        {key: value.encode("latin-1") for key, value in facts["macros"].items()},
+    )
+
+
+def damaged_mail(row: Sequence[Any], reason: str) -> QueuedMail:
+    """What can be said of a mail whose row is damaged, for lists."""
+
+    def octets(value: object) -> bytes:
+        return value if isinstance(value, bytes) else b""
+
+    def seconds(value: object) -> float:
+        return float(value) if isinstance(value, int | float) else 0.0
+
+    return QueuedMail(
+        queue_id=str(row[1]),
+        state=MailState.CORRUPT,
+        sender=octets(row[7]),
+        sender_args=(),
+        session=Session(),
+        size=int(seconds(row[6])),
+        arrived=seconds(row[5]),
+        born=seconds(row[4]),
+        due=None,
+        attempts=int(seconds(row[10])),
+        warned=bool(row[12]),
+        note=str(row[13] or reason),
+        reasons=(),
+        recipients=(),
+    )

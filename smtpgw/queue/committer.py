@@ -1,0 +1,209 @@
+"""Group commit: one thread, one connection, one transaction for all who wait.
+
+While a commit is being synced, new operations gather; the next transaction serves
+them all.  An operation's caller gets its answer after the commit that holds it.
+
+A failed write or sync (SQLITE_IOERR and its kind) ends the committer: it is never
+retried, every caller then and later gets :class:`StoreFailed`.  A full disk undoes the
+transaction; its operations are tried one by one, the small ones may still fit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from smtpgw.queue.rows import Batch
+from smtpgw.queue.states import IllegalMove
+from smtpgw.queue.store import QueueError, StoreFailed, StoreFull
+
+T = TypeVar("T")
+
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+_FATAL = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_FULL_EXTENDED = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE})  # the shared-memory file did not grow
+
+
+@dataclass(slots=True)
+class _Waiting:
+    run: Callable[[Batch], Any]
+    weight: int
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    result: Any = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitterOptions:
+    """At most `batch` operations a transaction; a checkpoint each `checkpoint` octets written."""
+
+    batch: int = 512
+    checkpoint: int = 16 * 1024 * 1024
+
+
+class Committer:
+    """The thread.  `stamp` is called in each transaction that wrote something;
+    `after` with the ids of mails that are gone, once they are."""
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        *,
+        stamp: Callable[[sqlite3.Connection], None],
+        after: Callable[[str], None],
+        options: CommitterOptions = CommitterOptions(),
+    ) -> None:
+        self._db, self._stamp, self._after, self._options = db, stamp, after, options
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._written = 0
+        self.failed: str | None = None
+        self.transactions = 0
+        self.operations = 0
+        self._thread = threading.Thread(target=self._work, name="committer", daemon=True)
+        self._thread.start()
+
+    async def do(self, run: Callable[[Batch], T], weight: int = 4096) -> T:
+        """Run in the next transaction; return when it is committed.
+
+        The operation may run more than once (after a rollback), so it changes nothing
+        but the database.
+        """
+        self._refuse_if_failed()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting.put(_Waiting(run, weight, future, loop))
+        return await future
+
+    async def stop(self) -> None:
+        """Commit what waits, close the connection, end the thread."""
+        self._waiting.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def fail(self, why: str) -> None:
+        """Accept nothing more."""
+        self.failed = self.failed or why
+
+    def _refuse_if_failed(self) -> None:
+        if self.failed is not None:
+            raise StoreFailed(self.failed)
+
+    def _work(self) -> None:
+        stopping = False
+        while not stopping:
+            gathered, stopping = self._gather()
+            if gathered:
+                self._serve(gathered)
+                if self._written >= self._options.checkpoint:
+                    self._checkpoint()
+        if self.failed is None:
+            self._checkpoint()
+        with contextlib.suppress(sqlite3.Error):  # nothing is promised by a close
+            self._db.close()
+
+    def _gather(self) -> tuple[list[_Waiting], bool]:
+        first = self._waiting.get()
+        if first is None:
+            return [], True
+        gathered = [first]
+        while len(gathered) < self._options.batch:
+            try:
+                each = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if each is None:
+                return gathered, True
+            gathered.append(each)
+        return gathered, False
+
+    def _serve(self, gathered: list[_Waiting]) -> None:
+        try:
+            self._refuse_if_failed()
+            self._transact(gathered)
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for it
+            if len(gathered) == 1 or self.failed is not None:
+                for each in gathered:
+                    each.error = error
+            else:
+                for each in gathered:
+                    self._serve([each])
+                return
+        _answer(gathered)
+
+    def _transact(self, gathered: list[_Waiting]) -> None:
+        batch = Batch(self._db)
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            before = self._db.total_changes
+            for each in gathered:
+                _run(each, batch)
+            wrote = self._db.total_changes != before
+            if wrote:
+                self._stamp(self._db)
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, sqlite3.Error):
+                raise self._translate(error) from error
+            raise
+        self.operations += len(gathered)
+        if wrote:
+            self.transactions += 1
+            self._written += sum(each.weight for each in gathered)
+        for queue_id in batch.gone:
+            self._after(queue_id)
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def _translate(self, error: sqlite3.Error) -> QueueError:
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code in _FULL_EXTENDED or code & 0xFF in _FULL:
+            return StoreFull(f"database: {error}")
+        if code & 0xFF in _FATAL:
+            self.fail(f"database: {error} ({getattr(error, 'sqlite_errorname', '')})")
+            return StoreFailed(self.failed or "")
+        return QueueError(f"database: {error}")
+
+    def _checkpoint(self) -> None:
+        """Move the log's pages to the database.  A full disk only puts it off."""
+        self._written = 0
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            self._translate(error)
+
+
+def _run(each: _Waiting, batch: Batch) -> None:
+    each.error = None
+    try:
+        each.result = each.run(batch)
+    except (QueueError, IllegalMove) as error:
+        each.error = error  # it wrote nothing: see rows.py
+
+
+def _answer(gathered: list[_Waiting]) -> None:
+    loops: dict[asyncio.AbstractEventLoop, list[_Waiting]] = {}
+    for each in gathered:
+        loops.setdefault(each.loop, []).append(each)
+    for loop, those in loops.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, those)
+
+
+def _resolve(those: list[_Waiting]) -> None:
+    for each in those:
+        if each.future.done():
+            continue
+        if each.error is not None:
+            each.future.set_exception(each.error)
+        else:
+            each.future.set_result(cast(Any, each.result))

@@ -1,0 +1,68 @@
+"""What is to be delivered next, and when to look again.
+
+The manager sleeps until new mail arrives, a mail is due, or a second has passed in
+which another process may have changed the queue; it never spins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+from smtpgw.queue.clock import QueueClock
+from smtpgw.queue.store import Lease, Store
+
+_STEP = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerOptions:
+    """`qmgr_message_active_limit`: mails in delivery at once.  `lease_time`: seconds an
+    attempt may take in all; the courier ends it then.  `poll`: seconds between looks for
+    changes by other processes."""
+
+    qmgr_message_active_limit: int = 500
+    lease_time: float = 3600.0
+    poll: float = 1.0
+
+
+class QueueManager:
+    """Hands out leases to one courier."""
+
+    def __init__(
+        self, store: Store, clock: QueueClock, options: ManagerOptions = ManagerOptions()
+    ) -> None:
+        self.options = options
+        self._store, self._clock = store, clock
+        self._news = asyncio.Event()
+        self.flushed = False
+
+    def wake(self) -> None:
+        """New mail has been queued, or room has come free: look now."""
+        self._news.set()
+
+    async def next(self, active: int) -> list[Lease]:
+        """Mails that are due, at least one; `active` is how many are in delivery now."""
+        while True:
+            self._news.clear()
+            room = self.options.qmgr_message_active_limit - active
+            if room > 0:
+                now = self._clock.now()
+                leases = await self._store.lease(now, min(room, _STEP), self.options.lease_time)
+                if leases:
+                    return leases
+                await self._wait(now)
+            else:
+                return []
+
+    async def _wait(self, now: float) -> None:
+        due = await self._store.next_due()
+        if self._news.is_set():
+            return
+        pause = self.options.poll if due is None else min(self.options.poll, max(due - now, 0.0))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._news.wait()
+        if await self._store.changed():
+            self.flushed = True

@@ -1,0 +1,96 @@
+"""The database: its tables, its version, and how a connection to it is opened.
+
+WAL with synchronous=FULL: a commit is on the disk when COMMIT returns.  Checkpoints
+are the committer's own business (wal_autocheckpoint=0), so that a failed one is never
+taken for a failed commit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from smtpgw.queue.store import StoreDamaged
+
+VERSION = 1
+APPLICATION = 0x47504F51  # "GPOQ", so that file(1) and we know our own
+
+_TABLES = """
+BEGIN IMMEDIATE;
+CREATE TABLE mail (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    state INTEGER NOT NULL,
+    due REAL,                        -- queue time; the lease's end while active
+    born REAL NOT NULL,              -- queue time
+    arrived REAL NOT NULL,           -- wall time
+    size INTEGER NOT NULL,
+    sender BLOB NOT NULL,
+    facts TEXT NOT NULL,             -- JSON: sender_args, session, reasons
+    sum INTEGER NOT NULL,            -- CRC-32 of what never changes, recipients included
+    attempts INTEGER NOT NULL DEFAULT 0,
+    token INTEGER NOT NULL DEFAULT 0,
+    warned INTEGER NOT NULL DEFAULT 0,
+    held INTEGER NOT NULL DEFAULT 0, -- hold wanted when the attempt ends
+    note TEXT NOT NULL DEFAULT ''    -- why it is held or corrupt
+);
+CREATE INDEX mail_due ON mail (state, due);
+CREATE TABLE recipient (
+    mail INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    address BLOB NOT NULL,
+    args TEXT NOT NULL,
+    state INTEGER NOT NULL DEFAULT 0,
+    enhanced TEXT NOT NULL DEFAULT '',
+    text TEXT NOT NULL DEFAULT '',
+    remote TEXT NOT NULL DEFAULT '',
+    destination TEXT NOT NULL DEFAULT '',
+    at REAL NOT NULL DEFAULT 0,
+    PRIMARY KEY (mail, number)
+) WITHOUT ROWID;
+CREATE TABLE content (
+    mail INTEGER PRIMARY KEY,
+    head BLOB NOT NULL,
+    body BLOB,                       -- NULL: in a file
+    size INTEGER NOT NULL,           -- of the body
+    sum INTEGER NOT NULL             -- CRC-32 of head and body
+);
+CREATE TABLE mark (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    seen REAL NOT NULL,              -- queue time of the last change
+    floor INTEGER NOT NULL           -- highest time part of an id
+);
+PRAGMA application_id = %d;
+PRAGMA user_version = %d;
+COMMIT;
+"""
+
+
+def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
+    """Open the database, make its tables if it is new.  Raises :class:`StoreDamaged`."""
+    try:
+        db = sqlite3.connect(
+            path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
+        )
+        db.execute("PRAGMA page_size=8192")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute("PRAGMA temp_store=MEMORY")
+        db.execute("PRAGMA cache_size=-32768")
+        _check(db, path)
+    except sqlite3.Error as error:
+        raise StoreDamaged(f"{path}: {error}") from error
+    return db
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    owner = db.execute("PRAGMA application_id").fetchone()[0]
+    if (version, owner) == (0, 0) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        path.chmod(0o600)
+        db.executescript(_TABLES % (APPLICATION, VERSION))
+    elif owner != APPLICATION:
+        raise StoreDamaged(f"{path}: not a queue of this program")
+    elif version != VERSION:
+        raise StoreDamaged(f"{path}: version {version}, this program knows {VERSION}")

@@ -1,0 +1,153 @@
+"""A shard directory: its layout, its lock, and its body files.
+
+    lock      flocked by the one process that runs the shard; holds its process id
+    queue.db  mails, recipients, decisions, and bodies up to the inline limit
+    bodies/   one file a body above it, named by the queue id
+
+Body files are created with O_EXCL and O_NOFOLLOW in a 0700 directory, and synced
+together with it before the transaction that names them commits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from milterd.core.mail import Body, FileBody
+from smtpgw.queue import ids
+from smtpgw.queue.store import Damaged, QueueError, StoreFailed, StoreFull, StoreLocked
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
+_CLOSED = os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Shard:
+    """The directory.  Creating this object makes the directories that are missing."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.database = directory / "queue.db"
+        self.bodies = directory / "bodies"
+        self.bodies.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in (directory, directory.parent, directory.parent.parent):
+            _sync_directory(each)
+        self._lock: int | None = None
+
+    def lock(self) -> None:
+        """Take the shard, or raise :class:`StoreLocked` naming the process that has it."""
+        number = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | _CLOSED, 0o600)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(number, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(number)
+            raise StoreLocked(f"{self.directory}: in use by process {owner}") from None
+        os.ftruncate(number, 0)
+        os.pwrite(number, b"%d\n" % os.getpid(), 0)
+        self._lock = number
+
+    def unlock(self) -> None:
+        """Let go of the shard."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def body_path(self, queue_id: str) -> Path:
+        """Where this mail's body file stands; raises ValueError for what is no id."""
+        if not ids.valid(queue_id):
+            raise ValueError(f"not a queue id: {queue_id!r}")
+        return self.bodies / queue_id
+
+    def write_body(self, queue_id: str, body: Body, checksum: int) -> int:
+        """Write, sync, sync the directory; return the CRC-32 continued from `checksum`.
+
+        Raises StoreFull (nothing is left behind), StoreFailed for a failed sync.
+        """
+        path = self.body_path(queue_id)
+        try:
+            number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOSED, 0o600)
+        except OSError as error:
+            raise _translate(error, path) from error
+        try:
+            for piece in body.pieces():
+                checksum = zlib.crc32(piece, checksum)
+                _write_all(number, piece)
+        except OSError as error:
+            self.drop_body(queue_id)
+            raise _translate(error, path) from error
+        else:
+            self._sync(number, path)
+        finally:
+            os.close(number)
+        return checksum
+
+    def _sync(self, number: int, path: Path) -> None:
+        try:
+            os.fsync(number)
+            _sync_directory(self.bodies)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise _translate(error, path) from error
+            # The kernel has marked the pages clean: asking again would lie (faults, fsync EIO).
+            raise StoreFailed(f"{path}: sync failed: {error}") from error
+
+    def open_body(self, queue_id: str, size: int, head_sum: int, checksum: int) -> FileBody:
+        """The body file as a view, read once to check it.  Raises :class:`Damaged`."""
+        try:
+            number = os.open(self.body_path(queue_id), os.O_RDONLY | os.O_NONBLOCK | _CLOSED)
+        except OSError as error:
+            raise Damaged(f"body file: {error.strerror}") from error
+        body = FileBody(os.fdopen(number, "rb", buffering=0), 0, size)
+        found = os.fstat(number)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+            raise Damaged(f"body file holds {found.st_size} octets, {size} were stored")
+        for piece in body.pieces():
+            head_sum = zlib.crc32(piece, head_sum)
+        if head_sum != checksum:
+            raise Damaged("body file is not what was stored")
+        return body
+
+    def drop_body(self, queue_id: str) -> None:
+        """Unlink a body file.  What cannot be unlinked is an orphan for the next start."""
+        with contextlib.suppress(OSError):
+            self.body_path(queue_id).unlink()
+
+    def body_files(self) -> Iterator[tuple[str, bool]]:
+        """Every name in bodies/, and whether it can be one of ours."""
+        with os.scandir(self.bodies) as entries:
+            for each in entries:
+                yield each.name, ids.valid(each.name) and each.is_file(follow_symlinks=False)
+
+    def free(self) -> tuple[int, int]:
+        """Free octets and inodes for an ordinary user."""
+        found = os.statvfs(self.directory)
+        inodes = found.f_favail if found.f_files else 1_000_000  # some file systems count none
+        return found.f_bavail * found.f_frsize, inodes
+
+
+def _sync_directory(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _write_all(number: int, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(number, view) :]
+
+
+def _translate(error: OSError, path: Path) -> QueueError:
+    if error.errno in _FULL:
+        return StoreFull(f"{path}: {error.strerror}")
+    if error.errno == errno.EIO:
+        return StoreFailed(f"{path}: {error.strerror}")
+    return QueueError(f"{path}: {error.strerror}")

@@ -1,0 +1,240 @@
+"""The embedded store: one SQLite database for each shard directory.
+
+See :mod:`smtpgw.queue.store` for what it promises and docs/queue.md for how.  Writers
+share transactions (:mod:`smtpgw.queue.committer`); reads have a thread and a connection
+of their own and never wait for a sync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from smtpgw.queue import codec, ids, rows, schema
+from smtpgw.queue.clock import Clock, QueueClock, SystemClock
+from smtpgw.queue.codec import Prepared
+from smtpgw.queue.committer import Committer, CommitterOptions
+from smtpgw.queue.content import read_content
+from smtpgw.queue.recovery import recover
+from smtpgw.queue.rows import Batch
+from smtpgw.queue.shard import Shard
+from smtpgw.queue.states import MailState
+from smtpgw.queue.store import (
+    Content,
+    Damaged,
+    Filter,
+    Lease,
+    NewMail,
+    QueuedMail,
+    QueueError,
+    Recovery,
+    Result,
+    Settlement,
+    StoreFailed,
+)
+
+T = TypeVar("T")
+_FLUSH_STEP = 10_000
+_SPARE_INODES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteOptions:
+    """`inline_limit`: octets of a body kept in the database.  `queue_minfree`: octets that
+    stay free on the device; Postfix wants 1.5 times message_size_limit.  `shard`: this
+    shard's number, part of its ids.  `busy_timeout`: seconds to wait for a tool's lock."""
+
+    inline_limit: int = 256 * 1024
+    queue_minfree: int = 40 * 1024 * 1024
+    shard: int = 0
+    busy_timeout: float = 10.0
+    committer: CommitterOptions = field(default_factory=CommitterOptions)
+
+
+class SqliteStore:
+    """A :class:`~smtpgw.queue.store.Store`.  Use :meth:`open`."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        options: SqliteOptions,
+        clock: QueueClock,
+        randbelow: Callable[[int], int],
+    ) -> None:
+        self._shard, self._options, self._clock = shard, options, clock
+        db = schema.connect(shard.database, busy_timeout=options.busy_timeout)
+        self._reading = schema.connect(shard.database, busy_timeout=options.busy_timeout)
+        self._reader = ThreadPoolExecutor(1, "queue-reader")
+        mark = db.execute("SELECT seen, floor FROM mark").fetchone()
+        self.seen: float | None = mark[0] if mark else None
+        self._ids = ids.IdMaker(
+            shard=options.shard, floor=mark[1] if mark else 0, clock=clock.wall, randbelow=randbelow
+        )
+        self._floor = mark[1] if mark else 0
+        self._version: int | None = None
+        self.committer = Committer(
+            db, stamp=self._stamp, after=shard.drop_body, options=options.committer
+        )
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        options: SqliteOptions = SqliteOptions(),
+        *,
+        clock: Clock | QueueClock | None = None,
+        randbelow: Callable[[int], int] = secrets.randbelow,
+    ) -> SqliteStore:
+        """Lock the shard and open its database.
+
+        Raises StoreLocked, StoreDamaged, OSError.  Call :meth:`recover` next.
+        """
+        given = clock or SystemClock()
+        shard = Shard(directory)
+        shard.lock()
+        try:
+            queue_clock = given if isinstance(given, QueueClock) else QueueClock(given)
+            return cls(shard, options, queue_clock, randbelow)
+        except BaseException:
+            shard.unlock()
+            raise
+
+    def _stamp(self, db: sqlite3.Connection) -> None:
+        """Remember how far time and ids have come; runs in the committer."""
+        db.execute(
+            "INSERT INTO mark VALUES (1, ?, ?) ON CONFLICT DO UPDATE SET"
+            " seen=excluded.seen, floor=max(floor, excluded.floor)",
+            (self._clock.now(), self._floor),
+        )
+
+    @property
+    def failed(self) -> str | None:
+        return self.committer.failed
+
+    def new_id(self) -> str:
+        return self._ids.new()
+
+    def room(self, size: int) -> bool:
+        try:
+            octets, inodes = self._shard.free()
+        except OSError:
+            return False
+        return octets >= self._options.queue_minfree + size and inodes > _SPARE_INODES
+
+    async def add(self, mail: NewMail) -> None:
+        if self.failed is not None:
+            raise StoreFailed(self.failed)
+        if not ids.valid(mail.queue_id):
+            raise ValueError(f"not a queue id: {mail.queue_id!r}")
+        prepared = await self._prepare(mail)
+        try:
+            await self.committer.do(lambda batch: self._add(batch, prepared), prepared.weight)
+        except QueueError:
+            if prepared.content[1] is None and self.failed is None:
+                await asyncio.to_thread(self._shard.drop_body, mail.queue_id)
+            raise
+
+    def _add(self, batch: Batch, prepared: Prepared) -> None:
+        rows.add(batch, prepared)
+        self._floor = max(self._floor, ids.moment(prepared.queue_id))
+
+    async def _prepare(self, mail: NewMail) -> Prepared:
+        if mail.mail.body.size <= self._options.inline_limit:
+            return codec.prepare(mail, None)
+        head_sum = zlib.crc32(mail.mail.head())
+        try:
+            checksum = await asyncio.to_thread(
+                self._shard.write_body, mail.queue_id, mail.mail.body, head_sum
+            )
+        except StoreFailed as error:
+            self.committer.fail(str(error))
+            raise
+        return codec.prepare(mail, checksum)
+
+    async def lease(self, now: float, limit: int, duration: float) -> list[Lease]:
+        return await self.committer.do(lambda batch: rows.lease(batch, now, limit, duration))
+
+    async def note(self, queue_id: str, token: int, at: float, results: Sequence[Result]) -> None:
+        await self.committer.do(lambda batch: rows.note(batch, queue_id, token, at, results))
+
+    async def settle(self, settlement: Settlement) -> MailState:
+        follow = [await self._prepare(each) for each in settlement.follow]
+
+        def run(batch: Batch) -> MailState:
+            state = rows.settle(batch, settlement, follow)
+            for each in follow:
+                self._floor = max(self._floor, ids.moment(each.queue_id))
+            return state
+
+        return await self.committer.do(run, 4096 + sum(each.weight for each in follow))
+
+    async def content(self, queue_id: str) -> Content:
+        return await self._read(lambda batch: read_content(batch, self._shard, queue_id))
+
+    async def _read(self, run: Callable[[Batch], T]) -> T:
+        def guarded() -> T:
+            try:
+                return run(Batch(self._reading))
+            except sqlite3.Error as error:
+                raise Damaged(f"database: {error}") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._reader, guarded)
+
+    async def set_aside(self, queue_id: str, reason: str) -> None:
+        await self.committer.do(lambda batch: rows.set_aside(batch, queue_id, reason))
+
+    async def next_due(self) -> float | None:
+        return await self.committer.do(rows.next_due)
+
+    async def changed(self) -> bool:
+        before, self._version = self._version, await self.committer.do(_data_version)
+        return before is not None and before != self._version
+
+    async def hold(self, queue_id: str, reason: str) -> None:
+        await self.committer.do(lambda batch: rows.hold(batch, queue_id, reason))
+
+    async def release(self, queue_id: str, now: float) -> None:
+        await self.committer.do(lambda batch: rows.release(batch, queue_id, now))
+
+    async def flush(self, now: float, queue_id: str | None = None) -> int:
+        if queue_id is not None:
+            return await self.committer.do(lambda batch: rows.flush_one(batch, now, queue_id))
+        total = 0
+        while done := await self.committer.do(
+            lambda batch: rows.flush_some(batch, now, _FLUSH_STEP)
+        ):
+            total += done
+        return total
+
+    async def delete(self, queue_id: str) -> None:
+        await self.committer.do(lambda batch: rows.delete(batch, queue_id))
+
+    async def list(self, chosen: Filter) -> list[QueuedMail]:
+        return await self._read(lambda batch: rows.listing(batch, chosen))
+
+    async def show(self, queue_id: str) -> QueuedMail:
+        return await self._read(lambda batch: rows.show(batch, queue_id))
+
+    async def counts(self) -> dict[MailState, int]:
+        return await self._read(rows.counts)
+
+    async def recover(self, now: float) -> Recovery:
+        return await self.committer.do(lambda batch: recover(batch, self._shard, self.seen, now))
+
+    async def close(self) -> None:
+        await self.committer.stop()
+        self._reader.shutdown()
+        self._reading.close()
+        self._shard.unlock()
+
+
+def _data_version(batch: Batch) -> int:
+    """SQLite's count of commits by other connections (PRAGMA data_version)."""
+    return int(batch.db.execute("PRAGMA data_version").fetchone()[0])

@@ -1,0 +1,274 @@
+"""What any queue store promises.
+
+* `add` and `settle` return only when what they wrote is committed and synced.
+* A mail is leased to one courier at a time; a settlement under an old lease is refused.
+* A failed sync is never retried: the store raises :class:`StoreFailed` from then on.
+* Damage is a state with a reason, not an exception that stops the queue.
+
+Times named `born` and `due` are queue time, `arrived` is wall time, all in seconds.
+"""
+
+# ruff: noqa: N818 - these names say what happened; "Error" would add nothing
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from milterd.core.decision import Reason
+from milterd.core.mail import Body, Mail, Session
+from smtpgw.queue.states import MailState, RecipientEvent, RecipientState
+
+
+class QueueError(Exception):
+    """The queue could not do it.  `code`, `enhanced` and `answer` are for the client."""
+
+    code: ClassVar[int] = 451
+    enhanced: ClassVar[str] = "4.3.0"
+    answer: ClassVar[str] = "Queue file write error"
+
+
+class StoreFull(QueueError):
+    """No room on the device (space, quota, inodes, read-only); it may recover alone."""
+
+    code = 452
+    enhanced = "4.3.1"
+    answer = "Insufficient system storage"
+
+
+class StoreFailed(QueueError):
+    """The disk failed a write or a sync; nothing more is accepted until a restart."""
+
+
+class StoreLocked(QueueError):
+    """Another process has this shard; the message names it."""
+
+
+class StoreDamaged(QueueError):
+    """The database cannot be opened: not ours, of another version, or broken."""
+
+
+class NotFound(QueueError):
+    """No mail with this id."""
+
+
+class StaleLease(QueueError):
+    """The lease ran out and the mail was given to another."""
+
+
+class Damaged(QueueError):
+    """This mail's row or body is not what was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMail:
+    """A mail to be queued.  With `hold` it goes to the hold queue, for that reason."""
+
+    queue_id: str
+    mail: Mail
+    arrived: float
+    born: float
+    reasons: tuple[Reason, ...] = ()
+    hold: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRecipient:
+    """One recipient and what is known of the last attempt for it."""
+
+    number: int
+    address: bytes
+    args: tuple[bytes, ...] = ()
+    state: RecipientState = RecipientState.PENDING
+    enhanced: str = ""
+    text: str = ""
+    remote: str = ""
+    destination: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedMail:
+    """A mail as the store knows it, without its octets."""
+
+    queue_id: str
+    state: MailState
+    sender: bytes
+    sender_args: tuple[bytes, ...]
+    session: Session
+    size: int
+    arrived: float
+    born: float
+    due: float | None
+    attempts: int
+    warned: bool
+    note: str
+    reasons: tuple[Reason, ...]
+    recipients: tuple[QueuedRecipient, ...]
+
+    @property
+    def open(self) -> tuple[QueuedRecipient, ...]:
+        """The recipients still to be served."""
+        return tuple(each for each in self.recipients if not each.state.settled)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to deliver a mail, until `until` (queue time)."""
+
+    mail: QueuedMail
+    token: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one recipient in an attempt.  `remote` is the MTA that said so."""
+
+    number: int
+    event: RecipientEvent
+    enhanced: str
+    text: str
+    remote: str = ""
+    destination: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of an attempt.
+
+    `due` is the next attempt, used if a recipient is left.  `follow` are mails to be
+    queued in the same transaction: the DSNs that the outcomes call for.
+    """
+
+    queue_id: str
+    token: int
+    at: float
+    results: tuple[Result, ...]
+    due: float
+    warned: bool = False
+    follow: tuple[NewMail, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The octets of a mail: header block with its separator, and body."""
+
+    head: bytes
+    body: Body
+
+    @property
+    def size(self) -> int:
+        """Octets of the whole message."""
+        return len(self.head) + self.body.size
+
+    def pieces(self) -> Iterator[bytes]:
+        """The whole message."""
+        yield self.head
+        yield from self.body.pieces()
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What was found and put right at start."""
+
+    leased: int = 0
+    orphans: int = 0
+    corrupt: tuple[tuple[str, str], ...] = ()
+    strange: tuple[str, ...] = ()
+    shift: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which mails to list: any of `states` (none means all), ids after `after`."""
+
+    states: frozenset[MailState] = field(default_factory=frozenset)
+    after: str = ""
+    limit: int = 1000
+
+
+class Store(Protocol):
+    """A queue store; the module says what it promises."""
+
+    @property
+    def failed(self) -> str | None:
+        """Why nothing more is accepted, if so."""
+        ...
+
+    def new_id(self) -> str:
+        """A queue id nobody had before."""
+        ...
+
+    def room(self, size: int) -> bool:
+        """Whether `size` octets would leave the free space that is to stay free."""
+        ...
+
+    async def add(self, mail: NewMail) -> None:
+        """Queue it; returns when committed.  Raises StoreFull, StoreFailed, QueueError."""
+        ...
+
+    async def lease(self, now: float, limit: int, duration: float) -> list[Lease]:
+        """Up to `limit` mails that are due, new ones first by half."""
+        ...
+
+    async def note(self, queue_id: str, token: int, at: float, results: Sequence[Result]) -> None:
+        """Commit some outcomes while the attempt goes on."""
+        ...
+
+    async def settle(self, settlement: Settlement) -> MailState:
+        """Commit the end of an attempt.  Raises StaleLease, NotFound (deleted meanwhile)."""
+        ...
+
+    async def content(self, queue_id: str) -> Content:
+        """The octets, checked.  Raises NotFound, Damaged."""
+        ...
+
+    async def set_aside(self, queue_id: str, reason: str) -> None:
+        """Mark a mail corrupt."""
+        ...
+
+    async def next_due(self) -> float | None:
+        """When the next mail is due, if any is."""
+        ...
+
+    async def changed(self) -> bool:
+        """Whether another process changed the queue since the last call."""
+        ...
+
+    async def hold(self, queue_id: str, reason: str) -> None:
+        """Put in the hold queue.  Raises NotFound, IllegalMove."""
+        ...
+
+    async def release(self, queue_id: str, now: float) -> None:
+        """Out of the hold queue, due now."""
+        ...
+
+    async def flush(self, now: float, queue_id: str | None = None) -> int:
+        """Make one, or every waiting mail due now; how many it was."""
+        ...
+
+    async def delete(self, queue_id: str) -> None:
+        """Remove it without telling anybody."""
+        ...
+
+    async def list(self, chosen: Filter) -> list[QueuedMail]:
+        """Mails by id."""
+        ...
+
+    async def show(self, queue_id: str) -> QueuedMail:
+        """One mail."""
+        ...
+
+    async def counts(self) -> dict[MailState, int]:
+        """How many mails stand in each state."""
+        ...
+
+    async def recover(self, now: float) -> Recovery:
+        """Put right what the last run left; once, before anything else."""
+        ...
+
+    async def close(self) -> None:
+        """Commit what waits, then let go of the shard."""
+        ...
