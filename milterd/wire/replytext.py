@@ -16,7 +16,7 @@ from milterd.wire.limits import Limits
 from milterd.wire.replies import ReplyCode
 
 _LINE = re.compile(rb"([45][0-9]{2})(?:([ -])(.*))?\Z", re.DOTALL)
-_ENHANCED = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: +|\Z)")
+_ENHANCED = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |\Z)")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _PERCENT = re.compile(rb"%(%?)")
 _DEFAULT = Limits()

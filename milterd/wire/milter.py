@@ -1,0 +1,255 @@
+"""The milter's side of a milter connection, without a socket.
+
+`receive` gives events; one that wants an answer leaves `reply_due` set, and the
+events behind it wait until `reply` has been called.  So a host does::
+
+    events = connection.receive(data)
+    while events:
+        for event in events: ...     # at most the last one wants an answer
+            if connection.reply_due: write(connection.reply(answer))
+        events = connection.receive()
+
+The first event is the MTA's offer (:class:`Negotiate`), answered by `negotiate`.
+After an error the object refuses every further call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from milterd.wire import messages as m
+from milterd.wire.constants import (
+    ACTIONS_OF_VERSION,
+    NEWEST_VERSION,
+    OLDEST_VERSION,
+    PROTOCOL_OF_VERSION,
+    Actions,
+    Protocol,
+    Stage,
+)
+from milterd.wire.errors import LocalError, PeerError, WireError
+from milterd.wire.frames import FrameDecoder
+from milterd.wire.limits import Limits
+from milterd.wire.replytext import parse_reply
+from milterd.wire.states import (
+    AFTER_REPLY,
+    EDIT_ACTIONS,
+    EVENTS,
+    NEXT,
+    REPLIES,
+    CommandType,
+    Moves,
+    State,
+    moves_without,
+    unanswered_commands,
+    unsent_commands,
+)
+
+
+class MilterConnection:
+    """One connection from an MTA, seen from the milter.
+
+    `accept_actions`: the edits the filter may ask for.  `accept_protocol`: the
+    flags it would like in force.  `macros`: the names it wants at each stage, as
+    they stand on the wire.  What the MTA does not offer is left out; look at the
+    `agreed_*` properties.  Raises LocalError for a version that is not 2 to 6.
+    """
+
+    __slots__ = (
+        "_actions",
+        "_agreed",
+        "_asked",
+        "_frames",
+        "_limits",
+        "_macros",
+        "_moves",
+        "_offer",
+        "_protocol",
+        "_spoiled",
+        "_state",
+        "_unanswered",
+        "_version",
+    )
+
+    def __init__(
+        self,
+        *,
+        accept_actions: Actions = Actions.NONE,
+        accept_protocol: Protocol = Protocol.NONE,
+        macros: Mapping[Stage, Sequence[str]] | None = None,
+        version: int = NEWEST_VERSION,
+        limits: Limits | None = None,
+    ) -> None:
+        if not OLDEST_VERSION <= version <= NEWEST_VERSION:
+            raise LocalError(f"there is no milter protocol version {version}")
+        self._version = version
+        self._actions = accept_actions
+        self._protocol = accept_protocol
+        self._macros = {stage: tuple(names) for stage, names in (macros or {}).items()}
+        self._limits = limits or Limits()
+        self._frames = FrameDecoder(self._limits.frame)
+        self._state = State.START
+        self._offer: m.Negotiate | None = None
+        self._agreed = m.Negotiate(OLDEST_VERSION, Actions.NONE, Protocol.NONE)
+        self._asked: CommandType | None = None
+        self._moves: Moves = NEXT
+        self._unanswered: frozenset[CommandType] = frozenset()
+        self._spoiled: WireError | None = None
+
+    @property
+    def state(self) -> State:
+        """Where the conversation is."""
+        return self._state
+
+    @property
+    def reply_due(self) -> bool:
+        """Whether the last event wants an answer: `reply`, or `negotiate` for the offer."""
+        return self._asked is not None
+
+    @property
+    def agreed_version(self) -> int:
+        """The version both sides speak."""
+        return self._agreed.version
+
+    @property
+    def agreed_actions(self) -> Actions:
+        """The edits that may be asked for."""
+        return self._agreed.actions
+
+    @property
+    def agreed_protocol(self) -> Protocol:
+        """The flags in force."""
+        return self._agreed.protocol
+
+    @property
+    def leading_space(self) -> bool:
+        """Whether header values keep the space after their colon (HDR_LEADSPC)."""
+        return Protocol.HDR_LEADSPC in self._agreed.protocol
+
+    def receive(self, data: bytes = b"") -> list[m.CommandMessage]:
+        """The events up to, and with, the next one that wants an answer.
+
+        Call it again, without data, after that answer.  Raises PeerError for
+        anything ill-formed, out of place or over the limits.
+        """
+        self._check()
+        try:
+            self._frames.feed(data)
+            events = []
+            while (event := self._next_event()) is not None:
+                events.append(event)
+            if self._frames.buffered > self._limits.backlog:
+                raise PeerError("the MTA does not wait for the answer that is due")
+        except WireError as error:
+            raise self._spoil(error) from None
+        return events
+
+    def negotiate(self) -> bytes:
+        """The answer to the MTA's offer: what both sides can do."""
+        self._check()
+        offer = self._offer
+        if offer is None or self._state is not State.NEGOTIATING:
+            raise self._spoil(LocalError("there is no offer to answer"))
+        version = min(self._version, offer.version)
+        actions = self._actions & offer.actions & ACTIONS_OF_VERSION[version]
+        protocol = self._protocol & offer.protocol & PROTOCOL_OF_VERSION[version]
+        macros = self._macros if Actions.SETSYMLIST & offer.actions else {}
+        if macros:
+            actions |= Actions.SETSYMLIST
+        self._agreed = m.Negotiate(version, actions, protocol, macros)
+        self._moves = moves_without(unsent_commands(protocol, version))
+        self._unanswered = unanswered_commands(protocol)
+        self._state, self._asked = State.READY, None
+        return self._agreed.encode()
+
+    def reply(self, reply: m.Reply, *more: m.Reply) -> bytes:
+        """The octets that answer the last event.
+
+        At end of message edits and Progress may come before the answer, in the
+        same call or in earlier ones.  Raises LocalError for an answer that is
+        not due, not legal there, or not agreed.
+        """
+        self._check()
+        try:
+            return b"".join([self._reply(each) for each in (reply, *more)])
+        except WireError as error:
+            raise self._spoil(error) from None
+
+    def eof(self) -> None:
+        """The MTA closed, with or without Quit.  PeerError if half a frame was left."""
+        self._check()
+        if self._frames.buffered and self._asked is None:
+            raise self._spoil(PeerError("connection closed within a frame"))
+        self._state, self._asked = State.CLOSED, None
+
+    def _check(self) -> None:
+        if self._spoiled is not None:
+            raise LocalError(f"connection is unusable after an error: {self._spoiled.reason}")
+
+    def _spoil(self, error: WireError) -> WireError:
+        self._spoiled = error
+        self._frames.clear()
+        return error
+
+    def _next_event(self) -> m.CommandMessage | None:
+        if self._state is State.CLOSED:
+            self._frames.clear()
+        if self._asked is not None:
+            return None
+        found = self._frames.next_frame()
+        if found is None:
+            return None
+        event = m.decode_command(*found)
+        self._check_size(event, len(found[1]))
+        if not isinstance(event, m.Macros):
+            self._move(event)
+        elif self._state is State.START:
+            raise PeerError("macros before the negotiation")
+        return event
+
+    def _check_size(self, event: m.CommandMessage, octets: int) -> None:
+        if isinstance(event, m.BodyChunk | m.EndOfMessage):
+            most = self._limits.body_chunk
+        elif isinstance(event, m.Macros):
+            most = self._limits.macros
+        else:
+            return
+        if octets > most:
+            raise PeerError(f"{type(event).__name__} of {octets} octets, allowed are {most}")
+
+    def _move(self, event: m.CommandMessage) -> None:
+        kind = type(event)
+        after = self._moves[self._state].get(kind)
+        if after is None:
+            raise PeerError(f"{kind.__name__} {self._state.value}")
+        if isinstance(event, m.Negotiate):
+            if event.version < OLDEST_VERSION:
+                raise PeerError(f"offer of version {event.version}")
+            self._offer, self._asked = event, kind
+        elif kind in EVENTS and kind not in self._unanswered:
+            self._asked = kind
+        self._state = after
+
+    def _reply(self, reply: m.Reply) -> bytes:
+        asked, kind = self._asked, type(reply)
+        if asked is None:
+            raise LocalError(f"{kind.__name__} while no answer is due")
+        if kind not in REPLIES.get(asked, ()):
+            raise LocalError(f"{kind.__name__} in answer to {asked.__name__}")
+        if kind in EDIT_ACTIONS:
+            if EDIT_ACTIONS[kind] not in self._agreed.actions:
+                raise LocalError(f"{kind.__name__} was not agreed on")
+        elif kind is not m.Progress:
+            self._check_answer(reply)
+            self._asked = None
+            self._state = AFTER_REPLY[asked].get(kind, self._state)
+        return reply.encode()
+
+    def _check_answer(self, reply: m.Reply) -> None:
+        if isinstance(reply, m.Skip) and Protocol.SKIP not in self._agreed.protocol:
+            raise LocalError("Skip was not agreed on")
+        if isinstance(reply, m.ReplyCode):
+            try:
+                parse_reply(reply.text, self._limits)
+            except PeerError as error:
+                raise LocalError(error.reason) from None

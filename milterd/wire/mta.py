@@ -1,0 +1,300 @@
+"""The MTA's side of a milter connection, without a socket.
+
+Give `send` the events of an SMTP session in their order; it says what octets to
+write, and nothing for what the milter does not want.  Give `receive` what comes
+back.  One answer is due at a time: while `awaiting` is 1, nothing but Quit may
+be sent.  After an error the object refuses every further call; the connection
+must be dropped, and no edit that came on it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from milterd.wire import messages as m
+from milterd.wire.constants import (
+    ACTIONS_OF_VERSION,
+    NEWEST_VERSION,
+    OLDEST_VERSION,
+    PROTOCOL_OF_VERSION,
+    Actions,
+    Protocol,
+    Stage,
+)
+from milterd.wire.errors import LocalError, PeerError, WireError
+from milterd.wire.frames import FrameDecoder
+from milterd.wire.limits import Limits
+from milterd.wire.replytext import parse_reply
+from milterd.wire.states import (
+    AFTER_REPLY,
+    COMMAND_OF,
+    EDIT_ACTIONS,
+    EVENTS,
+    NEXT,
+    REPLIES,
+    TOLERATED,
+    CommandType,
+    State,
+    unanswered_commands,
+    unsent_commands,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """What was agreed; `macros` are the milter's own lists, empty where it has none."""
+
+    version: int
+    actions: Actions
+    protocol: Protocol
+    macros: Mapping[Stage, tuple[str, ...]] = field(default_factory=dict)
+
+
+_NOTHING = Negotiated(OLDEST_VERSION, Actions.NONE, Protocol.NONE)
+
+
+class MtaConnection:
+    """One connection to a milter, seen from the MTA.
+
+    `version`, `actions` and `protocol` are what to offer; what a version does
+    not have is left out of the offer.  Raises LocalError for a version that is
+    not 2 to 6.
+    """
+
+    __slots__ = (
+        "_agreed",
+        "_asked",
+        "_edit_octets",
+        "_edits",
+        "_frames",
+        "_limits",
+        "_new_body",
+        "_offer",
+        "_skip",
+        "_spoiled",
+        "_state",
+        "_unanswered",
+        "_unsent",
+        "_violations",
+    )
+
+    def __init__(
+        self,
+        *,
+        version: int = NEWEST_VERSION,
+        actions: Actions = Actions.ALL,
+        protocol: Protocol = Protocol.ALL,
+        limits: Limits | None = None,
+    ) -> None:
+        if not OLDEST_VERSION <= version <= NEWEST_VERSION:
+            raise LocalError(f"there is no milter protocol version {version}")
+        self._limits = limits or Limits()
+        self._offer = m.Negotiate(
+            version,
+            actions & ACTIONS_OF_VERSION[version],
+            protocol & PROTOCOL_OF_VERSION[version],
+        )
+        self._agreed = _NOTHING
+        self._state = State.START
+        self._frames = FrameDecoder(self._limits.frame)
+        self._asked: CommandType | None = None
+        self._skip: CommandType | None = None
+        self._spoiled: WireError | None = None
+        self._unsent: frozenset[CommandType] = frozenset()
+        self._unanswered: frozenset[CommandType] = frozenset()
+        self._violations: dict[str, None] = {}
+        self._edits = self._edit_octets = self._new_body = 0
+
+    @property
+    def state(self) -> State:
+        """Where the conversation is."""
+        return self._state
+
+    @property
+    def awaiting(self) -> int:
+        """How many answers are due: 0 or 1."""
+        return 0 if self._asked is None else 1
+
+    @property
+    def agreed_version(self) -> int:
+        """The version both sides speak."""
+        return self._agreed.version
+
+    @property
+    def agreed_actions(self) -> Actions:
+        """The edits this milter said it may ask for."""
+        return self._agreed.actions
+
+    @property
+    def agreed_protocol(self) -> Protocol:
+        """The flags in force."""
+        return self._agreed.protocol
+
+    @property
+    def wanted(self) -> Mapping[Stage, tuple[str, ...]]:
+        """The macro names the milter asked for, as they stand on the wire, by stage."""
+        return self._agreed.macros
+
+    @property
+    def leading_space(self) -> bool:
+        """Whether header values keep the space after their colon (HDR_LEADSPC)."""
+        return Protocol.HDR_LEADSPC in self._agreed.protocol
+
+    @property
+    def violations(self) -> tuple[str, ...]:
+        """What the milter did that it should not, and that was let pass; each once."""
+        return tuple(self._violations)
+
+    def skipping(self, kind: CommandType) -> bool:
+        """Whether the milter asked for no more events of this kind for now."""
+        return self._skip is kind
+
+    def negotiate(self) -> bytes:
+        """The offer, which opens the conversation; an answer is due then."""
+        self._check()
+        if self._state is not State.START:
+            raise self._spoil(LocalError("negotiation comes once, and first"))
+        self._state, self._asked = State.NEGOTIATING, m.Negotiate
+        return self._offer.encode()
+
+    def send(self, command: m.CommandMessage, macros: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+        """The octets for `command`, its macros before it; none if it is not wanted.
+
+        Raises LocalError for a move that is not legal now, or for a value that
+        no frame can carry.
+        """
+        self._check()
+        kind = type(command)
+        after = NEXT[self._state].get(kind)
+        if after is None or kind is m.Negotiate:
+            raise self._spoil(LocalError(f"{kind.__name__} may not come {self._state.value}"))
+        if self._asked is not None and kind is not m.Quit:
+            raise self._spoil(LocalError(f"{kind.__name__} while an answer is due"))
+        wanted = self._is_wanted(kind)
+        octets = self._encode(command, macros) if wanted else b""
+        if kind is m.MailFrom:
+            self._edits = self._edit_octets = self._new_body = 0
+        self._state = after
+        answered = wanted and kind in EVENTS and kind not in self._unanswered
+        self._asked = kind if answered else None
+        return octets
+
+    def receive(self, data: bytes) -> list[m.Reply | Negotiated]:
+        """What the milter answered.
+
+        Raises PeerError for anything ill-formed, unasked for, out of place or
+        over the limits; after Quit nothing counts any more.  An edit that was
+        not negotiated is given out all the same and noted in `violations`, as
+        MTAs do.
+        """
+        self._check()
+        if self._state is State.CLOSED:
+            return []
+        try:
+            self._frames.feed(data)
+            return [self._take(code, payload) for code, payload in self._frames]
+        except WireError as error:
+            raise self._spoil(error) from None
+
+    def eof(self) -> None:
+        """The milter closed.  PeerError if an answer was due, or half of one came."""
+        self._check()
+        if self._asked is not None or self._frames.buffered:
+            raise self._spoil(PeerError("connection closed with an answer due"))
+        self._state = State.CLOSED
+
+    def _check(self) -> None:
+        if self._spoiled is not None:
+            raise LocalError(f"connection is unusable after an error: {self._spoiled.reason}")
+
+    def _spoil(self, error: WireError) -> WireError:
+        self._spoiled = error
+        self._frames.clear()
+        return error
+
+    def _is_wanted(self, kind: CommandType) -> bool:
+        """Whether the milter wants this event; another kind of event ends a skip."""
+        if kind is self._skip:
+            return False
+        self._skip = None
+        return kind not in self._unsent
+
+    def _encode(self, command: m.CommandMessage, macros: Sequence[tuple[bytes, bytes]]) -> bytes:
+        if isinstance(command, m.BodyChunk | m.EndOfMessage):
+            size, most = len(command.octets), self._limits.body_chunk
+            if size > most:
+                raise self._spoil(LocalError(f"body piece of {size} octets, allowed are {most}"))
+        try:
+            octets = command.encode()
+            if macros:
+                octets = m.Macros(COMMAND_OF[type(command)], tuple(macros)).encode() + octets
+        except WireError as error:
+            raise self._spoil(error) from None
+        return octets
+
+    def _take(self, code: int, payload: bytes) -> m.Reply | Negotiated:
+        reply = m.decode_reply(code, payload)
+        asked, kind = self._asked, type(reply)
+        if asked is None:
+            raise PeerError(f"{kind.__name__} that nobody asked for")
+        if isinstance(reply, m.Negotiate):
+            return self._take_negotiation(reply)
+        if kind not in REPLIES.get(asked, ()):
+            if kind not in TOLERATED.get(asked, ()):
+                raise PeerError(f"{kind.__name__} in answer to {asked.__name__}")
+            self._note(f"{kind.__name__} in answer to {asked.__name__}")
+        if kind in EDIT_ACTIONS:
+            self._count(reply, len(payload))
+        elif kind is not m.Progress:
+            self._settle(asked, reply)
+        return reply
+
+    def _settle(self, asked: CommandType, reply: m.Reply) -> None:
+        """Take the answer that was due."""
+        if isinstance(reply, m.ReplyCode):
+            parse_reply(reply.text, self._limits)
+        elif isinstance(reply, m.Skip):
+            self._skip = asked
+            if Protocol.SKIP not in self._agreed.protocol:
+                self._note("Skip without having negotiated it")
+        self._asked = None
+        self._state = AFTER_REPLY[asked].get(type(reply), self._state)
+
+    def _count(self, reply: m.Reply, octets: int) -> None:
+        """Hold an edit against the limits and the negotiation."""
+        if EDIT_ACTIONS[type(reply)] not in self._agreed.actions:
+            self._note(f"{type(reply).__name__} without having negotiated it")
+        limits = self._limits
+        if isinstance(reply, m.ReplaceBodyChunk):
+            self._new_body += octets
+            if octets > limits.body_chunk or self._new_body > limits.replaced_body:
+                raise PeerError(f"new body in a piece of {octets} of {self._new_body} octets")
+            return
+        self._edits += 1
+        self._edit_octets += octets
+        if self._edits > limits.edits or self._edit_octets > limits.edit_octets:
+            raise PeerError(f"{self._edits} edits of {self._edit_octets} octets")
+
+    def _take_negotiation(self, reply: m.Negotiate) -> Negotiated:
+        """Check the answer to our offer (libmilter's and Postfix's rules)."""
+        if self._state is not State.NEGOTIATING:
+            raise PeerError("negotiation comes once, and first")
+        offer = self._offer
+        if not OLDEST_VERSION <= reply.version <= offer.version:
+            raise PeerError(f"version {reply.version} in answer to {offer.version}")
+        if reply.actions & ~offer.actions:
+            raise PeerError(f"actions {reply.actions:#x} in answer to {offer.actions:#x}")
+        if reply.protocol & ~offer.protocol:
+            self._note("protocol flags that were not offered")
+        if reply.macros and Actions.SETSYMLIST not in offer.actions:
+            self._note("macro lists that were not offered")
+        protocol = reply.protocol & offer.protocol
+        self._agreed = Negotiated(reply.version, reply.actions, protocol, reply.macros)
+        self._unsent = unsent_commands(protocol, reply.version)
+        self._unanswered = unanswered_commands(protocol)
+        self._state, self._asked = State.READY, None
+        return self._agreed
+
+    def _note(self, violation: str) -> None:
+        self._violations[violation] = None
