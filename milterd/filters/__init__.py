@@ -1,0 +1,78 @@
+"""The filters, each with its options and the way it is built.
+
+`FILTERS` is what a host and the configuration go by: a name, the frozen options
+class, and a function that builds the filter or raises
+:class:`~milterd.filters.setup.SetupError` with everything that is wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from milterd.core.filter import Filter
+from milterd.filters.clamav import ClamavFilter, ClamavOptions
+from milterd.filters.dkim import DkimFilter, DkimOptions
+from milterd.filters.headers import HeadersFilter, HeadersOptions
+from milterd.filters.setup import SetupError
+from milterd.ports.clamd import Clamd, ClamdAddress
+
+
+class CheckedFilter(Filter[Any], Protocol):
+    """A filter that can look after itself, for `milterd check`."""
+
+    def check(self) -> tuple[str, ...]:
+        """What is wrong with it or its peers now; empty when all is well."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """The clocks a filter may use: seconds since the epoch, and seconds that only grow."""
+
+    wall: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A filter that can be built: `build(options, clocks)`."""
+
+    options: type[Any]
+    build: Callable[[Any, Clocks], CheckedFilter]
+
+
+def build_clamav(options: ClamavOptions, clocks: Clocks = Clocks()) -> ClamavFilter:
+    """The clamav filter with clamd as its scanner."""
+    try:
+        address = ClamdAddress.parse(options.clamd)
+    except ValueError as error:
+        raise SetupError("clamav", [str(error)]) from None
+    scanner = Clamd(
+        address,
+        timeout=options.timeout,
+        max_size=options.max_size,
+        memory_limit=options.memory_limit,
+        clock=clocks.monotonic,
+    )
+    return ClamavFilter(options, scanner)
+
+
+def build_dkim(options: DkimOptions, clocks: Clocks = Clocks()) -> DkimFilter:
+    """The dkim filter; reads its key files."""
+    return DkimFilter(options, clocks.wall)
+
+
+def build_headers(options: HeadersOptions, clocks: Clocks = Clocks()) -> HeadersFilter:
+    """The headers filter; reads its rule files."""
+    return HeadersFilter(options, clocks.monotonic)
+
+
+FILTERS: Mapping[str, Entry] = {
+    "clamav": Entry(ClamavOptions, build_clamav),
+    "dkim": Entry(DkimOptions, build_dkim),
+    "headers": Entry(HeadersOptions, build_headers),
+}
+"""Every filter there is, by the name it has in configuration, log and metrics."""

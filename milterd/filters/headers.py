@@ -1,0 +1,111 @@
+"""The headers filter: changes header fields as the rules in rule files say.
+
+Rules and their examples are data (see :mod:`milterd.filters.ruleset`).  Rules run
+in `gather`, since their patterns have a time limit and time is not pure; what
+they came to is the fact that `decide` turns into a decision.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from milterd.core.decision import Decision, Reason, Reply, Verdict
+from milterd.core.filter import Need
+from milterd.core.mail import Mail
+from milterd.filters.rules import Limits, Outcome, RuleResult, check, run
+from milterd.filters.ruleset import RuleError, compile_rules, find, read
+from milterd.filters.setup import SetupError
+
+
+class OnTimeout(enum.Enum):
+    """What to do when a rule's pattern takes too long: pass the rule over, or defer the mail."""
+
+    SKIP = "skip"
+    TEMPFAIL = "tempfail"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadersOptions:
+    """Settings of the headers filter.
+
+    `rules` names rule sets, which run in that order; they are looked for in
+    `directory`, or else among those that come with Gatepost.  `parameters` are
+    what `@name@` in rules stands for (`authserv_id`, `hostname`), each one value
+    or several.  `match_time` and `mail_time` are seconds for one pattern on one
+    field, and for all rules on one mail.  A mail that would need more than
+    `edits_limit` edits is refused: nobody writes such a header by accident.
+    """
+
+    rules: tuple[str, ...] = ("submission-privacy", "inbound-hygiene")
+    directory: Path | None = None
+    parameters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    match_time: float = 0.1
+    mail_time: float = 1.0
+    on_timeout: OnTimeout = OnTimeout.SKIP
+    edits_limit: int = 1000
+
+
+class HeadersFilter:
+    """See the module's contract.
+
+    Rule files are read here, once; raises :class:`SetupError` with all that is
+    wrong with them.  `clock` counts seconds, for the limit on a whole mail.
+    """
+
+    name = "headers"
+    needs = Need.HEADERS | Need.ADD_HEADERS | Need.CHANGE_HEADERS
+
+    def __init__(
+        self, options: HeadersOptions, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.options = options
+        self._clock = clock
+        self._limits = Limits(options.match_time, options.mail_time)
+        self._files, self._rule_sets = [], []
+        problems: list[str] = []
+        for name in options.rules:
+            try:
+                file = read(find(name, options.directory))
+                self._rule_sets.append(compile_rules(file, options.parameters))
+                self._files.append(file)
+            except RuleError as error:
+                problems += [f"{error.source}: {each}" for each in error.problems]
+        if problems:
+            raise SetupError(self.name, problems)
+
+    def gather(self, mail: Mail) -> Outcome:
+        """Run the rules for the mail's direction."""
+        return run(self._rule_sets, mail, self._limits, self._clock)
+
+    def decide(self, mail: Mail, facts: Outcome) -> Decision:  # noqa: ARG002  # Filter's signature
+        """Make the rules' edits, unless they took too long or are too many."""
+        reasons = tuple(_reason(each) for each in facts.results)
+        timed_out = any(each.timed_out for each in facts.results)
+        if timed_out and self.options.on_timeout is OnTimeout.TEMPFAIL:
+            reply = Reply(451, "4.3.0", "Header rules took too long, try again later")
+            return Decision(Verdict.TEMPFAIL, reply=reply, reasons=reasons)
+        limit = self.options.edits_limit
+        if len(facts.edits) > limit:
+            count = {"edits": str(len(facts.edits)), "limit": str(limit)}
+            reply = Reply(550, "5.6.0", "Header has too many fields of kinds not allowed here")
+            reasons = (*reasons, Reason(self.name, "too-many-edits", count))
+            return Decision(Verdict.REJECT, reply=reply, reasons=reasons)
+        return Decision(edits=facts.edits, reasons=reasons)
+
+    def check(self) -> tuple[str, ...]:
+        """The examples of all rules in use: what does not do what its example says."""
+        return tuple(problem for each in self._files for problem in check(each))
+
+
+def _reason(result: RuleResult) -> Reason:
+    source = f"headers: {result.rule_set}: {result.rule}"
+    if result.timed_out:
+        return Reason(source, "timed-out")
+    facts = {"fields": str(result.changed)}
+    if result.spared:
+        facts["kept-for-signature"] = str(result.spared)
+    return Reason(source, "applied" if result.changed else "kept", facts)

@@ -1,0 +1,76 @@
+"""What a virus scanner can answer, as frozen values, and what one looks like.
+
+"Not infected" has four meanings that must never be confused: looked at and
+clean, looked at in part, not looked at for its size, not looked at at all.
+Each is a type of its own here, so that a caller has to handle each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from milterd.core.mail import Mail
+
+WhyUnscannable = Literal["limit", "encrypted", "error"]
+WhyUnavailable = Literal["down", "timeout", "empty", "garbled", "resources"]
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """Scanned wholly, as far as the scanner says, and nothing found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Infected:
+    """A signature matched.  The name is as the scanner gave it: untrusted text."""
+
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unscannable:
+    """The scanner works, but could not look into this mail.
+
+    `why`: a scanner limit was reached, something in it is encrypted, or the
+    scanner answered an error.  `text` is the scanner's own: untrusted.
+    """
+
+    why: WhyUnscannable
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """Larger than the configured limit, in octets; not given to the scanner at all."""
+
+    size: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """No answer that can be used.
+
+    `why`: not reachable or gone in mid-scan, too slow, closed without an answer,
+    answered nonsense, or this host lacks memory or descriptors.  Retrying later
+    may help.
+    """
+
+    why: WhyUnavailable
+    text: str = ""
+
+
+ScanFact = Clean | Infected | Unscannable | TooLarge | Unavailable
+
+
+class Scanner(Protocol):
+    """A virus scanner.  Safe to use from several threads at once."""
+
+    def scan(self, mail: Mail) -> ScanFact:
+        """Look at the whole message, header and body.  Never raises for the scanner's faults."""
+        ...
+
+    def version(self) -> str | Unavailable:
+        """What answers, with the age of its signatures; or why nothing does."""
+        ...
