@@ -1,0 +1,41 @@
+"""Fixtures and reports for the whole suite."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from tests.peers.fixtures import (
+    clamav_milter,
+    clamd,
+    dkim_key,
+    dovecot,
+    opendkim,
+    peer_directory,
+    postfix,
+    smtp_sink,
+)
+from tests.peers.process import tails
+
+__all__ = [
+    "clamav_milter",
+    "clamd",
+    "dkim_key",
+    "dovecot",
+    "opendkim",
+    "peer_directory",
+    "postfix",
+    "smtp_sink",
+]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure the log of every peer that runs."""
+    report = yield
+    if report.failed:
+        report.sections += [(f"log of {name}", text) for name, text in tails()]
+    return report

@@ -1,0 +1,134 @@
+"""A complete private Postfix: its own configuration, queue, data and log, chrooted smtpd.
+
+The services are those of Debian's master.cf.dist, only smtpd listens on a private
+loopback port.  Postfix's master has to be started by root.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.peers.process import Peer, answers, directory, free_port, program, running, wait_for
+
+MASTER = Path("/usr/share/postfix/master.cf.dist")
+_TROUBLE = re.compile(r"(warning|error|fatal|panic): ")
+
+
+@dataclass(frozen=True)
+class Postfix:
+    """A Postfix that takes mail on 127.0.0.1:`port`.
+
+    `queue` is its queue directory, which the chrooted smtpd sees as "/": put the
+    socket of a milter below it and name it by its relative path.
+    """
+
+    port: int
+    config: Path
+    queue: Path
+    peer: Peer
+
+    def troubles(self) -> list[str]:
+        """Every line of its log that is a warning or worse."""
+        return [line for line in self.peer.said().splitlines() if _TROUBLE.search(line)]
+
+    def command(self, name: str, *arguments: str) -> str:
+        """What one of its commands (postqueue, postconf, postsuper, postcat) prints."""
+        command = [program(name, "postfix"), "-c", str(self.config), *arguments]
+        done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=30)
+        return done.stdout
+
+    def submit(self, message: bytes, sender: str, *recipients: str) -> None:
+        """Hand in a mail with sendmail(1), the way that non_smtpd_milters are for."""
+        command = [program("sendmail", "postfix"), "-C", str(self.config), "-i", "-f", sender]
+        subprocess.run([*command, "--", *recipients], input=message, check=True, timeout=30)
+
+    def set(self, main: Mapping[str, str]) -> None:
+        """Change parameters of main.cf and reload."""
+        self.command("postconf", "-e", *(f"{key}={value}" for key, value in main.items()))
+        self.command("postfix", "reload")
+
+
+def _main_cf(home: Path, main: Mapping[str, str]) -> str:
+    lines = {
+        "compatibility_level": "3.6",
+        "queue_directory": str(home / "queue"),
+        "data_directory": str(home / "data"),
+        "maillog_file": str(home / "maillog"),
+        "maillog_file_prefixes": str(home),
+        "syslog_name": "postfix",
+        "myhostname": "postfix.example.org",
+        "mydestination": "",
+        "mynetworks": "127.0.0.0/8",
+        "inet_interfaces": "127.0.0.1",
+        "inet_protocols": "ipv4",
+        "alias_maps": "",
+        "alias_database": "",
+        "local_recipient_maps": "",
+        "default_transport": "discard:",
+        "local_transport": "discard:",
+        "smtpd_relay_restrictions": "permit_mynetworks, reject_unauth_destination",
+        "smtpd_peername_lookup": "no",
+        "smtp_host_lookup": "native",
+        "smtp_dns_support_level": "disabled",
+        "smtputf8_enable": "yes",
+        **main,
+    }
+    return "".join(f"{key} = {value}\n" for key, value in lines.items())
+
+
+def _write(home: Path, port: int, main: Mapping[str, str]) -> Path:
+    config = home / "config"
+    for each in (config, home / "queue", home / "data"):
+        each.mkdir()
+    shutil.chown(home / "data", "postfix")
+    (config / "main.cf").write_text(_main_cf(home, main))
+    services = re.sub(r"(?m)^smtp(?=\s+inet)", f"127.0.0.1:{port}", MASTER.read_text(), count=1)
+    (config / "master.cf").write_text(services)
+    return config
+
+
+def _run(start: str, config: Path, verb: str) -> subprocess.CompletedProcess[str]:
+    """Run postfix(1); what it says goes to a file, as its daemons keep the descriptor open."""
+    with tempfile.TemporaryFile("w+") as said:
+        command = [start, "-c", str(config), verb]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False
+        )
+        said.seek(0)
+        return subprocess.CompletedProcess(command, done.returncode, said.read())
+
+
+@contextmanager
+def postfix(main: Mapping[str, str] | None = None) -> Iterator[Postfix]:
+    """Run a private Postfix that discards all it accepts; `main` are parameters of main.cf
+    on top, say a default_transport that delivers."""
+    if os.geteuid():
+        raise PermissionError("Postfix's master has to be started by root: use `make test`")
+    start = program("postfix", "postfix")
+    with directory("postfix") as home:
+        port = free_port()
+        config = _write(home, port, main or {})
+        peer = Peer("postfix", home / "maillog")
+        running.append(peer)
+        try:
+            done = _run(start, config, "start")
+            if done.returncode:
+                raise RuntimeError(f"postfix did not start: {done.stdout}{peer.said()}")
+            try:
+                wait_for(lambda: answers(port, b"220 "), "postfix answers")
+            except TimeoutError as error:
+                raise TimeoutError(f"{error}\n{peer.said()}") from None
+            yield Postfix(port, config, home / "queue", peer)
+        finally:
+            running.remove(peer)
+            # "abort" ends every process of this instance, and of no other.
+            _run(start, config, "abort")
+            wait_for(lambda: not answers(port), "postfix ends")

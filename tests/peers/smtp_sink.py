@@ -1,0 +1,37 @@
+"""Postfix's smtp-sink as a next hop, by SMTP or LMTP, keeping what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.peers.process import Peer, answers, daemon, free_port, program
+
+
+@dataclass(frozen=True)
+class SmtpSink:
+    """A sink on 127.0.0.1:`port`; one file for each mail in `directory`."""
+
+    port: int
+    directory: Path
+    peer: Peer
+
+    def mails(self) -> list[bytes]:
+        """Every mail so far as the sink wrote it: its own X- fields and a Received on top,
+        line ends as LF."""
+        return [each.read_bytes() for each in sorted(self.directory.iterdir())]
+
+
+@contextmanager
+def smtp_sink(home: Path, *options: str) -> Iterator[SmtpSink]:
+    """Run smtp-sink(1) with `options` on top, for example "-L" for LMTP."""
+    port, taken = free_port(), home / "taken"
+    taken.mkdir()
+    # A sink run by root wants another user to run as (-u), who has to write there.
+    taken.chmod(0o777)
+    command = [program("smtp-sink", "postfix"), "-u", "nobody", "-c", *options]
+    command += ["-d", f"{taken}/%Y%m%d%H%M%S.", f"127.0.0.1:{port}", "128"]
+    with daemon("smtp-sink", command, home, lambda: answers(port, b"220 ")) as peer:
+        yield SmtpSink(port, taken, peer)
