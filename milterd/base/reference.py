@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from milterd.base.durations import Kind
 
 _WIDTH = 96
-_UNITS = ((604800, "w"), (86400, "d"), (3600, "h"), (60, "m"))
+_UNITS = ((604800, "w"), (86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,9 @@ def _parts(models: Iterable[type[BaseModel]]) -> Iterator[_Part]:
 
 def _table(path: str, field: FieldInfo, *, shown: bool) -> Iterator[_Part]:
     shape, model = _shape(field.annotation)
+    if shape == "table":
+        example = field.examples[0] if field.examples else {}
+        yield _Part(f"[{path}]", True, field.description or "", (), example)
     if model is None:
         return
     header = {"one": f"[{path}]", "many": f"[[{path}]]", "named": f"[{path}.NAME]"}[shape]
@@ -104,7 +107,7 @@ def _is_table(field: FieldInfo) -> bool:
     shape, model = _shape(field.annotation)
     extra = field.json_schema_extra
     inline = isinstance(extra, dict) and extra.get("inline")
-    return model is not None and bool(shape) and not inline
+    return (model is not None or shape == "table") and not inline
 
 
 def _shape(annotation: Any) -> tuple[str, type[BaseModel] | None]:
@@ -119,7 +122,8 @@ def _shape(annotation: Any) -> tuple[str, type[BaseModel] | None]:
     if origin in (list, tuple, set, frozenset) and arguments:
         return "many", _shape(arguments[0])[1]
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return "named", _shape(arguments[1])[1]
+        model = _shape(arguments[1])[1]
+        return ("named" if model else "table"), model
     return "", None
 
 
@@ -179,6 +183,8 @@ def _toml_part(part: _Part) -> Iterator[str]:
     for key, field in part.keys:
         yield from _comment(f"{_sentence(field)} ({kind(field)})")
         yield f"#{_key(key)} = {_value(key, field, part.example)}"
+    for key, value in part.example.items() if not part.keys else ():
+        yield f"#{_key(key)} = {toml(value)}"
 
 
 def _markdown_part(part: _Part) -> Iterator[str]:

@@ -56,15 +56,17 @@ class _Slot:
     def __init__(self, child: Child) -> None:
         self.child = child
         self.process: asyncio.subprocess.Process | None = None
-        self.leaving = False
+        self.leaving = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
 
 class Supervisor:
     """Keeps children running until told to stop.
 
-    `on_reload` is called in the loop at SIGHUP; `on_exit(name, pid, status)`
-    whenever a child has ended, status being negative for a signal.
+    All callbacks run in the loop: `on_reload` at SIGHUP; `on_stop` once, before the
+    children are told; `prepare(child)` before each start, returning what is to be
+    started this time; `on_start(name, pid)` after it; `on_exit(name, pid, status)`
+    when a child has ended, status being negative for a signal.
     """
 
     def __init__(
@@ -74,13 +76,17 @@ class Supervisor:
         log: FilteringBoundLogger,
         grace: float = 10.0,
         backoff: Backoff | None = None,
-        on_reload: Callable[[], None] | None = None,
-        on_exit: Callable[[str, int, int], None] | None = None,
+        on_reload: Callable[[], None] = lambda: None,
+        on_stop: Callable[[], None] = lambda: None,
+        prepare: Callable[[Child], Child] = lambda child: child,
+        on_start: Callable[[str, int], None] = lambda _name, _pid: None,
+        on_exit: Callable[[str, int, int], None] = lambda _name, _pid, _status: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log, self._grace, self._clock = log, grace, clock
         self._backoff = backoff or Backoff()
-        self._on_reload, self._on_exit = on_reload, on_exit
+        self._on_reload, self._on_stop, self._prepare = on_reload, on_stop, prepare
+        self._on_start, self._on_exit = on_start, on_exit
         self._slots = {each.name: _Slot(each) for each in children}
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
@@ -128,6 +134,7 @@ class Supervisor:
             for slot in list(self._slots.values()):
                 self._start(slot.child)
             await self._stopping.wait()
+            self._on_stop()
             return await self._stop_all()
         finally:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -136,7 +143,7 @@ class Supervisor:
                 os.close(end)
 
     def _reload(self) -> None:
-        if self._on_reload is not None and not self._stopping.is_set():
+        if not self._stopping.is_set():
             self._on_reload()
 
     def _start(self, child: Child) -> None:
@@ -144,12 +151,10 @@ class Supervisor:
         slot.task = asyncio.create_task(self._keep(slot))
 
     def _dismiss(self, name: str, slot: _Slot) -> None:
-        slot.leaving = True
+        slot.leaving.set()
         self._slots[f"{name} (leaving {id(slot)})"] = self._slots.pop(name)
         if slot.process is not None:
             self._terminate(slot.process)
-        elif slot.task is not None:
-            slot.task.cancel()
 
     def _terminate(self, process: asyncio.subprocess.Process) -> None:
         _signal(process, signal.SIGTERM)
@@ -157,10 +162,10 @@ class Supervisor:
 
     async def _keep(self, slot: _Slot) -> None:
         delay = 0.0
-        while not (self._stopping.is_set() or slot.leaving):
+        while not slot.leaving.is_set():
             began, before = self._clock(), slot.child
             status = await self._run_once(slot)
-            if slot.leaving or self._stopping.is_set():
+            if slot.leaving.is_set():
                 break
             if slot.child is not before:
                 continue  # replaced on purpose
@@ -168,12 +173,12 @@ class Supervisor:
             self._log.error(
                 "child ended", child=slot.child.name, status=_status(status), restart_in=delay
             )
-            await self._pause(delay)
+            await _pause(slot.leaving, delay)
         self._slots = {name: each for name, each in self._slots.items() if each is not slot}
 
     async def _run_once(self, slot: _Slot) -> int:
-        child = slot.child
         try:
+            child = self._prepare(slot.child)
             slot.process = await asyncio.create_subprocess_exec(
                 *child.command,
                 pass_fds=(*child.pass_fds, self._pipe[0]),
@@ -182,29 +187,23 @@ class Supervisor:
                 process_group=0,  # a terminal's Ctrl-C is for the supervisor alone
             )
         except OSError as error:
-            self._log.error("child not started", child=child.name, reason=str(error))
+            self._log.error("child not started", child=slot.child.name, reason=str(error))
             return 127
         pid = slot.process.pid
         self._log.info("child started", child=child.name, pid=pid)
+        self._on_start(child.name, pid)
+        if slot.leaving.is_set():  # told to go while it was being made
+            self._terminate(slot.process)
         status = await slot.process.wait()
         slot.process = None
-        if self._on_exit is not None:
-            self._on_exit(child.name, pid, status)
+        self._on_exit(child.name, pid, status)
         return status
 
-    async def _pause(self, delay: float) -> None:
-        try:
-            async with asyncio.timeout(delay):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
-
     async def _stop_all(self) -> int:
+        for slot in self._slots.values():
+            slot.leaving.set()
         self.send(signal.SIGTERM)
         tasks = [each.task for each in self._slots.values() if each.task is not None]
-        for slot in self._slots.values():
-            if slot.process is None and slot.task is not None and slot.leaving:
-                slot.task.cancel()
         waiting = asyncio.ensure_future(asyncio.wait(tasks)) if tasks else None
         if waiting is None:
             return 0
@@ -219,6 +218,14 @@ class Supervisor:
             self.send(signal.SIGKILL)
         await waiting
         return 1 if late else 0
+
+
+async def _pause(leaving: asyncio.Event, delay: float) -> None:
+    try:
+        async with asyncio.timeout(delay):
+            await leaving.wait()
+    except TimeoutError:
+        return
 
 
 def _signal(process: asyncio.subprocess.Process, number: int) -> None:
