@@ -1,0 +1,158 @@
+"""The seam between the edge and all that judges and keeps a mail.
+
+The edge speaks SMTP; it asks a :class:`SessionRoad` at each step and sends what
+it answers.  None means "go on, with the usual reply".  Whatever a step raises
+becomes 451 with a trace id, so a road need not catch what it does not expect.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from milterd.core.decision import Reply
+from milterd.core.mail import Client, Envelope
+from smtpgw.address.params import MailParams, RcptParams
+from smtpgw.address.path import Path
+from smtpgw.edge.content import Content
+
+MAX_LINE = 510
+"""Octets of a reply line before its CRLF (RFC 5321 section 4.5.3.1.5)."""
+
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An SMTP reply (RFC 5321 section 4.2, RFC 2034), and whether to close after it.
+
+    `enhanced` may be empty (banner, EHLO, 354).  `text` may hold several lines,
+    parted by LF, each sent as a line of the reply.  Raises ValueError where
+    code and enhanced code disagree or the text holds another control character.
+    """
+
+    code: int
+    enhanced: str
+    text: str
+    hangup: bool = False
+
+    def __post_init__(self) -> None:
+        if not 200 <= self.code <= 599:
+            raise ValueError(f"reply code {self.code}")
+        if self.enhanced and (
+            _ENHANCED.match(self.enhanced) is None or self.enhanced[0] != str(self.code)[0]
+        ):
+            raise ValueError(f"enhanced code {self.enhanced!r} does not go with {self.code}")
+        if any((ord(each) < 32 and each != "\n") or ord(each) == 127 for each in self.text):
+            raise ValueError("reply text holds a control character")
+
+    @property
+    def positive(self) -> bool:
+        """Whether the client got what it asked for (2xx, 3xx)."""
+        return self.code < 400
+
+    @classmethod
+    def of(cls, reply: Reply, *, hangup: bool = False) -> Answer:
+        """The answer that sends a policy's or a milter's reply."""
+        return cls(reply.code, reply.enhanced, reply.text, hangup)
+
+    def encode(self) -> bytes:
+        """The reply as it goes over the wire, every line with its code and CRLF,
+        cut where RFC 5321 section 4.5.3.1.5 wants a reply line to end."""
+        lead = f"{self.enhanced} " if self.enhanced else ""
+        lines = self.text.split("\n")
+        seps = "-" * (len(lines) - 1) + " "
+        raw = (f"{self.code}{sep}{lead}{each}" for sep, each in zip(seps, lines, strict=True))
+        return b"".join(each.encode("utf-8", "replace")[:MAX_LINE] + b"\r\n" for each in raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Who connected, and where to.
+
+    `local_address` and `local_port` are ours (milter macros {daemon_addr} and
+    {daemon_port}); `session` names this connection in the log.
+    """
+
+    listener: str
+    client: Client
+    local_address: bytes = b""
+    local_port: int = 0
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What was negotiated: protocol version, cipher name, and its bits."""
+
+    version: str
+    cipher: str
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """EHLO or HELO: the name given, which verb, TLS facts, authenticated identity."""
+
+    name: bytes
+    esmtp: bool
+    tls: Tls | None = None
+    auth: bytes | None = None
+
+
+class SessionRoad(Protocol):
+    """One SMTP session's way through policy, milters and queue.
+
+    Calls come one at a time and in the order of the dialogue; after each
+    message, refused or not, after `reset` and after a new `helo` the transaction
+    is over.  An answer of 4xx or 5xx refuses the command, `hangup` closes too.
+    """
+
+    async def connect(self) -> Answer | None:
+        """The client is there.  A positive answer replaces the banner."""
+        ...
+
+    async def helo(self, hello: Hello) -> Answer | None:
+        """EHLO or HELO; again after STARTTLS.  Ends a transaction."""
+        ...
+
+    async def mail(self, sender: Path, params: MailParams) -> Answer | None:
+        """MAIL: a transaction begins, unless it is refused."""
+        ...
+
+    async def rcpt(self, recipient: Path, params: RcptParams) -> Answer | None:
+        """RCPT: a recipient is added, unless it is refused."""
+        ...
+
+    async def data(self) -> Answer | None:
+        """DATA, or the first BDAT, before anything of the message is read."""
+        ...
+
+    async def message(self, envelope: Envelope, content: Content) -> Answer:
+        """The message is complete.  A positive answer means it is committed.
+
+        Runs in a task of its own that a lost connection does not cancel.
+        `content` is closed by the edge once this returns.
+        """
+        ...
+
+    async def unknown(self, line: bytes) -> Answer | None:
+        """A command that is not one of ours; an answer replaces the usual 500."""
+        ...
+
+    async def reset(self) -> None:
+        """RSET, or a transaction given up (refused or incomplete message, lost client)."""
+        ...
+
+    async def close(self) -> None:
+        """The session is over; the last call, and always made."""
+        ...
+
+
+class Road(Protocol):
+    """Where sessions get their road."""
+
+    def session(self, connection: Connection) -> SessionRoad:
+        """A road for a new connection."""
+        ...
