@@ -1,0 +1,206 @@
+"""From a milter connection's events to mails: the same for both hosts.
+
+A :class:`Collector` belongs to one connection.  Its event methods never raise: what
+goes wrong while a mail arrives (no room on disk, too large) is kept and comes out of
+:meth:`Collector.mail`, because the MTA awaits no reply before the end of message.
+Values come in as they are on the wire and leave as :mod:`milterd.core.mail` wants
+them: macro names without braces, addresses without angle brackets, header folds as
+CRLF, the one leading space restored that the protocol eats without HDR_LEADSPC.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from milterd.core.mail import (
+    Client,
+    Direction,
+    Envelope,
+    Family,
+    HeaderField,
+    Mail,
+    Recipient,
+    Session,
+)
+from milterd.host.options import Options
+from milterd.host.spool import Spool
+from milterd.wire.convert import value_from_wire
+
+
+class TooLargeError(Exception):
+    """The mail is over `size_limit` or `header_limit`."""
+
+
+def plain_macros(macros: Iterable[tuple[bytes, bytes]]) -> dict[str, bytes]:
+    """Macros by name without braces; names that are no ASCII are dropped."""
+    return {name.strip(b"{}").decode("ascii"): value for name, value in macros if name.isascii()}
+
+
+def bare_address(path: bytes) -> bytes:
+    """What stands between the angle brackets, or all of it where there are none."""
+    return path[1:-1] if path[:1] == b"<" and path[-1:] == b">" else path
+
+
+def normal_address(family: Family, address: bytes) -> bytes:
+    """An IP address without Sendmail's `IPv6:` prefix, IPv4-mapped ones as IPv4."""
+    if family is not Family.INET6:
+        return address
+    if address[:5].upper() == b"IPV6:":
+        address = address[5:]
+    try:
+        mapped = ipaddress.IPv6Address(address.decode("ascii", "replace")).ipv4_mapped
+    except ValueError:
+        return address
+    return str(mapped).encode() if mapped else address
+
+
+class Collector:
+    """One connection's events, gathered into one mail after the other."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._client = Client()
+        self._helo = b""
+        self._session_macros: dict[str, bytes] = {}
+        self.leading_space = True
+        self._begin({})
+        self.in_message = False
+
+    def _begin(self, macros: Mapping[str, bytes]) -> None:
+        self._macros = dict(macros)
+        self._sender: tuple[bytes, tuple[bytes, ...]] = (b"", ())
+        self._recipients: list[Recipient] = []
+        self._headers: list[HeaderField] = []
+        self._head_size = 0
+        self._spool = Spool(self._options.memory_limit, self._options.spool_directory)
+        self._failure: Exception | None = None
+
+    @property
+    def queue_id(self) -> str:
+        """The MTA's queue id as far as it is known, for the log."""
+        return self._macros.get("i", b"").decode("ascii", "replace")
+
+    @property
+    def client(self) -> Client:
+        """Who is connected to the MTA."""
+        return self._client
+
+    # --- events ---------------------------------------------------------------------
+
+    def connected(
+        self, name: bytes, family: Family, address: bytes, port: int, macros: Mapping[str, bytes]
+    ) -> None:
+        """A new SMTP session."""
+        self.forget()
+        address = normal_address(family, address)
+        if family is Family.INET6 and b":" not in address:
+            family = Family.INET
+        self._client = Client(name, family, address, port)
+        self._helo = b""
+        self._session_macros = dict(macros)
+
+    def helo(self, name: bytes, macros: Mapping[str, bytes]) -> None:
+        """HELO or EHLO."""
+        self._helo = name
+        self._session_macros |= macros
+
+    def sender(self, address: bytes, args: tuple[bytes, ...], macros: Mapping[str, bytes]) -> None:
+        """MAIL: a new message begins, whatever became of the one before."""
+        self.forget()
+        self.in_message = True
+        self._macros = dict(macros)
+        self._sender = (bare_address(address), args)
+        self._count_head(len(address) + sum(map(len, args)))
+
+    def recipient(self, address: bytes, args: tuple[bytes, ...]) -> None:
+        """RCPT, before it is known whether the MTA accepts this recipient."""
+        size = len(address) + sum(map(len, args))
+        if self._count_head(size):
+            self._recipients.append(Recipient(bare_address(address), args))
+
+    def header(self, name: bytes, value: bytes) -> None:
+        """One header field, in wire form."""
+        if self._count_head(len(name) + len(value) + 3):
+            self._headers.append(HeaderField(name, value_from_wire(value, self.leading_space)))
+
+    def body(self, octets: bytes) -> None:
+        """A piece of the body."""
+        if self._failure is not None:
+            return
+        if self._head_size + self._spool.size + len(octets) > self._options.size_limit:
+            self._fail(TooLargeError(f"over size_limit ({self._options.size_limit} octets)"))
+            return
+        self._guard(partial(self._spool.write, octets))
+
+    def macros(self, macros: Mapping[str, bytes]) -> None:
+        """Macros that came with a later event of the message."""
+        self._macros |= macros
+
+    def fail(self, error: Exception) -> None:
+        """Something of this message was lost; :meth:`mail` will raise `error`."""
+        self._fail(error)
+
+    # --- results --------------------------------------------------------------------
+
+    def mail(self) -> Mail:
+        """The collected mail; valid until :meth:`forget`.
+
+        Raises :class:`TooLargeError`, or OSError where the body could not be spooled.
+        """
+        if self._failure is not None:
+            raise self._failure
+        body = self._spool.body()
+        macros = self._session_macros | self._macros
+        session = Session(self._client, self._helo, self._direction(macros), macros)
+        envelope = Envelope(*self._sender, tuple(self._recipients))
+        return Mail(session, envelope, tuple(self._headers), body)
+
+    def forget(self) -> None:
+        """The message is over: answered, aborted, or its connection lost."""
+        self._spool.close()
+        self.in_message = False
+        self._begin({})
+
+    # --- details --------------------------------------------------------------------
+
+    def _direction(self, macros: Mapping[str, bytes]) -> Direction:
+        options = self._options
+        if macros.get("auth_authen") or macros.get("auth_type"):
+            return Direction.ORIGINATING
+        if macros.get("daemon_name") in options.daemon_names or self._is_trusted():
+            return Direction.ORIGINATING
+        return Direction.INBOUND
+
+    def _is_trusted(self) -> bool:
+        if self._client.family not in (Family.INET, Family.INET6):
+            return False
+        try:
+            address = ipaddress.ip_address(self._client.address.decode("ascii", "replace"))
+        except ValueError:
+            return False
+        return any(address in each for each in self._options.trusted_networks)
+
+    def _count_head(self, octets: int) -> bool:
+        """Whether that much more header or envelope may be kept."""
+        self._head_size += octets
+        if self._head_size > self._options.header_limit:
+            limit = self._options.header_limit
+            self._fail(TooLargeError(f"over header_limit ({limit} octets)"))
+        return self._failure is None
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Keep the first failure, and no octets: this mail will not be judged."""
+        if self._failure is None:
+            self._failure = error
+            self._recipients.clear()
+            self._headers.clear()
+        self._spool.close()
+        self._spool = Spool(self._options.memory_limit, self._options.spool_directory)

@@ -1,0 +1,369 @@
+"""The host on Sendmail's libmilter, by pymilter's low-level module `milter`.
+
+One filter a process: libmilter's state is global, and a second `milter.main` fails.
+
+**The socket.**  libmilter insists on opening its socket itself.  We let it open one on
+a private scratch address of the same family, find that descriptor, and dup2 our own
+listening socket over it; then the scratch address is removed.  So the supervisor owns
+all sockets: their modes, stale ones, LISTEN_FDS, several processes on one socket, and a
+socket that outlives a crashed process.  The families must agree: libmilter checks the
+peer address of an accepted connection against the family it was configured with.
+
+**Stopping.**  libmilter's own answer to SIGTERM takes about 4.6 s and tells open sessions
+nothing.  It runs in a thread here, so that signals reach Python's main thread; to stop,
+a dead socket is put over the listening descriptor, messages in progress are awaited,
+and the caller ends the process, threads and all (`os._exit`).
+
+**Threads.**  Callbacks of one connection come one after the other, but on any thread.
+The context object therefore holds only a :class:`_Connection`, bound to no thread.
+
+**Text.**  pymilter hands over octets where we need them, but HELO, host name and header
+names as UTF-8: octets that are not make the callback fail before it reaches us, which
+`sys.excepthook` logs; the policy CONTINUE keeps the session alive.  Edits go the other
+way as UTF-8 only: others are :class:`~milterd.host.emit.UnsayableError`, never altered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import milter
+
+from milterd.core.decision import Decision, Verdict
+from milterd.core.mail import Family
+from milterd.host import emit, negotiation
+from milterd.host.collect import Collector
+from milterd.host.judge import Judge, Surroundings
+from milterd.wire import messages as wire
+from milterd.wire.constants import Actions, Protocol, Stage
+
+_RETURN_CODES = {
+    Verdict.CONTINUE: milter.CONTINUE,
+    Verdict.ACCEPT: milter.ACCEPT,
+    Verdict.REJECT: milter.REJECT,
+    Verdict.TEMPFAIL: milter.TEMPFAIL,
+    Verdict.DISCARD: milter.DISCARD,
+}
+_FAMILIES = {
+    socket.AF_INET: Family.INET,
+    socket.AF_INET6: Family.INET6,
+    socket.AF_UNIX: Family.UNIX,
+}
+
+
+class _Connection:
+    """What we keep in libmilter's context: one MTA connection."""
+
+    def __init__(self, collector: Collector) -> None:
+        self.collector = collector
+        self.actions = Actions(0)
+        self.protocol = Protocol(0)
+
+
+class LibmilterHost:
+    """See :class:`milterd.host.seam.Host`; one a process."""
+
+    def __init__(self, judge: Judge, listener: socket.socket, around: Surroundings) -> None:
+        self._judge = judge
+        self._listener = listener
+        self._around = around
+        self._actions = negotiation.actions(judge.filter.needs)
+        self._protocol = negotiation.protocol(judge.filter.needs)
+        self._changed = threading.Condition(threading.RLock())
+        self._connections: set[_Connection] = set()
+        self._busy: set[_Connection] = set()
+        self._stop: tuple[float, bool] | None = None
+        self._descriptor = -1
+
+    # --- the seam -------------------------------------------------------------------
+
+    def serve(self) -> None:
+        self._register()
+        self._take_socket()
+        threading.Thread(target=self._main, name="libmilter", daemon=True).start()
+        with self._changed:
+            while self._stop is None:
+                self._changed.wait(0.5)  # signal handlers run between two waits
+        self._leave_socket()
+        self._drain(*self._stop)
+
+    def stop(self, grace: float, *, sessions: bool = False) -> None:
+        with self._changed:  # an RLock: the handler may have interrupted its owner
+            self._stop = (grace, sessions)
+            self._changed.notify_all()
+
+    def _main(self) -> None:
+        """libmilter's own loop; it ends when it cannot go on, which `sys.excepthook` logs."""
+        try:
+            milter.main()
+        finally:
+            self.stop(0.0)
+
+    def _drain(self, grace: float, sessions: bool) -> None:
+        deadline = self._around.clock() + grace
+        with self._changed:
+            while self._connections if sessions else self._busy:
+                left = deadline - self._around.clock()
+                if left <= 0:
+                    break
+                self._changed.wait(min(left, 0.5))
+
+    # --- the socket -----------------------------------------------------------------
+
+    def _take_socket(self) -> None:
+        """Put our listening socket in the place of the one libmilter opens."""
+        self._listener.setblocking(False)  # siblings may win the race for a connection
+        with tempfile.TemporaryDirectory(prefix="milterd-") as scratch:
+            milter.setconn(_scratch_address(self._listener.family, scratch))
+            before = _sockets()
+            milter.opensocket(False)
+            opened = _sockets() - before
+            with contextlib.suppress(FileNotFoundError):
+                (Path(scratch) / "s").unlink()
+        if len(opened) != 1:
+            raise RuntimeError(f"libmilter opened {len(opened)} sockets where one was expected")
+        self._descriptor = opened.pop()[0]
+        os.dup2(self._listener.fileno(), self._descriptor, inheritable=False)
+        self._listener.close()
+
+    def _leave_socket(self) -> None:
+        """Stop accepting: put a socket nobody connects to over the listening one."""
+        dead = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        dead.setblocking(False)
+        dead.bind(b"")  # Linux gives it an abstract name of its own, see unix(7)
+        dead.listen(1)
+        os.dup2(dead.fileno(), self._descriptor, inheritable=False)
+        dead.close()
+
+    # --- callbacks ------------------------------------------------------------------
+
+    def _register(self) -> None:
+        sys.excepthook = self._lost_callback
+        milter.set_exception_policy(milter.CONTINUE)
+        milter.set_flags(int(self._actions))
+        milter.settimeout(int(self._judge.options.idle_timeout))
+        milter.set_connect_callback(self._callback(self._on_connect, Protocol.NR_CONN))
+        milter.set_helo_callback(self._callback(self._on_helo, Protocol.NR_HELO))
+        milter.set_envfrom_callback(self._callback(self._on_sender, Protocol.NR_MAIL))
+        milter.set_envrcpt_callback(self._callback(self._on_recipient, Protocol.NR_RCPT))
+        milter.set_header_callback(self._callback(self._on_header, Protocol.NR_HDR))
+        milter.set_body_callback(self._callback(self._on_body, Protocol.NR_BODY))
+        milter.set_eom_callback(self._on_end)
+        milter.set_abort_callback(self._callback(self._on_abort, Protocol(0)))
+        milter.set_close_callback(self._on_close)
+        milter.register(self._judge.filter.name, negotiate=self._on_negotiate)
+
+    def _callback(self, take: Callable[..., None], no_reply: Protocol) -> Callable[..., int]:
+        """A callback that keeps its failure for the end of the message."""
+
+        def callback(context: Any, *values: Any) -> int:
+            connection = self._connection(context)
+            try:
+                take(connection, context, *values)
+            except Exception as error:  # noqa: BLE001  # nothing may be raised into libmilter
+                connection.collector.fail(error)
+            silent = no_reply and no_reply in connection.protocol
+            return int(milter.NOREPLY if silent else milter.CONTINUE)
+
+        return callback
+
+    def _connection(self, context: Any) -> _Connection:
+        """The connection of a context: new where the MTA is too old to negotiate."""
+        connection = context.getpriv()
+        if isinstance(connection, _Connection):
+            return connection
+        connection = _Connection(Collector(self._judge.options))
+        context.setpriv(connection)
+        with self._changed:
+            self._connections.add(connection)
+        return connection
+
+    def _on_negotiate(self, context: Any, options: list[int]) -> int:
+        connection = self._connection(context)
+        connection.actions = self._actions & Actions(options[0])
+        connection.protocol = self._protocol & Protocol(options[1])
+        connection.collector.leading_space = Protocol.HDR_LEADSPC in connection.protocol
+        options[:] = [int(connection.actions), int(connection.protocol), 0, 0]
+        if Actions.SETSYMLIST in connection.actions:
+            for stage, names in negotiation.MACROS.items():
+                context.setsymlist(int(stage), " ".join(names).encode())
+        return int(milter.CONTINUE)
+
+    def _on_connect(
+        self, connection: _Connection, context: Any, name: str, family: int, address: Any
+    ) -> None:
+        host, port = _host_and_port(address)
+        kind = _FAMILIES.get(socket.AddressFamily(family), Family.UNKNOWN) if family else None
+        connection.collector.connected(
+            name.encode(), kind or Family.UNKNOWN, host, port, _macros(context, Stage.CONNECT)
+        )
+
+    def _on_helo(self, connection: _Connection, context: Any, name: str) -> None:
+        connection.collector.helo(name.encode(), _macros(context, Stage.HELO))
+
+    def _on_sender(self, connection: _Connection, context: Any, *argv: bytes) -> None:
+        with self._changed:
+            self._busy.add(connection)
+        macros = _macros(context, Stage.MAIL)
+        connection.collector.sender(argv[0], tuple(argv[1:]), macros)
+
+    def _on_recipient(self, connection: _Connection, _context: Any, *argv: bytes) -> None:
+        connection.collector.recipient(argv[0], tuple(argv[1:]))
+
+    def _on_header(self, connection: _Connection, _context: Any, name: str, value: bytes) -> None:
+        connection.collector.header(name.encode(), value)
+
+    def _on_body(self, connection: _Connection, _context: Any, octets: bytes) -> None:
+        connection.collector.body(octets)
+
+    def _on_abort(self, connection: _Connection, _context: Any) -> None:
+        connection.collector.forget()
+        self._idle(connection)
+
+    def _on_close(self, context: Any) -> int:
+        connection = context.getpriv()
+        context.setpriv(None)
+        if isinstance(connection, _Connection):
+            connection.collector.forget()
+            with self._changed:
+                self._connections.discard(connection)
+            self._idle(connection)
+        return int(milter.CONTINUE)
+
+    def _idle(self, connection: _Connection) -> None:
+        with self._changed:
+            self._busy.discard(connection)
+            self._changed.notify_all()
+
+    # --- the end of a message -------------------------------------------------------
+
+    def _on_end(self, context: Any) -> int:
+        connection, started = self._connection(context), self._around.clock()
+        judge, collector = self._judge, connection.collector
+        try:
+            collector.macros(_macros(context, Stage.END_OF_MESSAGE))
+            mail = judge.collected(collector)
+            decision = mail if isinstance(mail, Decision) else judge.judge(mail)
+            decision = self._say(connection, context, decision)
+            judge.record(decision, collector.client, collector.queue_id, started)
+            return int(_RETURN_CODES[decision.verdict])
+        except Exception as error:  # noqa: BLE001  # nothing may be raised into libmilter
+            judge.failure("host", error)
+            return int(milter.TEMPFAIL)
+        finally:
+            collector.forget()
+            self._idle(connection)
+
+    def _say(self, connection: _Connection, context: Any, decision: Decision) -> Decision:
+        """Make the calls of a decision; the decision that was said in the end."""
+        try:
+            leading_space = connection.collector.leading_space
+            emit.check(decision, connection.actions, leading_space=leading_space)
+            check_text(decision)
+            for edit in emit.edit_replies(emit.said_edits(decision), leading_space=leading_space):
+                _call(context, edit)
+        except Exception as error:  # noqa: BLE001  # answered as our failure, with a trace id
+            decision = self._judge.failure("emit", error)
+        reply = emit.usable_reply(decision)
+        if decision.verdict in (Verdict.REJECT, Verdict.TEMPFAIL) and reply is not None:
+            text = emit.reply_text(reply).replace("%", "%%")  # see smfi_setreply
+            context.setreply(str(reply.code), reply.enhanced, text)
+        return decision
+
+    def _lost_callback(
+        self, kind: type[BaseException], error: BaseException, _trace: TracebackType | None
+    ) -> None:
+        """Where pymilter reports what it could not hand over (and Python its own end)."""
+        self._around.meter.failed("protocol")
+        self._around.log.error(
+            "callback lost", filter=self._judge.filter.name, error=f"{kind.__name__}: {error}"
+        )
+
+
+def check_text(decision: Decision) -> None:
+    """Raise :class:`~milterd.host.emit.UnsayableError` for octets that are not UTF-8.
+
+    pymilter takes str and encodes it as UTF-8; surrogates and bytes it refuses.
+    """
+    for edit in emit.said_edits(decision):
+        for name in ("name", "value", "address", "reason"):
+            octets = getattr(edit, name, b"")
+            try:
+                octets.decode("utf-8")
+            except UnicodeDecodeError:
+                kind = type(edit).__name__
+                raise emit.UnsayableError(
+                    f"{kind}: {octets[:80]!r} is not UTF-8, which libmilter's binding "
+                    "cannot say; host = 'native' can"
+                ) from None
+
+
+def _call(context: Any, edit: wire.EditReply) -> None:
+    """One edit as a call into libmilter.  Raises `milter.error` where it is refused."""
+    match edit:
+        case wire.AddHeaderReply(name, value):
+            context.addheader(name.decode(), value.decode())
+        case wire.InsertHeaderReply(index, name, value):
+            context.addheader(name.decode(), value.decode(), index)
+        case wire.ChangeHeaderReply(index, name, value):
+            context.chgheader(name.decode(), index, value.decode())
+        case wire.ReplaceBodyChunk(octets):
+            context.replacebody(octets)
+        case wire.AddRcptReply(address):
+            context.addrcpt(address.decode())
+        case wire.AddRcptParReply(address, args):
+            context.addrcpt(address.decode(), args.decode())
+        case wire.DelRcptReply(address):
+            context.delrcpt(address.decode())
+        case wire.ChangeFromReply(address, args):
+            context.chgfrom(address.decode(), args.decode() or None)
+        case wire.QuarantineReply(reason):
+            context.quarantine(reason.decode())
+
+
+def _macros(context: Any, stage: Stage) -> Mapping[str, bytes]:
+    """The macros of a stage that the MTA has set."""
+    found: dict[str, bytes] = {}
+    for name in negotiation.MACROS[stage]:
+        try:
+            value = context.getsymval(name)
+        except UnicodeDecodeError as error:
+            found[name.strip("{}")] = error.object  # the octets pymilter could not decode
+        else:
+            if value is not None:
+                found[name.strip("{}")] = value.encode()
+    return found
+
+
+def _host_and_port(address: Any) -> tuple[bytes, int]:
+    """pymilter's host address: a path, a tuple that begins with address and port, or None."""
+    if isinstance(address, str):
+        return address.encode(), 0
+    return (address[0].encode(), address[1]) if address else (b"", 0)
+
+
+def _scratch_address(family: int, directory: str) -> str:
+    if family == socket.AF_UNIX:
+        return f"unix:{directory}/s"
+    return "inet6:0@::1" if family == socket.AF_INET6 else "inet:0@127.0.0.1"
+
+
+def _sockets() -> set[tuple[int, int]]:
+    """Our open sockets, as descriptor and inode."""
+    found = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the descriptor of this very listing
+            state = os.fstat(int(each.name))
+            if stat.S_ISSOCK(state.st_mode):
+                found.add((int(each.name), state.st_ino))
+    return found

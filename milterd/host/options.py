@@ -1,0 +1,49 @@
+"""What a host is told: limits, where to spool, and whose mail is originating."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Oversize(enum.Enum):
+    """What becomes of a mail that is larger than the host will hold for its filter."""
+
+    REJECT = "reject"
+    TEMPFAIL = "tempfail"
+    ACCEPT = "accept"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Settings of one host.
+
+    - `trusted_networks`, `daemon_names`: a mail from such a client, or that came in by
+      a listener whose {daemon_name} is among them, is originating; so is an
+      authenticated one.
+    - `spool_directory`: where bodies over `memory_limit` octets are kept, in files
+      without a name; None means the system's directory for temporary files.
+    - `size_limit`: octets of header and body together; `header_limit`: octets of header
+      and envelope, which are always in memory.  A larger mail gets `oversize`.
+    - `threads`: mails judged at the same time by the native host; 0 judges in the event
+      loop, for filters that ask nobody.  libmilter has threads of its own.
+    - `connections`: connections at a time of the native host; more wait in the backlog.
+    - `idle_timeout`: seconds without a word from the MTA before a connection is closed;
+      it has to outlast a slow SMTP session (libmilter's own default is 7210).
+    """
+
+    trusted_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    daemon_names: frozenset[bytes] = frozenset()
+    spool_directory: Path | None = None
+    memory_limit: int = 1 * MIB
+    size_limit: int = 100 * MIB
+    header_limit: int = 1 * MIB
+    oversize: Oversize = Oversize.REJECT
+    threads: int = 16
+    connections: int = 500
+    idle_timeout: float = 7210.0
