@@ -28,6 +28,8 @@ from milterd.ports.scanner import (
 
 SCANNED = b"X-Virus-Scanned"
 STATUS = b"X-Virus-Status"
+FORGED_LIMIT = 1000
+"""A mail that brings more of these fields than that is refused: nobody does so by accident."""
 
 
 class Action(enum.Enum):
@@ -96,6 +98,8 @@ class ClamavFilter:
 
     def decide(self, mail: Mail, facts: ScanFact) -> Decision:
         """Turn the scanner's answer into the configured action."""
+        if _forged_count(mail) > FORGED_LIMIT:
+            return self._flooded(mail)
         if isinstance(facts, Clean):
             edits: tuple[Edit, ...] = (*_forged(mail), *self._scanned())
             return Decision(edits=edits, reasons=(Reason(self.name, "clean"),))
@@ -118,6 +122,12 @@ class ClamavFilter:
         if isinstance(answer, Unavailable):
             return (f"clamd at {self.options.clamd}: {answer.why} ({printable(answer.text)})",)
         return ()
+
+    def _flooded(self, mail: Mail) -> Decision:
+        facts = {"fields": str(_forged_count(mail)), "limit": str(FORGED_LIMIT)}
+        reply = Reply(550, "5.6.0", "Header has too many fields of kinds not allowed here")
+        reasons = (Reason(self.name, "too-many-forged-fields", facts),)
+        return Decision(Verdict.REJECT, reply=reply, reasons=reasons)
 
     def _passing(self, mail: Mail, facts: ScanFact, case: _Case) -> tuple[Edit, ...]:
         """The edits of a mail that goes on, or waits in the hold queue."""
@@ -185,6 +195,10 @@ def printable(text: str, limit: int = 100) -> str:
     something to MTAs and line ends to everybody, becomes `_`.
     """
     return _UNPRINTABLE.sub("_", text[:limit])
+
+
+def _forged_count(mail: Mail) -> int:
+    return sum(len(mail.values(name)) for name in (SCANNED, STATUS))
 
 
 def _forged(mail: Mail) -> list[ChangeHeader]:
