@@ -36,25 +36,39 @@ class QueueManager:
         self.options = options
         self._store, self._clock = store, clock
         self._news = asyncio.Event()
-        self.flushed = False
+        self._flushed = False
+        self.stopping = False
 
     def wake(self) -> None:
         """New mail has been queued, or room has come free: look now."""
         self._news.set()
 
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        self.stopping = True
+        self._news.set()
+
+    def take_flushed(self) -> bool:
+        """Whether another process changed the queue since the last call."""
+        flushed, self._flushed = self._flushed, False
+        return flushed
+
     async def next(self, active: int) -> list[Lease]:
-        """Mails that are due, at least one; `active` is how many are in delivery now."""
-        while True:
+        """Mails that are due, `active` being how many are in delivery now.
+
+        Waits for one; empty when there is no room, or after :meth:`stop`.
+        """
+        while not self.stopping:
             self._news.clear()
             room = self.options.qmgr_message_active_limit - active
-            if room > 0:
-                now = self._clock.now()
-                leases = await self._store.lease(now, min(room, _STEP), self.options.lease_time)
-                if leases:
-                    return leases
-                await self._wait(now)
-            else:
-                return []
+            if room <= 0:
+                break
+            now = self._clock.now()
+            leases = await self._store.lease(now, min(room, _STEP), self.options.lease_time)
+            if leases:
+                return leases
+            await self._wait(now)
+        return []
 
     async def _wait(self, now: float) -> None:
         due = await self._store.next_due()
@@ -65,4 +79,4 @@ class QueueManager:
             async with asyncio.timeout(pause):
                 await self._news.wait()
         if await self._store.changed():
-            self.flushed = True
+            self._flushed = True

@@ -1,0 +1,116 @@
+"""What goes into a delivery and what comes out of it: frozen values.
+
+Every recipient gets exactly one outcome.  `text` is the peer's own words where it
+spoke, ours where it did not; either way one line of printable characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from milterd.core.mail import Body
+
+TEXT_LIMIT = 1000
+
+
+def clean(text: bytes | str, limit: int = TEXT_LIMIT) -> str:
+    """A peer's words as one line: UTF-8 where it is, no control characters, at most `limit`."""
+    words = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
+    words = "".join(each if each.isprintable() else " " for each in words[: 4 * limit])
+    return " ".join(words.split())[:limit]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One recipient to deliver to; `number` is its place in the queued mail."""
+
+    number: int
+    address: bytes
+    args: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One mail for some recipients of one destination.
+
+    `head` ends with the blank line; `attempt` counts from 1; `arrived` is wall time.
+    """
+
+    queue_id: str
+    sender: bytes
+    sender_args: tuple[bytes, ...]
+    targets: tuple[Target, ...]
+    head: bytes
+    body: Body
+    attempt: int = 1
+    arrived: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Octets of the message."""
+        return len(self.head) + self.body.size
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Another has it now.  `relayed` says that it does not promise DSNs (RFC 3461 5.2.2);
+    `passed_on` that NOTIFY went along, so that reporting is the peer's business."""
+
+    number: int
+    text: str
+    remote: str = ""
+    enhanced: str = "2.0.0"
+    relayed: bool = False
+    passed_on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Not now.  `spoken` says whether `text` is the peer's reply; `unreachable`, that the
+    whole destination did not answer, whatever the mail."""
+
+    number: int
+    text: str
+    remote: str = ""
+    enhanced: str = "4.0.0"
+    spoken: bool = False
+    unreachable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Never."""
+
+    number: int
+    text: str
+    remote: str = ""
+    enhanced: str = "5.0.0"
+    spoken: bool = False
+
+
+Outcome = Delivered | Deferred | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where mail goes: a transport and its nexthop, e.g. `lmtp` and `unix:/run/lmtp`."""
+
+    transport: str
+    nexthop: str = field(default="")
+
+    def __str__(self) -> str:
+        return f"{self.transport}:{self.nexthop}"
+
+
+class Deliverer(Protocol):
+    """A transport.  It raises nothing for what a peer or a disk can do wrong."""
+
+    async def deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
+        """One outcome for each of the job's targets."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of kept connections."""
+        ...

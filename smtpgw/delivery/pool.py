@@ -1,0 +1,155 @@
+"""Deliveries over LMTP and SMTP with kept connections.
+
+A connection stays open for `idle` seconds after a mail and carries at most `reuse`
+seconds of them; a kept one that turns out dead is replaced, and nobody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from smtpgw.delivery.client import ClientOptions, Connection, Stale
+from smtpgw.delivery.outcome import Deferred, Destination, Job, Outcome
+from smtpgw.delivery.wire import Lost, Wire
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """`lmtp_connection_cache_time_limit`: seconds an idle connection is kept.
+    `lmtp_connection_reuse_time_limit`: seconds after which it is not used again.
+    `kept`: idle connections kept for one destination."""
+
+    lmtp_connection_cache_time_limit: float = 2.0
+    lmtp_connection_reuse_time_limit: float = 300.0
+    kept: int = 20
+    client: ClientOptions = field(default_factory=ClientOptions)
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    connection: Connection
+    opened: float
+    timer: asyncio.TimerHandle | None = None
+
+
+_INET = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<name>[^:\[\]]+)):(?P<port>\d{1,5})\Z")
+
+
+def parse_nexthop(nexthop: str) -> str | tuple[str, int]:
+    """A UNIX socket's path, or host and port.  Raises ValueError with the form expected."""
+    if nexthop.startswith("unix:"):
+        path = nexthop.removeprefix("unix:")
+        if not path or len(path.encode()) > 107:
+            raise ValueError(f"{nexthop!r}: a socket path has 1 to 107 octets")
+        return path
+    match = _INET.match(nexthop.removeprefix("inet:"))
+    if match is None or not 0 < int(match["port"]) < 65536:
+        raise ValueError(f"{nexthop!r}: expected unix:PATH, inet:HOST:PORT or [HOST]:PORT")
+    return (match["literal"] or match["name"]).removeprefix("IPv6:"), int(match["port"])
+
+
+class Pool:
+    """A :class:`~smtpgw.delivery.outcome.Deliverer` for `lmtp` and `smtp`."""
+
+    def __init__(self, options: PoolOptions) -> None:
+        self._options = options
+        self._idle: dict[Destination, list[_Kept]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.opened = 0
+
+    async def deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
+        while True:
+            kept = self._take(destination)
+            try:
+                kept = kept or await self._open(destination)
+            except Lost as error:
+                return [
+                    Deferred(each.number, error.text, "", error.enhanced, unreachable=True)
+                    for each in job.targets
+                ]
+            try:
+                outcomes = await kept.connection.deliver(job)
+            except Stale:
+                kept.connection.drop()
+                continue
+            except BaseException:
+                kept.connection.drop()
+                raise
+            self._give_back(destination, kept)
+            return outcomes
+
+    async def _open(self, destination: Destination) -> _Kept:
+        options, loop = self._options.client, asyncio.get_running_loop()
+        where = parse_nexthop(destination.nexthop)
+        try:
+            async with asyncio.timeout(options.lmtp_connect_timeout):
+                if isinstance(where, str):
+                    _, wire = await loop.create_unix_connection(Wire, where)
+                else:
+                    _, wire = await loop.create_connection(Wire, *where)
+        except TimeoutError:
+            raise Lost(f"connect to {destination.nexthop}: timed out", "4.4.1") from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Lost(f"connect to {destination.nexthop}: {reason}", "4.4.1") from None
+        remote = where[0] if isinstance(where, tuple) else ""
+        connection = Connection(wire, options, lmtp=destination.transport == "lmtp", remote=remote)
+        self.opened += 1
+        try:
+            await connection.greet()
+        except BaseException:
+            connection.drop()
+            raise
+        return _Kept(connection, loop.time())
+
+    def _take(self, destination: Destination) -> _Kept | None:
+        """The connection that was used last, if one is fit."""
+        idle = self._idle.get(destination, [])
+        while idle:
+            kept = idle.pop()
+            if kept.timer is not None:
+                kept.timer.cancel()
+            if kept.connection.usable:
+                return kept
+            kept.connection.drop()
+        return None
+
+    def _give_back(self, destination: Destination, kept: _Kept) -> None:
+        loop, options = asyncio.get_running_loop(), self._options
+        idle = self._idle.setdefault(destination, [])
+        young = loop.time() - kept.opened < options.lmtp_connection_reuse_time_limit
+        if not (kept.connection.usable and young and len(idle) < options.kept):
+            self._quit(kept)
+            return
+        idle.append(kept)
+        kept.timer = loop.call_later(
+            options.lmtp_connection_cache_time_limit,
+            functools.partial(self._expire, destination, kept),
+        )
+
+    def _expire(self, destination: Destination, kept: _Kept) -> None:
+        idle = self._idle.get(destination, [])
+        if kept in idle:
+            idle.remove(kept)
+            self._quit(kept)
+        if not idle:
+            self._idle.pop(destination, None)
+
+    def _quit(self, kept: _Kept) -> None:
+        task = asyncio.ensure_future(kept.connection.quit())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close every idle connection."""
+        for idle in self._idle.values():
+            for kept in idle:
+                if kept.timer is not None:
+                    kept.timer.cancel()
+                self._quit(kept)
+        self._idle.clear()
+        await asyncio.gather(*self._closing)

@@ -1,0 +1,125 @@
+"""A connection to a peer: octets out with flow control, replies in, every wait bounded.
+
+Replies nobody asked for are kept and can be asked about (`unread`): a peer that
+answers too early or too often is found out before its words are taken for an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from smtpgw.delivery.replies import BadReply, Reply, ReplyParser
+
+_UNREAD_LIMIT = 2100
+"""Replies to hold unread: more than any pipelined batch awaits, so a flood ends early."""
+
+
+class Lost(Exception):  # noqa: N818 - it is the peer's doing, not an error of ours
+    """The conversation cannot go on: closed, timed out, or not understood."""
+
+    def __init__(self, text: str, enhanced: str = "4.4.2") -> None:
+        super().__init__(text)
+        self.text, self.enhanced = text, enhanced
+
+
+class Wire(asyncio.Protocol):
+    """The connection."""
+
+    def __init__(self) -> None:
+        self._parser = ReplyParser()
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._lost: Lost | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lost is not None:
+            return
+        try:
+            self._parser.feed(data)
+        except BadReply as error:
+            self._end(Lost(f"bad reply from peer: {error}", "4.5.0"))
+        else:
+            if len(self._parser.replies) > _UNREAD_LIMIT:
+                self._end(Lost("more replies than were asked for", "4.5.0"))
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self._end(Lost("connection closed by peer"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(Lost(f"connection lost: {exc}" if exc else "connection closed by peer"))
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _end(self, why: Lost) -> None:
+        if self._lost is None:
+            self._lost = why
+        self._writable.set()
+        self._wake()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    @property
+    def alive(self) -> bool:
+        """Whether octets may still be sent."""
+        return self._lost is None
+
+    @property
+    def unread(self) -> bool:
+        """Whether the peer said something that nobody has asked for yet."""
+        return not self._parser.idle
+
+    async def reply(self, limit: float, what: str) -> Reply:
+        """The next reply, within `limit` seconds.  Raises :class:`Lost`."""
+        try:
+            async with asyncio.timeout(limit):
+                while not self._parser.replies:
+                    if self._lost is not None:
+                        raise self._lost
+                    self._waiter = asyncio.get_running_loop().create_future()
+                    await self._waiter
+        except TimeoutError:
+            self._end(Lost(f"timed out waiting for the reply to {what}"))
+            raise Lost(f"timed out waiting for the reply to {what}") from None
+        except Lost as error:
+            raise Lost(f"{error.text} while awaiting the reply to {what}", error.enhanced) from None
+        return self._parser.replies.pop(0)
+
+    async def send(self, data: bytes, limit: float, what: str) -> None:
+        """Send, waiting while the peer does not read.  Raises :class:`Lost`."""
+        if self._lost is not None or self._transport is None:
+            raise self._lost or Lost("not connected")
+        self._transport.write(data)
+        if self._writable.is_set():
+            return
+        try:
+            async with asyncio.timeout(limit):
+                await self._writable.wait()
+        except TimeoutError:
+            self._end(Lost(f"timed out sending {what}"))
+        if self._lost is not None:
+            raise self._lost
+
+    def close(self) -> None:
+        """Close, after what is buffered went out."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self._end(Lost("connection dropped"))
