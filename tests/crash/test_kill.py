@@ -1,0 +1,118 @@
+"""Promise 1 under kill -9: what was answered with 250 is delivered, whatever dies.
+
+The whole road runs under load: both supervisors, the gateway's worker, three filters.
+Again and again one process, chosen by chance, is killed in the middle of it.  The
+clients' book of 250s and the LMTP sink's book of deliveries are compared at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import zlib
+from pathlib import Path
+
+import pytest
+
+from tests.crash.ledger import Ledger, Sink, send_mails
+from tests.crash.stack import Daemon, Killer
+from tests.crash.town import Town, town
+from tests.peers.process import wait_for
+
+KILLS = int(os.environ.get("GATEPOST_KILLS", "200"))
+SEED = int(os.environ.get("GATEPOST_KILL_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
+CLIENTS = 8
+SETTLE = 90.0
+"""Seconds the gateway may take, alive and without load, until it owes nobody a mail."""
+
+
+def _message(name: str) -> bytes:
+    size = 300 if zlib.crc32(name.encode()) % 8 else 400_000
+    line = f"a line of {name}, to be kept to the octet\r\n"
+    head = f"From: a@example.net\r\nTo: b@example.net\r\nX-Ledger: {name}\r\n\r\n"
+    return (head + line * (size // len(line) + 1)).encode().removesuffix(b"\r\n")
+
+
+async def _kill_under_load(daemons: list[Daemon], ledger: Ledger, dice: random.Random) -> Killer:
+    killer = Killer(daemons)
+    while sum(killer.killed.values()) < KILLS:
+        await _some_traffic(ledger, dice)
+        for each in daemons:
+            each.keep_up()
+        daemon = dice.choice(daemons)
+        tree = daemon.tree()
+        if tree:
+            killer.kill(daemon, dice.choice(tree))
+    return killer
+
+
+async def _some_traffic(ledger: Ledger, dice: random.Random) -> None:
+    """Until some more mails were accepted, or for a while if nothing can be accepted now."""
+    enough = len(ledger.promised) + dice.randint(1, 30)
+    await ledger.reaches(lambda: len(ledger.promised) >= enough, dice.uniform(0.0, 1.2))
+
+
+async def _storm(place: Town, dice: random.Random) -> tuple[Ledger, Killer]:
+    ledger, stop = Ledger(), asyncio.Event()
+    sink = Sink(ledger, place.sink)
+    await sink.start()
+    for each in place.daemons:
+        each.start()
+    await asyncio.to_thread(place.wait_until_up)
+    names = (f"{number}-{dice.getrandbits(32):08x}" for number in itertools.count())
+    load = [
+        asyncio.create_task(send_mails(ledger, place.port, names, _message, stop))
+        for _ in range(CLIENTS)
+    ]
+    killer = await _kill_under_load(place.daemons, ledger, dice)
+    stop.set()
+    await asyncio.gather(*load)
+    for each in place.daemons:
+        each.keep_up()
+    await ledger.reaches(lambda: not ledger.owed(), SETTLE)
+    for each in place.daemons:
+        await asyncio.to_thread(each.stop)
+    await sink.stop()
+    return ledger, killer
+
+
+@pytest.mark.timeout(600)
+def test_no_accepted_mail_is_lost_whatever_is_killed(capsys: pytest.CaptureFixture[str]) -> None:
+    dice = random.Random(SEED)
+    with town() as place:
+        ledger, killer = asyncio.run(_storm(place, dice))
+        twice = ledger.twice()
+        with capsys.disabled():
+            print(
+                f"\nseed {SEED}: killed {killer.killed}; {len(ledger.promised)} mails accepted,"
+                f" {sum(map(len, ledger.promised.values()))} recipients, {len(ledger.owed())} lost,"
+                f" {len(twice)} delivered twice, {ledger.refused} refused for now,"
+                f" {ledger.broken} connections broken"
+            )
+        assert len(ledger.promised) > KILLS, "hardly any mail went through: this proves nothing"
+        assert not ledger.owed(), place.logs()
+        assert _altered(ledger) == []
+        gateway_kills = place.gateway_kills(killer)
+        assert all(len(times) <= 1 + gateway_kills for times in twice.values())
+        assert len(twice) <= gateway_kills * place.deliveries_in_flight
+        place.check_nothing_left()
+
+
+def _altered(ledger: Ledger) -> list[str]:
+    """The mails whose body is not what was sent."""
+    bodies = {name: octets.partition(b"\r\n\r\n")[2] for name, octets in ledger.octets.items()}
+    return [
+        name
+        for name, body in bodies.items()
+        if body.removesuffix(b"\r\n") != _message(name).partition(b"\r\n\r\n")[2]
+    ]
+
+
+def test_the_book_notices_a_loss(tmp_path: Path) -> None:
+    """The comparison itself can fail: a promise without a delivery is owed."""
+    ledger = Ledger(promised={"a": ("x@example.net",), "b": ("y@example.net",)})
+    ledger.delivered["a", "x@example.net"].append(1.0)
+    assert ledger.owed() == {("b", "y@example.net")}
+    wait_for(lambda: not ledger.twice(), "nothing twice", within=1)
