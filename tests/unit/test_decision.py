@@ -25,5 +25,5 @@ def test_a_reply_reads_as_smtp_does() -> None:
     ],
 )
 def test_what_is_no_reply_is_refused(code: int, enhanced: str, text: str) -> None:
-    with pytest.raises(ValueError, match="reply|code"):
+    with pytest.raises(ValueError, match=r"reply|code"):
         Reply(code, enhanced, text)
