@@ -283,9 +283,10 @@ class MtaConnection:
         offer = self._offer
         if not OLDEST_VERSION <= reply.version <= offer.version:
             raise PeerError(f"version {reply.version} in answer to {offer.version}")
-        if reply.actions & ~offer.actions:
+        # As plain numbers: inverted flags lose the bits that have no name.
+        if int(reply.actions) & ~int(offer.actions):
             raise PeerError(f"actions {reply.actions:#x} in answer to {offer.actions:#x}")
-        if reply.protocol & ~offer.protocol:
+        if int(reply.protocol) & ~int(offer.protocol):
             self._note("protocol flags that were not offered")
         if reply.macros and Actions.SETSYMLIST not in offer.actions:
             self._note("macro lists that were not offered")
