@@ -94,6 +94,7 @@ class Member:
         self._client: MilterClient | None = None
         self._state = State.NEW
         self._fixed = GO_ON
+        self._passed = GO_ON
         self._told_connect = False
         self._told_helo = 0
         self._dirty = False
@@ -161,7 +162,7 @@ class Member:
         if helo and facts.helo is not None and self._told_helo != facts.helo_serial:
             self._told_helo = facts.helo_serial
             return await self._ask("helo", Code.HELO, wire.Helo(facts.helo), {})
-        return self._fixed if self._state is State.FIXED else GO_ON
+        return self._unasked()
 
     async def mail(
         self, sender: bytes, args: tuple[bytes, ...], facts: Mapping[str, bytes]
@@ -195,7 +196,7 @@ class Member:
         self, stage: str, code: Code, command: wire.CommandMessage, facts: Mapping[str, bytes]
     ) -> StageResult:
         if self._state is not State.OPEN or self._client is None:
-            return self._fixed
+            return self._unasked()
         self._dirty = self._dirty or stage in {"mail", "rcpt", "data", "unknown"}
         client, began = self._client, self._shared.clock()
         macros = select(code, client.connection.wanted, self._macros(facts))
@@ -206,10 +207,14 @@ class Member:
         except MilterFault as fault:
             result = self._failed(stage, fault)
         except BaseException:
-            self._drop()
+            self._failed(stage, MilterFault(FaultKind.CLOSED, "we broke off"))
             raise
         self._note(stage, began, result)
         return result
+
+    def _unasked(self) -> StageResult:
+        """What stands in for an answer; why the mail goes on is told with the message."""
+        return self._fixed if self._fixed.refused else GO_ON
 
     # --- the content ---
 
@@ -218,7 +223,7 @@ class Member:
     ) -> tuple[StageResult, tuple[Edit, ...]]:
         """Header, body and end of message; the edits to apply if the verdict is CONTINUE."""
         if self._state is not State.OPEN or self._client is None:
-            return self._fixed, ()
+            return self._passed if self._state is State.PASSED else self._fixed, ()
         self._dirty = True
         client, began = self._client, self._shared.clock()
         edits: tuple[Edit, ...] = ()
@@ -239,7 +244,7 @@ class Member:
             if fault.kind is FaultKind.CLOSED and self._shared.health.crashed(self.name, mail):
                 result = self._poison()
         except BaseException:
-            self._drop()
+            self._failed("message", MilterFault(FaultKind.CLOSED, "we broke off"))
             raise
         self._note("message", began, result)
         return result, edits
@@ -286,8 +291,13 @@ class Member:
             case None | wire.Continue() | wire.Skip():
                 return GO_ON
             case wire.Accept():
+                result = StageResult(reasons=(self._reason("accept", stage),))
+                if early:
+                    self._fixed = result
+                else:
+                    self._passed = result
                 self._settle(State.OUT if early else State.PASSED)
-                return StageResult(reasons=(self._reason("accept", stage),))
+                return result
             case wire.Discard() if early:
                 self._shared.log.warning("milter discard ignored", milter=self.name, stage=stage)
                 return StageResult(reasons=(self._reason("discard ignored", stage),))

@@ -48,3 +48,8 @@ class ChainResult:
     quarantine: bytes | None = None
     reasons: tuple[Reason, ...] = ()
     edits: tuple[tuple[str, tuple[Edit, ...]], ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether the client is to be told no."""
+        return self.verdict in {Verdict.REJECT, Verdict.TEMPFAIL}

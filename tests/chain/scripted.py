@@ -30,6 +30,7 @@ from milterd.wire import messages as m
 from milterd.wire.constants import Actions, Protocol, Stage
 from milterd.wire.errors import WireError
 from milterd.wire.milter import MilterConnection
+from milterd.wire.states import EVENTS
 from smtpgw.chain import Chain, ChainResult, EditLimits, Health, MilterOptions, StageResult
 
 STALL, HANG_UP = object(), object()
@@ -152,7 +153,9 @@ class Scripted:
             await asyncio.Event().wait()
         if isinstance(given, bytes):
             await self._put(writer, given)
-        elif connection.reply_due:
+            if connection.reply_due and type(event) in EVENTS:
+                connection.reply(m.Continue())  # so that the script's own state goes on
+        elif connection.reply_due and type(event) in EVENTS:
             await self._put(writer, _encode(connection, given))
         return True
 
@@ -221,9 +224,12 @@ def chain_of(*milters: MilterOptions, log: Log | None = None, **more: Any) -> Ch
 async def walk(chain: Chain, mail: Mail = MAIL, queue_id: str = "Q1") -> StageResult | ChainResult:
     """Bring a mail through a chain as the gateway does: a refused recipient is left out,
     any other refusal ends it."""
-    for result in (await chain.connect(mail.session), await chain.helo(b"client.example.org")):
-        if result.refused:
-            return result
+    result = await chain.connect(mail.session)
+    if result.refused:
+        return result
+    result = await chain.helo(b"client.example.org")
+    if result.refused:
+        return result
     return await transact(chain, mail, queue_id)
 
 
