@@ -146,13 +146,15 @@ def _read(path: Path, groups: frozenset[str]) -> bytes:
     """The file's octets, after its owner and mode were found good on the open file."""
     try:
         number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            _check_access(path, os.fstat(number), groups)
+            return os.read(number, FILE_LIMIT)
+        finally:
+            os.close(number)
     except OSError as error:
         raise KeyFileError(
-            path, f"cannot be opened ({error.strerror})", "check the path and its permissions"
+            path, f"cannot be read ({error.strerror})", "check the path and its permissions"
         ) from None
-    with os.fdopen(number, "rb") as file:
-        _check_access(path, os.fstat(number), groups)
-        return file.read(FILE_LIMIT)
 
 
 def _check_access(path: Path, status: os.stat_result, groups: frozenset[str]) -> None:
