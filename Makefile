@@ -1,0 +1,41 @@
+# `make` alone lists what there is to do.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON := .venv/bin/python
+# Postfix's master, one of the peers of the suite, has to be started by root.
+ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=CI)
+# More arguments for pytest: make test PYTEST="tests/unit -k header"
+PYTEST ?=
+
+.PHONY: help run test bench lint lock clean
+
+help: ## list the targets (this is the default)
+	@echo "Gatepost.  Targets:"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## install what is missing, then run both halves on 127.0.0.1:2525 until Ctrl-C
+	@packaging/setup run
+	@exec $(PYTHON) packaging/run/launch.py
+
+test: ## install what is missing, then lint, types and the whole suite with real peers
+	@packaging/setup test
+	@$(MAKE) --no-print-directory lint
+	@exec $(ROOT) $(PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST)
+
+lint: ## ruff and mypy --strict
+	@packaging/setup test
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+bench: ## measure: what a mail costs, each number with what it was measured on
+	@packaging/setup test
+	@for each in $(sort $(wildcard tests/bench/*.py)); do \
+	  echo "== $$each"; $(ROOT) $(PYTHON) -m "$$(echo $${each%.py} | tr / .)" || exit 1; done
+
+lock: ## write the lock files anew from pyproject.toml (make lock UPGRADE=--upgrade)
+	@packaging/lock $(UPGRADE)
+
+clean: ## remove what make made, but not var/: the mail, queue and keys of make run
+	$(ROOT) rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	$(ROOT) find milterd smtpgw tests packaging -name __pycache__ -type d -prune -exec rm -rf {} +
