@@ -1,0 +1,196 @@
+"""Where a message is put while it comes in: header parsed once, body spooled, all bounded.
+
+The sink takes octets with CRLF line ends in pieces of any size.  It refuses by
+setting `fault`, the answer for the client, after which it keeps nothing and
+takes no more; so memory is bounded whatever comes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import BinaryIO, cast
+
+from milterd.core.mail import CRLF, Body, BytesBody, FileBody, HeaderField, split_header
+from smtpgw.edge.content import Content
+from smtpgw.edge.options import ContentOptions
+from smtpgw.edge.road import Answer
+
+TOO_LARGE = Answer(552, "5.3.4", "Message size exceeds fixed limit")
+HEADER_TOO_LARGE = Answer(552, "5.3.4", "Message header exceeds fixed limit")
+TOO_MANY_HOPS = Answer(554, "5.4.6", "Too many hops")
+NO_SPACE = Answer(452, "4.3.1", "Insufficient system storage")
+
+MAILBOX_LINE_NOTE = "mbox From line made X-Mailbox-Line"
+SEPARATOR_NOTE = "blank line after the header inserted"
+FINAL_CRLF_NOTE = "final CRLF added"
+
+_LONGEST_NAME = 1000
+"""A line this long without a colon is no header field."""
+
+_FILE_BUFFER = 65_536
+
+
+class ContentSink:
+    """Takes a message.  Call :meth:`write` any number of times, then :meth:`finish`
+    or :meth:`discard`."""
+
+    def __init__(self, options: ContentOptions) -> None:
+        self.fault: Answer | None = None
+        self._options = options
+        self._size = 0
+        self._ends_line = True
+        self._notes: list[str] = []
+        self._head = bytearray()
+        self._searched = 0
+        self._fields: tuple[HeaderField, ...] | None = None
+        self._separator = b""
+        self._body = _Spool(options)
+
+    def write(self, octets: bytes) -> None:
+        """Take the next octets; does nothing once there is a fault."""
+        if self.fault is not None or not octets:
+            return
+        self._size += len(octets)
+        self._ends_line = octets.endswith(b"\n")
+        if self._size > self._options.message_size_limit:
+            self.refuse(TOO_LARGE)
+            return
+        if self._fields is None:
+            self._take_head(octets)
+        else:
+            self._take_body(octets)
+
+    def refuse(self, fault: Answer) -> None:
+        """Keep nothing of this message; the first fault stands."""
+        self.fault = self.fault or fault
+        self.discard()
+
+    def finish(self) -> Content | Answer:
+        """The message, or why it is refused."""
+        if self.fault is None and not self._ends_line:
+            self._notes.append(FINAL_CRLF_NOTE)
+            self.write(CRLF)
+        if self.fault is None and self._fields is None:
+            self._parse(bytes(self._head), b"")
+        if self.fault is not None:
+            return self.fault
+        try:
+            body = self._body.finish()
+        except OSError:
+            self.refuse(NO_SPACE)
+            return NO_SPACE
+        fields, notes = self._fields or (), tuple(self._notes)
+        return Content(fields, self._separator, body, self._size, notes)
+
+    def discard(self) -> None:
+        """Give up what was kept."""
+        self._head.clear()
+        self._body.discard()
+
+    def _take_head(self, octets: bytes) -> None:
+        self._head += octets
+        if self._head.startswith(CRLF):
+            end = 2
+        else:
+            found = self._head.find(b"\r\n\r\n", max(0, self._searched - 3))
+            end = found + 4 if found >= 0 else 0
+        self._searched = len(self._head)
+        if end:
+            self._parse(bytes(self._head[:end]), bytes(self._head[end:]))
+        elif len(self._head) > self._options.header_size_limit:
+            self._parse_unfinished(bytes(self._head))
+
+    def _parse_unfinished(self, block: bytes) -> None:
+        """No blank line within the limit: the header ended without one, or is too large."""
+        _, _, end = split_header(_mailbox_line(block))
+        rest = _mailbox_line(block)[end:]
+        if CRLF in rest or len(rest) > _LONGEST_NAME:
+            self._parse(block, b"")
+        else:
+            self._check_hops(split_header(block)[0])
+            self.refuse(HEADER_TOO_LARGE)
+
+    def _parse(self, block: bytes, rest: bytes) -> None:
+        """Take `block` as the header with what may follow it, and `rest` as body."""
+        marked = _mailbox_line(block)
+        fields, separator, end = split_header(marked)
+        body = marked[end:] + rest
+        self._size += len(marked) - len(block)
+        if marked is not block:
+            self._notes.append(MAILBOX_LINE_NOTE)
+        if body and not separator:
+            separator = CRLF
+            self._size += len(CRLF)
+            self._notes.append(SEPARATOR_NOTE)
+        self._fields, self._separator = fields, separator
+        self._head.clear()
+        self._check_hops(fields)
+        if end > self._options.header_size_limit:
+            self.refuse(HEADER_TOO_LARGE)
+        if self.fault is None:
+            self._take_body(body)
+
+    def _take_body(self, octets: bytes) -> None:
+        try:
+            self._body.write(octets)
+        except OSError:  # whatever the disk's trouble is, the client may try again
+            self.refuse(NO_SPACE)
+
+    def _check_hops(self, fields: tuple[HeaderField, ...]) -> None:
+        """Refuse what has been through too many hands (RFC 5321 section 6.3)."""
+        if sum(each.named(b"Received") for each in fields) > self._options.hopcount_limit:
+            self.refuse(TOO_MANY_HOPS)
+
+
+def _mailbox_line(block: bytes) -> bytes:
+    """Make a field of the line that mbox files put before a message, as Postfix does."""
+    if block.startswith((b"From ", b">From ")):
+        return b"X-Mailbox-Line: " + block
+    return block
+
+
+class _Spool:
+    """A body being written: in memory, and beyond the threshold in an unlinked file."""
+
+    def __init__(self, options: ContentOptions) -> None:
+        self._options = options
+        self._memory = bytearray()
+        self._file: BinaryIO | None = None
+        self._size = 0
+
+    def write(self, octets: bytes) -> None:
+        """Raises OSError where the file cannot take it."""
+        self._size += len(octets)
+        if self._file is None and self._size > self._options.spool_threshold:
+            # the body is what closes the file, so no context manager here
+            file = tempfile.TemporaryFile(  # noqa: SIM115
+                dir=self._options.spool_directory, buffering=_FILE_BUFFER
+            )
+            self._file = cast(BinaryIO, file)
+            self._file.write(self._memory)
+            self._memory = bytearray()
+        if self._file is None:
+            self._memory += octets
+        else:
+            self._file.write(octets)
+
+    def finish(self) -> Body:
+        """The body as written.  Raises OSError."""
+        if self._file is None:
+            return BytesBody(bytes(self._memory))
+        self._file.flush()
+        return FileBody(self._file, 0, self._size)
+
+    def discard(self) -> None:
+        self._memory = bytearray()
+        file, self._file = self._file, None
+        if file is not None:
+            _close_unwritten(file)
+
+
+def _close_unwritten(file: BinaryIO) -> None:
+    """Close a file whose buffered octets may have no room on the disk, and matter no more."""
+    try:
+        file.close()
+    except OSError:  # closing wrote the buffer first; the descriptor is closed all the same
+        return
