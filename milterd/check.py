@@ -1,0 +1,56 @@
+"""What `milterd check` looks at: settings, sockets' names, keys, rules and their examples.
+
+An error keeps the settings from being used; a warning is a peer that is not there now,
+or a filter that would do nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from milterd.base.settings import ConfigError
+from milterd.config import MilterdConfig, load
+from milterd.filters import FILTERS, CheckedFilter, Clocks
+from milterd.filters.setup import SetupError
+
+_EXAMPLES = frozenset({"headers"})
+"""Filters whose own check runs their examples: what fails there is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.  `filter` is empty where it is not one filter's."""
+
+    level: Literal["error", "warning"]
+    filter: str
+    problem: str
+
+
+def build(config: MilterdConfig, name: str) -> CheckedFilter:
+    """The filter of that name.  Raises :class:`SetupError`."""
+    options = config.filter.present()[name].options()
+    return FILTERS[name].build(options, Clocks())
+
+
+def examine(path: Path, *, offline: bool = False) -> list[Finding]:
+    """Everything wrong with the settings in a file; `offline` asks no peers."""
+    try:
+        config = load(path)
+    except ConfigError as error:
+        return [Finding("error", "", str(each)) for each in error.problems]
+    names = list(config.filter.present())
+    if not names:
+        return [Finding("error", "", f"{path}: no table [filter.NAME], so nothing would run")]
+    return [each for name in names for each in _examine_filter(config, name, offline)]
+
+
+def _examine_filter(config: MilterdConfig, name: str, offline: bool) -> list[Finding]:
+    try:
+        built = build(config, name)
+    except SetupError as error:
+        return [Finding("error", name, each) for each in error.problems]
+    if name in _EXAMPLES:
+        return [Finding("error", name, each) for each in built.check()]
+    return [] if offline else [Finding("warning", name, each) for each in built.check()]

@@ -1,0 +1,95 @@
+"""The command `milterd`.  Exit codes: 0 well, 1 warnings, 78 settings that cannot be used."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from milterd import check as checking
+from milterd.base import logs, reference
+from milterd.base.settings import ConfigError
+from milterd.config import DEFAULT_FILE, MilterdConfig, load
+
+CONFIG_ERROR = 78
+
+app = typer.Typer(
+    help="Host mail filters for Postfix and other MTAs: virus scanning, DKIM signing, header "
+    "rules.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="The settings file.")
+]
+
+
+@app.command(epilog="Example: milterd run --config /etc/gatepost/gatepost.toml")
+def run(config: ConfigOption = DEFAULT_FILE) -> None:
+    """Run the filters until SIGTERM or SIGINT; SIGHUP reads the settings again."""
+    from milterd.daemon import Daemon, StartError
+
+    try:
+        settings = load(config)
+        logs.setup(settings.log.format, settings.log.level, daemon="milterd")
+        status = asyncio.run(Daemon(config, settings).run())
+    except (ConfigError, StartError) as error:
+        logs.flush()
+        Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(CONFIG_ERROR) from None
+    logs.flush()
+    raise typer.Exit(status)
+
+
+@app.command(epilog="Example: milterd check --config gatepost.toml --json")
+def check(
+    config: ConfigOption = DEFAULT_FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Do not ask clamd whether it is there.")
+    ] = False,
+) -> None:
+    """Check settings, keys, rules and the rules' examples.
+
+    Exits with 0 when all is well, 1 with warnings, 78 with errors.
+    """
+    findings = checking.examine(config, offline=offline)
+    errors = any(each.level == "error" for each in findings)
+    out = Console(soft_wrap=True, highlight=False)
+    if as_json:
+        found = [dataclasses.asdict(each) for each in findings]
+        out.out(json.dumps({"file": str(config), "ok": not errors, "findings": found}))
+    else:
+        for each in findings:
+            style = "red" if each.level == "error" else "yellow"
+            out.print(f"{each.level}: ", style=style, end="")
+            out.print(f"{each.filter}: " if each.filter else "", each.problem, sep="", markup=False)
+        if not findings:
+            out.print(f"{config}: all is well", markup=False)
+    raise typer.Exit(CONFIG_ERROR if errors else 1 if findings else 0)
+
+
+@app.command(epilog="Example: milterd config > gatepost.toml")
+def config() -> None:
+    """Print the tables of milterd with their defaults, every key explained."""
+    Console(soft_wrap=True, highlight=False).out(reference.generate(MilterdConfig), end="")
+
+
+@app.command(hidden=True)
+def filter_process(name: str, listener: int, orders: int) -> None:
+    """One filter's process; the supervisor starts it."""
+    from milterd import filter_process as process
+
+    process.main(name, listener, orders)
+
+
+def main() -> None:
+    """The entry point."""
+    app()

@@ -1,0 +1,379 @@
+"""The milter half's tables of gatepost.toml, and what the rooms are told by them.
+
+[log] and [metrics] are shared with the gateway half, [milterd] and [filter.*] are
+ours, and the other half's tables are left alone (see :mod:`milterd.base.settings`).
+A filter runs if its table is in the file, be it empty.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from milterd.base import metrics, sockets
+from milterd.base.durations import Duration, Kind, Size
+from milterd.base.settings import CommonSettings, ConfigError, MetricsSettings, Problem, Table
+from milterd.base.settings import load as load_settings
+from milterd.filters.clamav import Action, ClamavOptions
+from milterd.filters.dkim import OVERSIGN, SIGN, DkimOptions, SigningKey
+from milterd.filters.headers import HeadersOptions, OnTimeout
+from milterd.host.options import MIB, Options, Oversize
+from milterd.host.seam import HostKind
+
+DEFAULT_FILE = Path("/etc/gatepost/gatepost.toml")
+
+
+def _socket(text: str) -> str:
+    sockets.parse(text, directory="/")
+    return text
+
+
+def _mode(text: str) -> str:
+    try:
+        value = int(text, 8)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 0o777:
+        raise ValueError('expected an octal mode such as "0660"')
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError as error:
+        raise ValueError(f'expected a network such as "192.0.2.0/24": {error}') from None
+
+
+Socket = Annotated[str, AfterValidator(_socket), Kind("address")]
+Mode = Annotated[str, AfterValidator(_mode), Kind("octal mode")]
+Network = Annotated[str, AfterValidator(_network), Kind("network")]
+
+
+class MilterdSettings(Table):
+    """All filters of milterd: their sockets, and which mail is our own."""
+
+    socket_directory: Path = Field(
+        default=Path("/var/spool/postfix/milterd"),
+        description="where relative socket paths are; Debian's chrooted Postfix sees only what "
+        "is below /var/spool/postfix",
+    )
+    socket_mode: Mode = Field(default="0660", description="mode of UNIX sockets, octal")
+    socket_owner: str = Field(default="", description="their owner; empty keeps milterd's user")
+    socket_group: str = Field(
+        default="postfix", description="their group, which the MTA has to be in; empty keeps ours"
+    )
+    trusted_networks: tuple[Network, ...] = Field(
+        default=("127.0.0.0/8", "::1/128"),
+        description="mail from clients in these networks is originating: signed, not screened as "
+        "inbound (Postfix's mynetworks)",
+    )
+    daemon_names: tuple[str, ...] = Field(
+        default=("ORIGINATING",),
+        description="so is mail that came in by a listener with one of these names (Postfix's "
+        "milter_macro_daemon_name); authenticated mail always is",
+    )
+    spool_directory: Path | None = Field(
+        default=None,
+        description="where large messages wait while a filter looks at them; empty means the "
+        "system's directory for temporary files",
+        examples=["/var/tmp"],  # noqa: S108  # an example for the settings file
+    )
+    memory_limit: Size = Field(
+        default=1 * MIB, description="bodies up to this size are kept in memory"
+    )
+    size_limit: Size = Field(
+        default=100 * MIB, description="largest message that filters are given"
+    )
+    oversize: Oversize = Field(
+        default=Oversize.REJECT, description="what becomes of larger ones: reject with 552"
+    )
+    header_limit: Size = Field(
+        default=1 * MIB, description="largest header and envelope; a larger one is oversize too"
+    )
+    idle_timeout: Duration = Field(
+        default=7210.0, gt=0, description="an MTA connection without a word is closed after this"
+    )
+    connections: int = Field(
+        default=500, gt=0, description="MTA connections at a time of a native host's process"
+    )
+
+
+class FilterTable(Table):
+    """What every filter's table has."""
+
+    socket: Socket = Field(
+        description='"unix:PATH", relative to socket_directory, or "inet:PORT@HOST"'
+    )
+    host: HostKind = Field(
+        description="what speaks the milter protocol; docs/hosts.md compares the two"
+    )
+    processes: int = Field(
+        default=1, ge=1, le=64, description="processes that share the socket, for more cores"
+    )
+
+
+class ClamavSettings(FilterTable):
+    """Virus scanning by clamd."""
+
+    socket: Socket = Field(
+        default="unix:clamav.sock", description=FilterTable.model_fields["socket"].description
+    )
+    host: HostKind = Field(
+        default=HostKind.LIBMILTER, description=FilterTable.model_fields["host"].description
+    )
+    threads: int = Field(
+        default=16, ge=1, le=256, description="scans at a time of a native host's process"
+    )
+    clamd: Socket = Field(
+        default="unix:/run/clamav/clamd.ctl",
+        description='where clamd listens; a message goes there as a descriptor by "unix:", and '
+        'as a stream by "inet:"',
+    )
+    timeout: Duration = Field(default=120.0, gt=0, description="for a whole scan")
+    max_size: Size = Field(
+        default=26_214_400,
+        description="larger messages are not scanned; keep it under clamd's MaxFileSize and "
+        "StreamMaxLength, above which clamd calls a file clean that it has not seen",
+    )
+    infected: Action = Field(default=Action.REJECT, description="a signature matched")
+    unscannable: Action = Field(
+        default=Action.TEMPFAIL,
+        description="a limit of clamd was reached, or something is encrypted",
+    )
+    too_large: Action = Field(default=Action.REJECT, description="over max_size")
+    unavailable: Action = Field(
+        default=Action.TEMPFAIL, description="clamd is down, slow or unintelligible"
+    )
+    header: bool = Field(default=True, description="add X-Virus-Scanned")
+    hostname: str = Field(
+        default="", description="the name in X-Virus-Scanned; empty means this machine's"
+    )
+
+    def options(self) -> ClamavOptions:
+        """For the filter."""
+        return ClamavOptions(
+            clamd=self.clamd,
+            timeout=self.timeout,
+            max_size=self.max_size,
+            infected=self.infected,
+            unscannable=self.unscannable,
+            too_large=self.too_large,
+            unavailable=self.unavailable,
+            header=self.header,
+            hostname=self.hostname or socket.gethostname(),
+        )
+
+
+class SigningKeySettings(Table):
+    """One signing key."""
+
+    domain: str = Field(description="of the address in From")
+    selector: str = Field(description="the key's name in DNS: SELECTOR._domainkey.DOMAIN")
+    key: Path = Field(description="the file with the private key, readable by milterd alone")
+    subdomains: bool = Field(
+        default=False, description="sign for domains below it too, where no nearer row exists"
+    )
+
+
+class DkimSettings(FilterTable):
+    """DKIM signing of originating mail."""
+
+    socket: Socket = Field(
+        default="unix:dkim.sock", description=FilterTable.model_fields["socket"].description
+    )
+    host: HostKind = Field(
+        default=HostKind.LIBMILTER, description=FilterTable.model_fields["host"].description
+    )
+    signing_table: tuple[SigningKeySettings, ...] = Field(
+        default=(),
+        description="which key signs for which domain; several of one domain sign side by side",
+        json_schema_extra={"inline": True},
+        examples=[
+            ({"domain": "example.net", "selector": "s1", "key": "/etc/gatepost/keys/s1.pem"},)
+        ],
+    )
+    lifetime: Duration = Field(
+        default=0.0, description="how long a signature is valid; 0 is without end"
+    )
+    key_groups: frozenset[str] = Field(
+        default=frozenset(), description="groups that may read key files, besides root"
+    )
+    oversign: tuple[str, ...] = Field(
+        default=OVERSIGN, description="header fields nobody may add to a signed mail"
+    )
+    sign: tuple[str, ...] = Field(
+        default=SIGN, description="header fields that are signed where they are present"
+    )
+
+    def options(self) -> DkimOptions:
+        """For the filter."""
+        return DkimOptions(
+            signing_table=tuple(
+                SigningKey(each.domain, each.selector, each.key, each.subdomains)
+                for each in self.signing_table
+            ),
+            lifetime=int(self.lifetime),
+            key_groups=self.key_groups,
+            oversign=self.oversign,
+            sign=self.sign,
+        )
+
+
+class HeadersSettings(FilterTable):
+    """Header rules from rule files."""
+
+    socket: Socket = Field(
+        default="unix:headers.sock", description=FilterTable.model_fields["socket"].description
+    )
+    host: HostKind = Field(
+        default=HostKind.NATIVE, description=FilterTable.model_fields["host"].description
+    )
+    rules: tuple[str, ...] = Field(
+        default=("submission-privacy", "inbound-hygiene"),
+        description="rule sets, in the order they run",
+    )
+    rules_directory: Path | None = Field(
+        default=None,
+        description="where rule sets of your own are; those that come with Gatepost are found too",
+        examples=["/etc/gatepost/rules"],
+    )
+    authserv_id: str = Field(
+        default="",
+        description="our name in Authentication-Results, which nobody else may use; empty means "
+        "this machine's",
+    )
+    hostname: str = Field(
+        default="",
+        description="the name of our submission server in Received; empty means this machine's",
+    )
+    parameters: dict[str, str | tuple[str, ...]] = Field(
+        default_factory=dict, description="what else @NAME@ stands for in rules"
+    )
+    match_time: Duration = Field(
+        default=0.1, gt=0, description="for one pattern on one header field"
+    )
+    mail_time: Duration = Field(default=1.0, gt=0, description="for all rules on one mail")
+    on_timeout: OnTimeout = Field(
+        default=OnTimeout.SKIP, description="pass over a rule that takes longer, or tempfail"
+    )
+    edits_limit: int = Field(
+        default=1000, ge=1, description="a mail that needs more changes is refused"
+    )
+
+    def options(self) -> HeadersOptions:
+        """For the filter."""
+        given = {
+            name: (each,) if isinstance(each, str) else each
+            for name, each in self.parameters.items()
+        }
+        here = socket.gethostname()
+        names = {
+            "authserv_id": (self.authserv_id or here,),
+            "hostname": (self.hostname or here,),
+        }
+        return HeadersOptions(
+            rules=self.rules,
+            directory=self.rules_directory,
+            parameters=names | given,
+            match_time=self.match_time,
+            mail_time=self.mail_time,
+            on_timeout=self.on_timeout,
+            edits_limit=self.edits_limit,
+        )
+
+
+FilterSettings = ClamavSettings | DkimSettings | HeadersSettings
+
+
+class FilterTables(Table):
+    """The filters, each in a process of its own; one runs if its table is here."""
+
+    clamav: ClamavSettings | None = None
+    dkim: DkimSettings | None = None
+    headers: HeadersSettings | None = None
+
+    def present(self) -> Mapping[str, FilterSettings]:
+        """The filters to run, by name."""
+        found = {"clamav": self.clamav, "dkim": self.dkim, "headers": self.headers}
+        return {name: each for name, each in found.items() if each is not None}
+
+
+class MilterdConfig(CommonSettings):
+    """All that milterd reads of the settings file."""
+
+    milterd: MilterdSettings = MilterdSettings()
+    filter: FilterTables = FilterTables()
+
+    def address(self, name: str) -> sockets.SocketAddress:
+        """Where a filter listens."""
+        text = self.filter.present()[name].socket
+        return sockets.parse(text, directory=str(self.milterd.socket_directory))
+
+    def host_options(self, name: str) -> Options:
+        """For a filter's host."""
+        own, table = self.milterd, self.filter.present()[name]
+        # The other filters wait for nobody: a thread would only cost them time.
+        threads = table.threads if isinstance(table, ClamavSettings) else 0
+        return Options(
+            trusted_networks=tuple(ip_network(each) for each in own.trusted_networks),
+            daemon_names=frozenset(each.encode() for each in own.daemon_names),
+            spool_directory=own.spool_directory,
+            memory_limit=own.memory_limit,
+            size_limit=own.size_limit,
+            header_limit=own.header_limit,
+            oversize=own.oversize,
+            threads=threads,
+            connections=own.connections,
+            idle_timeout=own.idle_timeout,
+        )
+
+
+def load(path: str | os.PathLike[str]) -> MilterdConfig:
+    """Our half of the settings file.  Raises :class:`ConfigError` with all problems."""
+    config = load_settings(path, MilterdConfig)
+    problems = [Problem(str(path), 0, *each) for each in _disagreements(config)]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _disagreements(config: MilterdConfig) -> Iterator[tuple[str, str, str]]:
+    """What no single key shows to be wrong: key, found, expected."""
+    yield from _bad_metrics(config.metrics)
+    used: dict[str, str] = {}
+    for name in config.filter.present():
+        address = str(config.address(name))
+        if address in used:
+            yield f"filter.{name}.socket", address, f"another one than filter.{used[address]} has"
+        used[address] = name
+    own = config.milterd
+    if own.socket_group and not own.socket_group.isdecimal():
+        try:
+            grp.getgrnam(own.socket_group)
+        except KeyError:
+            yield "milterd.socket_group", repr(own.socket_group), "a group of this machine"
+    if own.socket_owner and not own.socket_owner.isdecimal():
+        try:
+            pwd.getpwnam(own.socket_owner)
+        except KeyError:
+            yield "milterd.socket_owner", repr(own.socket_owner), "a user of this machine"
+    if own.spool_directory is not None and not own.spool_directory.is_dir():
+        yield "milterd.spool_directory", repr(str(own.spool_directory)), "a directory"
+
+
+def _bad_metrics(settings: MetricsSettings) -> Iterator[tuple[str, str, str]]:
+    if not settings.milterd:
+        return
+    try:
+        metrics.check_address(sockets.parse(settings.milterd), settings.allow_remote)
+    except ValueError as error:
+        yield "metrics.milterd", repr(settings.milterd), str(error).removeprefix("expected ")

@@ -1,0 +1,336 @@
+"""milterd as a whole: sockets, processes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from milterd.core.actions import ChangeHeader
+from milterd.wire import messages as m
+from tests.host.conftest import ROOT, until
+from tests.host.mta import Mta
+
+AGENT = [(b"User-Agent", b" Mutt"), (b"Subject", b" x")]
+ORIGINATING = ((b"j", b"mx.example"), (b"{daemon_name}", b"ORIGINATING"))
+
+
+def children(pid: int) -> list[int]:
+    """The processes of that parent."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(each) for each in text.split()]
+
+
+class Milterd:
+    """A running milterd with the headers filter, and its files."""
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        self.directory, self.kind = directory, kind
+        self.config = directory / "gatepost.toml"
+        self.path = str(directory / "headers.sock")
+        self.log_path = directory / "log"
+        self.environ: dict[str, str] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.write()
+
+    def write(self, filter_keys: str = "", milterd: str = "", more: str = "") -> None:
+        self.config.write_text(f"""
+[log]
+format = "json"
+[metrics]
+milterd = "unix:{self.directory}/metrics.sock"
+[milterd]
+socket_directory = "{self.directory}"
+socket_group = ""
+{milterd}
+[filter.headers]
+host = "{self.kind}"
+authserv_id = "mx.example.net"
+{filter_keys}
+{more}
+""")
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "milterd", *words, "--config", str(self.config)]
+
+    def start(self, **more: Any) -> Milterd:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command("run"), cwd=ROOT, stderr=log, env={**os.environ, **self.environ},
+                **more,
+            )  # fmt: skip
+        return self
+
+    def ready(self, count: int = 1) -> Milterd:
+        until(lambda: self.running() and len(self.log("serving")) >= count)
+        return self
+
+    def running(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log_path.read_text()
+        return True
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        assert self.process is not None
+        began = time.monotonic()
+        self.process.send_signal(number)
+        status = self.process.wait(10)
+        return status, time.monotonic() - began
+
+    def log(self, event: str) -> list[dict[str, Any]]:
+        lines = [each for each in self.log_path.read_text().splitlines() if each.startswith("{")]
+        return [each for each in map(json.loads, lines) if each["event"] == event]
+
+    def mta(self) -> Mta:
+        return Mta(self.path).greet(macros=ORIGINATING)
+
+    def works(self) -> bool:
+        with self.mta() as mta:
+            return mta.message(AGENT).edits == (ChangeHeader(b"User-Agent", 1, b""),)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+
+
+@pytest.fixture
+def milterd(short_path: Path, kind: str) -> Iterator[Milterd]:
+    made = Milterd(short_path, kind)
+    yield made
+    made.close()
+
+
+def test_it_runs_and_stops_in_time_and_leaves_nothing(milterd: Milterd) -> None:
+    milterd.start().ready()
+    assert stat.S_IMODE(Path(milterd.path).stat().st_mode) == 0o660
+    idle, busy = milterd.mta(), milterd.mta()
+    busy.begin(AGENT)
+    pids = [*children(milterd.pid), milterd.pid]
+    status, seconds = milterd.stop()
+    assert status == 0
+    assert seconds <= 3
+    assert not any(Path(f"/proc/{each}").exists() for each in pids)
+    assert not list(milterd.directory.glob("*.sock"))
+    idle.close()
+    busy.close()
+
+
+def test_idle_it_stops_at_once(milterd: Milterd) -> None:
+    milterd.start().ready()
+    assert milterd.works()
+    assert milterd.stop(signal.SIGINT)[1] < 1.5
+
+
+def test_a_message_in_progress_is_finished_before_the_end(milterd: Milterd) -> None:
+    milterd.start().ready()
+    with milterd.mta() as mta:
+        mta.begin(AGENT)
+        milterd.send(signal.SIGTERM)
+        until(lambda: milterd.log("stopping"))
+        assert mta.end().edits == (ChangeHeader(b"User-Agent", 1, b""),)
+    assert milterd.process is not None
+    assert milterd.process.wait(5) == 0
+
+
+def test_a_killed_process_is_replaced_and_the_socket_stays(milterd: Milterd) -> None:
+    milterd.start().ready()
+    inode = Path(milterd.path).stat().st_ino
+    with milterd.mta() as mta:
+        mta.begin(AGENT)
+        (child,) = children(milterd.pid)
+        os.kill(child, signal.SIGKILL)
+        with pytest.raises(ConnectionError):
+            mta.end()
+    assert milterd.works()  # the next connection waits in the backlog
+    assert Path(milterd.path).stat().st_ino == inode
+    assert children(milterd.pid) != [child]
+    assert milterd.log("child ended")[0]["status"] == "SIGKILL"
+
+
+def test_several_processes_share_one_socket(milterd: Milterd) -> None:
+    milterd.write("processes = 3")
+    milterd.start().ready(3)
+    assert len(children(milterd.pid)) == 3
+    assert all(milterd.works() for _ in range(5))
+
+
+def test_children_end_with_a_killed_supervisor_and_its_socket_is_taken_over(
+    milterd: Milterd,
+) -> None:
+    milterd.start().ready()
+    (child,) = children(milterd.pid)
+    assert milterd.process is not None
+    milterd.process.kill()
+    milterd.process.wait(5)
+    until(lambda: not Path(f"/proc/{child}").exists())
+    assert Path(milterd.path).exists()  # a stale one
+    milterd.start().ready(2)
+    assert milterd.works()
+
+
+def refused(milterd: Milterd) -> str:
+    done = subprocess.run(
+        milterd.command("run"), cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 78
+    return done.stderr
+
+
+def test_a_live_socket_is_left_alone(milterd: Milterd) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(milterd.path)
+        other.listen()
+        assert "another process is listening" in refused(milterd)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(milterd.path)
+
+
+def test_a_symlink_and_a_file_are_left_alone(milterd: Milterd) -> None:
+    target = milterd.directory / "target"
+    target.write_text("precious")
+    Path(milterd.path).symlink_to(target)
+    assert "symbolic link" in refused(milterd)
+    Path(milterd.path).unlink()
+    Path(milterd.path).write_text("precious")
+    assert "not a socket" in refused(milterd)
+    assert target.read_text() == Path(milterd.path).read_text() == "precious"
+
+
+def test_listen_fds(milterd: Milterd) -> None:
+    """systemd's socket is used by its name, and not removed."""
+    with socket.socket(socket.AF_UNIX) as given:
+        given.bind(milterd.path)
+        given.listen()
+
+        def hand_over() -> None:
+            os.dup2(given.fileno(), 3)
+            os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="milterd-headers.socket")
+            os.environ["LISTEN_PID"] = str(os.getpid())
+            os.execve(sys.executable, milterd.command("run"), os.environ)
+
+        milterd.start(preexec_fn=hand_over, close_fds=False)
+        milterd.ready()
+        assert milterd.works()
+        milterd.stop()
+        assert Path(milterd.path).exists()
+
+
+def test_good_settings_are_taken_without_losing_a_connection(milterd: Milterd) -> None:
+    milterd.start().ready()
+    before = children(milterd.pid)
+    inode = Path(milterd.path).stat().st_ino
+    open_session = milterd.mta()
+    open_session.begin(AGENT)
+    milterd.write('rules = ["inbound-hygiene"]')
+    milterd.send(signal.SIGHUP)
+    until(lambda: milterd.log("settings taken"))
+    assert open_session.end().edits  # by the rules it began with
+    assert open_session.message(AGENT).edits
+    until(lambda: len(milterd.log("serving")) == 2)
+    with milterd.mta() as mta:  # by the new ones
+        assert mta.message(AGENT).edits == ()
+    open_session.close()
+    until(lambda: not set(before) & set(children(milterd.pid)))
+    assert Path(milterd.path).stat().st_ino == inode
+    assert milterd.stop()[1] <= 3
+
+
+def test_bad_settings_change_nothing(milterd: Milterd) -> None:
+    milterd.start().ready()
+    before = children(milterd.pid)
+    milterd.write('rules = ["no-such-rules"]\nhots = "native"')
+    done = subprocess.run(milterd.command("check"), cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 78
+    milterd.send(signal.SIGHUP)
+    (line,) = until(lambda: milterd.log("settings not taken, the old ones stay"))
+    assert "did you mean 'host'" in line["reason"]
+    milterd.write('rules = ["no-such-rules"]')
+    milterd.send(signal.SIGHUP)
+    until(lambda: len(milterd.log("settings not taken, the old ones stay")) == 2)
+    assert children(milterd.pid) == before
+    os.kill(before[0], signal.SIGKILL)  # and a restart takes the old ones too
+    assert milterd.works()
+
+
+def test_a_filter_comes_and_goes_with_the_settings(milterd: Milterd) -> None:
+    milterd.start().ready()
+    milterd.write(more="[filter.dkim]")
+    milterd.send(signal.SIGHUP)
+    until(lambda: len(milterd.log("settings taken")) == 1)
+    assert (milterd.directory / "dkim.sock").is_socket()
+    milterd.write()
+    milterd.send(signal.SIGHUP)
+    until(lambda: len(milterd.log("settings taken")) == 2)
+    assert not (milterd.directory / "dkim.sock").exists()
+    assert milterd.works()
+
+
+def test_it_tells_the_service_manager(milterd: Milterd) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(milterd.directory / "notify"))
+        manager.settimeout(10)
+        milterd.environ["NOTIFY_SOCKET"] = str(milterd.directory / "notify")
+        milterd.start().ready()
+        assert manager.recv(1000).startswith(b"READY=1")
+        milterd.send(signal.SIGHUP)
+        assert manager.recv(1000).startswith(b"RELOADING=1")
+        assert manager.recv(1000) == b"READY=1"
+        milterd.stop()
+        assert manager.recv(1000) == b"STOPPING=1"
+
+
+def test_metrics_are_summed_over_processes(milterd: Milterd) -> None:
+    milterd.write("processes = 2")
+    milterd.start().ready(2)
+    for _ in range(6):
+        assert milterd.works()
+    with milterd.mta() as mta:
+        mta.message([(b"Subject", b" x")])
+
+    def scrape() -> str:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(milterd.directory / "metrics.sock"))
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            return b"".join(iter(lambda: client.recv(65536), b"")).decode()
+
+    wanted = 'gatepost_mails_total{daemon="milterd",listener="headers",outcome="edit"} 6.0'
+    until(lambda: wanted in scrape())
+    assert 'gatepost_filter_seconds_count{filter="headers"} 7.0' in scrape()
+
+
+def test_a_second_milterd_refuses_and_the_first_goes_on(milterd: Milterd) -> None:
+    milterd.start().ready()
+    assert "another process is listening" in refused(milterd)
+    assert milterd.works()
+
+
+def test_a_crowd_is_served(milterd: Milterd) -> None:
+    """Forty connections at once, each with three messages."""
+    milterd.start().ready()
+    crowd = [milterd.mta() for _ in range(40)]
+    for _ in range(3):
+        for mta in crowd:
+            mta.begin(AGENT)
+        for mta in crowd:
+            assert mta.end().edits == (ChangeHeader(b"User-Agent", 1, b""),)
+            mta.say(m.Abort())
+    for mta in crowd:
+        mta.close()
