@@ -73,7 +73,8 @@ class MilterClient(asyncio.Protocol):
         if len(self._replies) > BACKLOG and self._reading and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
-        self._wake()
+        if self._replies:
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         detail = "the milter closed the connection" if exc is None else str(exc)
@@ -151,8 +152,8 @@ class MilterClient(asyncio.Protocol):
     async def _next(self, patience: float) -> Reply | Negotiated:
         if not self._replies:
             await self._arrival(patience)
-        if not self._replies:
-            raise self.fault or MilterFault(FaultKind.CLOSED, "no reply")
+        if not self._replies and self.fault is not None:
+            raise self.fault
         reply = self._replies.popleft()
         if not self._replies and not self._reading and self._transport and self.fault is None:
             self._reading = True

@@ -30,7 +30,6 @@ from milterd.wire import messages as m
 from milterd.wire.constants import Actions, Protocol, Stage
 from milterd.wire.errors import WireError
 from milterd.wire.milter import MilterConnection
-from milterd.wire.states import EVENTS
 from smtpgw.chain import Chain, ChainResult, EditLimits, Health, MilterOptions, StageResult
 
 STALL, HANG_UP = object(), object()
@@ -129,7 +128,10 @@ class Scripted:
                 while events:
                     for event in events:
                         told.append(event)
-                        if not await self._answer(connection, event, writer):
+                        # Only the last one can be the one that wants an answer.
+                        due = connection.reply_due and event is events[-1]
+                        if not await self._answer(connection, event, due, writer):
+                            self.ended.append("hung up")
                             return
                     events = connection.receive()
             self.ended.append("eof")
@@ -139,7 +141,11 @@ class Scripted:
             writer.close()
 
     async def _answer(
-        self, connection: MilterConnection, event: m.CommandMessage, writer: asyncio.StreamWriter
+        self,
+        connection: MilterConnection,
+        event: m.CommandMessage,
+        due: bool,
+        writer: asyncio.StreamWriter,
     ) -> bool:
         if isinstance(event, m.Negotiate) and self.greeting is None:
             writer.write(connection.negotiate())
@@ -153,9 +159,9 @@ class Scripted:
             await asyncio.Event().wait()
         if isinstance(given, bytes):
             await self._put(writer, given)
-            if connection.reply_due and type(event) in EVENTS:
+            if due and not isinstance(event, m.Negotiate):
                 connection.reply(m.Continue())  # so that the script's own state goes on
-        elif connection.reply_due and type(event) in EVENTS:
+        elif due:
             await self._put(writer, _encode(connection, given))
         return True
 
@@ -260,7 +266,7 @@ async def transact(
 async def until(condition: Callable[[], object], within: float = 5.0) -> None:
     """Wait for something the milter does by itself."""
     async with asyncio.timeout(within):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what happens elsewhere sets no event
             await asyncio.sleep(0.005)
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from tests.chain.scripted import (
     until,
     walk,
 )
+from tests.peers.process import directory
 
 EVENTS = [
     m.Connect, m.Helo, m.MailFrom, m.RcptTo, m.Data,
@@ -572,7 +571,6 @@ def test_a_full_backlog_is_waited_for() -> None:
     """Connecting to a UNIX socket whose backlog is full is EAGAIN, not a wait."""
 
     async def main() -> None:
-        home = Path(tempfile.mkdtemp(prefix="gp-chain-", dir="/tmp"))
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(home / "s"))
         listening.listen(0)
@@ -597,15 +595,14 @@ def test_a_full_backlog_is_waited_for() -> None:
         assert "answering" in result.reasons[0].facts["detail"]
         for each in (listening, *fillers):
             each.close()
-        (home / "s").unlink()
-        home.rmdir()
 
-    run(main())
+    with directory("chain") as home:
+        run(main())
 
 
 def test_no_descriptor_is_left_behind() -> None:
     def held() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     async def main() -> None:
         async with scripted({m.BodyChunk: HANG_UP}) as one, scripted({m.Helo: STALL}) as two:
