@@ -13,9 +13,9 @@ help: ## list the targets (this is the default)
 	@echo "Gatepost.  Targets:"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## install what is missing, then run both halves on 127.0.0.1:2525 until Ctrl-C
+run: ## install what is missing, then run both halves until Ctrl-C, SMTP on 127.0.0.1:2525 (PORT=)
 	@packaging/setup run
-	@exec $(PYTHON) packaging/run/launch.py
+	@exec $(PYTHON) packaging/run/launch.py $(if $(PORT),--port $(PORT))
 
 test: ## install what is missing, then lint, types and the whole suite with real peers
 	@packaging/setup test
@@ -27,6 +27,7 @@ lint: ## ruff and mypy --strict
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy packaging/run/*.py
 
 bench: ## measure: what a mail costs, each number with what it was measured on
 	@packaging/setup test
