@@ -41,13 +41,14 @@ DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 _TIMES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 MAILS = Counter("gatepost_mails", "Mails by what became of them", ["daemon", "listener", "outcome"])
+REFUSALS = Counter("gatepost_refusals", "Refused SMTP commands", ["listener", "command", "outcome"])
 STAGE_SECONDS = Histogram(
     "gatepost_stage_seconds", "Time a mail spent at a stage", ["stage"], buckets=_TIMES
 )
 SESSIONS = Counter("gatepost_sessions", "SMTP sessions by what became of them", ["listener", "end"])
 QUEUE = Gauge(
-    "gatepost_queue_recipients",
-    "Recipients in the queue by state",
+    "gatepost_queue_mails",
+    "Mails in the queue by state",
     ["state"],
     multiprocess_mode="livesum",
 )

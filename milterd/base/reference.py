@@ -8,7 +8,9 @@ shows a default, or an example where a key has none; `# ` begins a comment.
 from __future__ import annotations
 
 import enum
+import importlib
 import json
+import sys
 import textwrap
 import types
 import typing
@@ -21,6 +23,22 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from milterd.base.durations import Kind
+
+_PAGE = """# Settings
+
+Both daemons read one file, `/etc/gatepost/gatepost.toml` ([TOML](https://toml.io)).
+`smtpgw config` prints it with every default, `milterd check` and `smtpgw check` find
+every mistake in it at once, and SIGHUP puts a changed file in force; a bad one changes
+nothing.  The file must not be writable for everybody.
+
+A duration is a number of seconds, or a number with a unit: `"30s"`, `"5m"`, `"4h"`,
+`"5d"`, `"1w"`.  A size is a number of octets, or a number with a unit: `"100K"`, `"25M"`.
+
+This page is made from the program:
+`python -m milterd.base.reference milterd.config:MilterdConfig smtpgw.config:GatewaySettings`.
+
+## Tables
+"""
 
 _WIDTH = 96
 _UNITS = ((604800, "w"), (86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
@@ -38,14 +56,21 @@ class _Part:
     example: Mapping[str, Any]
 
 
-def generate(*models: type[BaseModel]) -> str:
-    """The commented default file for these root models, each table once."""
-    return "\n".join("\n".join(_toml_part(part)) + "\n" for part in _parts(models))
+def generate(*models: type[BaseModel], without: Iterable[str] = ()) -> str:
+    """The commented default file for these root models, each table once, but for
+    the tables `without` names."""
+    parts = _parts(models, set(without))
+    return "\n".join("\n".join(_toml_part(part)) + "\n" for part in parts)
 
 
 def reference(*models: type[BaseModel]) -> str:
     """The same as Markdown: a section for each table, a row for each key."""
-    return "\n".join("\n".join(_markdown_part(part)) + "\n" for part in _parts(models))
+    return "\n".join("\n".join(_markdown_part(part)) + "\n" for part in _parts(models, set()))
+
+
+def page(*models: type[BaseModel]) -> str:
+    """docs/configuration.md as it should be."""
+    return f"{_PAGE}\n{reference(*models)}"
 
 
 def toml(value: object) -> str:
@@ -72,8 +97,7 @@ def toml(value: object) -> str:
             return '""'
 
 
-def _parts(models: Iterable[type[BaseModel]]) -> Iterator[_Part]:
-    seen: set[str] = set()
+def _parts(models: Iterable[type[BaseModel]], seen: set[str]) -> Iterator[_Part]:
     for model in models:
         for name, field in model.model_fields.items():
             if name not in seen:
@@ -215,3 +239,14 @@ def _comment(text: str) -> Iterator[str]:
 def _key(name: str) -> str:
     plain = name.replace("-", "").replace("_", "")
     return name if plain.isascii() and plain.isalnum() else json.dumps(name)
+
+
+def main(names: Iterable[str]) -> None:
+    """Print :func:`page` for models named `module:class`."""
+    pairs = [each.split(":") for each in names]
+    models = [getattr(importlib.import_module(module), name) for module, name in pairs]
+    sys.stdout.write(page(*models))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -92,6 +92,11 @@ class Supervisor:
         self._at_once = asyncio.Event()
         self._pipe = os.pipe()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping.is_set()
+
     def pids(self) -> dict[str, int]:
         """The process id of every child that runs."""
         slots = self._slots.items()

@@ -54,7 +54,7 @@ def test_the_sum_over_processes_is_served_on_a_unix_socket(place: Path) -> None:
         assert status == 200
         assert 'gatepost_mails_total{daemon="smtpgw",listener="mx",outcome="queued"} 6.0' in text
         assert 'gatepost_stage_seconds_count{stage="chain"} 2.0' in text
-        assert 'gatepost_queue_recipients{state="due"} 10.0' in text
+        assert 'gatepost_queue_mails{state="due"} 10.0' in text
         for each in (place / "numbers").glob("gauge_live*.db"):
             metrics.forget(int(each.stem.rpartition("_")[2]), place / "numbers")
         assert 'state="due"' not in get(str(place / "s"))[1]
@@ -98,7 +98,7 @@ def test_a_client_that_breaks_off_does_no_harm() -> None:
 
 def test_no_label_can_hold_an_address() -> None:
     allowed = {"daemon", "listener", "outcome", "stage", "end", "state", "filter", "kind"}
-    allowed |= {"transport", "child"}
+    allowed |= {"transport", "child", "command"}
     for each in vars(metrics).values():
         if hasattr(each, "_labelnames"):
             assert set(each._labelnames) <= allowed

@@ -1,0 +1,169 @@
+"""Look at everything the gateway will need, before it does: `smtpgw check`.
+
+Each finding is one thing that was looked at.  Nothing is changed: no socket is
+left behind, no directory made, no mail sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from milterd.base import metrics, sockets
+from milterd.base.settings import ConfigError
+from milterd.wire.mta import MtaConnection
+from smtpgw import config, wiring
+from smtpgw.chain import client
+from smtpgw.chain.faults import MilterFault
+from smtpgw.config import GatewaySettings, Milter, Smtpgw
+from smtpgw.delivery.outcome import Destination
+from smtpgw.delivery.pool import parse_nexthop
+from smtpgw.delivery.router import parse_destination
+
+Level = Literal["ok", "warning", "error"]
+
+PATIENCE = 5.0
+"""Seconds for a peer to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, how it is, and why."""
+
+    subject: str
+    level: Level
+    detail: str
+
+
+def examine(path: Path) -> tuple[list[Finding], bool]:
+    """Look at the settings in the file and at all they name; the findings, and
+    whether the settings themselves can be used."""
+    try:
+        settings = config.load(path)
+        wiring.check(settings.smtpgw)
+    except ConfigError as error:
+        return [Finding("settings", "error", str(each)) for each in error.problems], False
+    found = [Finding("settings", "ok", str(path))]
+    found += _listeners(settings.smtpgw)
+    found += _queue(settings.smtpgw.queue.directory)
+    found += _metrics(settings)
+    return found + asyncio.run(_peers(settings.smtpgw)), True
+
+
+def _listeners(settings: Smtpgw) -> list[Finding]:
+    if not settings.listener:
+        return [Finding("listener", "error", "no [[smtpgw.listener]]: nothing to listen at")]
+    return [_listener(each.name, each.address) for each in settings.listener]
+
+
+def _listener(name: str, text: str) -> Finding:
+    subject, address = f"listener {name}", sockets.parse(text)
+    family = socket.AF_INET6 if address.kind == "inet6" else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            used = Finding(subject, "warning", f"{text} is in use (by the gateway, if it runs)")
+            in_use = error.errno == 98  # EADDRINUSE
+            return used if in_use else Finding(subject, "error", f"{text}: {error.strerror}")
+    return Finding(subject, "ok", f"{text} is free")
+
+
+def _queue(directory: Path) -> list[Finding]:
+    there = directory
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return [Finding("queue", "error", f"{there}: not a directory this user may write to")]
+    status = there.stat()
+    if there == directory and status.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
+        mode = stat.S_IMODE(status.st_mode)
+        return [Finding("queue", "warning", f"{directory}: mode {mode:04o}, should be 0700")]
+    detail = str(directory) if there == directory else f"{directory} will be made"
+    return [Finding("queue", "ok", detail)]
+
+
+def _metrics(settings: GatewaySettings) -> list[Finding]:
+    text = settings.metrics.smtpgw
+    if not text:
+        return [Finding("metrics", "ok", "turned off")]
+    try:
+        metrics.check_address(sockets.parse(text), settings.metrics.allow_remote)
+    except ValueError as error:
+        return [Finding("metrics", "error", str(error))]
+    return [Finding("metrics", "ok", text)]
+
+
+async def _peers(settings: Smtpgw) -> list[Finding]:
+    texts = {settings.delivery.default, *settings.transport.values()}
+    work: list[Awaitable[Finding]] = [_milter(settings, each) for each in settings.milter]
+    work += [_destination(parse_destination(each), each) for each in sorted(texts)]
+    return list(await asyncio.gather(*work))
+
+
+async def _milter(settings: Smtpgw, milter: Milter) -> Finding:
+    subject = f"milter {milter.name}"
+    worse: Level = "warning" if milter.default_action == "accept" else "error"
+    options = next(each for each in wiring.all_milters(settings) if each.name == milter.name)
+    connection = MtaConnection()
+    try:
+        found = await client.connect(
+            options.endpoint, connection, connecting=PATIENCE, patience=PATIENCE
+        )
+    except MilterFault as fault:
+        detail = f"{milter.address}: {fault.detail}; mail gets {milter.default_action}"
+        return Finding(subject, worse, detail)
+    found.close()
+    return Finding(subject, "ok", f"{milter.address}: negotiated")
+
+
+async def _destination(destination: Destination, text: str) -> Finding:
+    subject = f"delivery {text}"
+    match destination.transport:
+        case "lmtp" | "smtp":
+            return await _dialogue(subject, destination.nexthop)
+        case "maildir":
+            return _maildir(subject, Path(destination.nexthop))
+        case _:
+            return Finding(subject, "ok", "needs nobody")
+
+
+def _maildir(subject: str, directory: Path) -> Finding:
+    there = directory
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if os.access(there, os.W_OK | os.X_OK):
+        return Finding(subject, "ok", f"{there} may be written to")
+    return Finding(subject, "error", f"{there}: this user may not write there")
+
+
+async def _dialogue(subject: str, nexthop: str) -> Finding:
+    where = parse_nexthop(nexthop)
+    open_: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+    if isinstance(where, str):
+        open_ = lambda: asyncio.open_unix_connection(where)  # noqa: E731 - two forms of one act
+    else:
+        open_ = lambda: asyncio.open_connection(*where)  # noqa: E731 - two forms of one act
+    try:
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await open_()
+            banner = await reader.readline()
+    except TimeoutError:
+        return Finding(subject, "warning", f"no greeting within {PATIENCE:g} s")
+    except OSError as error:
+        return Finding(subject, "warning", f"{error.strerror or error}; mail would wait")
+    writer.write(b"QUIT\r\n")
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    greeting = banner.decode("ascii", "replace").strip()[:100]
+    level: Level = "ok" if banner.startswith(b"220") else "warning"
+    return Finding(subject, level, greeting or "closed without a greeting")

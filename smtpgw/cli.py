@@ -1,0 +1,123 @@
+"""The command `smtpgw`.
+
+Exit codes: 0 well; 1 something is wrong or was not found; 2 wrong usage; 78 settings
+that cannot be used (sysexits.h, EX_CONFIG).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from milterd.base import logs, reference
+from milterd.base.settings import ConfigError
+from smtpgw.config import GatewaySettings
+from smtpgw.queue_cli import queue
+
+CONFIG_ERROR = 78
+DEFAULT_FILE = Path("/etc/gatepost/gatepost.toml")
+
+app = typer.Typer(
+    help="A mail gateway: takes mail by SMTP, asks milters, keeps it safe, delivers it by LMTP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(queue, name="queue")
+
+ConfigOption = Annotated[
+    Path,
+    typer.Option(
+        "--config", "-c", metavar="FILE", envvar="GATEPOST_CONFIG", help="The settings file."
+    ),
+]
+
+
+@app.command(epilog="Example: smtpgw run --config /etc/gatepost/gatepost.toml")
+def run(config: ConfigOption = DEFAULT_FILE) -> None:
+    """Run the gateway until SIGTERM or SIGINT; SIGHUP reads the settings again."""
+    from smtpgw import supervisor
+
+    try:
+        status = supervisor.run(config.absolute())
+    except ConfigError as error:
+        _complain(error)
+        raise typer.Exit(CONFIG_ERROR) from None
+    except supervisor.StartError as error:
+        _complain(error)
+        raise typer.Exit(1) from None
+    finally:
+        logs.flush()
+    raise typer.Exit(status)
+
+
+@app.command(hidden=True)
+def worker(shards: list[int]) -> None:
+    """A worker process; the supervisor starts it."""
+    from smtpgw import worker as process
+
+    raise typer.Exit(process.main(shards))
+
+
+@app.command(epilog="Example: smtpgw check --config gatepost.toml --json")
+def check(
+    config: ConfigOption = DEFAULT_FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at the settings and at all they name: sockets, directories, milters, deliveries.
+
+    Exits with 0 when mail can flow, 1 where it cannot, 78 for settings that cannot be used.
+    """
+    from smtpgw import check as checking
+
+    findings, usable = checking.examine(config)
+    errors = [each for each in findings if each.level == "error"]
+    if as_json:
+        found = [dataclasses.asdict(each) for each in findings]
+        _print_json({"file": str(config), "ok": not errors, "findings": found})
+    else:
+        _print_findings(findings)
+    raise typer.Exit((1 if usable else CONFIG_ERROR) if errors else 0)
+
+
+@app.command(epilog="Example: smtpgw config > gatepost.toml")
+def config() -> None:
+    """Print the settings of both halves with their defaults, every key explained."""
+    # The halves do not import each other: the other half is asked as a program.
+    command = [sys.executable, "-m", "milterd", "config"]
+    other = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+    without = ("log", "metrics") if other.returncode == 0 else ()
+    if other.returncode:
+        _complain(f"milterd's half is left out: {other.stderr.strip()[-500:]}")
+    sys.stdout.write(other.stdout if other.returncode == 0 else "")
+    sys.stdout.write("\n" + reference.generate(GatewaySettings, without=without))
+
+
+def _print_findings(findings: list[Any]) -> None:
+    table = Table("", "", "", box=None, show_header=False, pad_edge=False)
+    styles = {"ok": "green", "warning": "yellow", "error": "red"}
+    for each in findings:
+        level = f"[{styles[each.level]}]{each.level}[/]"
+        table.add_row(level, logs.escape(each.subject), logs.escape(each.detail, 2000))
+    Console(highlight=False).print(table)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+def _complain(error: object) -> None:
+    Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """The entry point."""
+    app()

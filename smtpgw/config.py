@@ -1,0 +1,337 @@
+"""The gateway's half of gatepost.toml, as a postmaster writes it.
+
+Names and meanings are Postfix's where Postfix has the setting (postconf(5)).
+This is only the boundary: :mod:`smtpgw.wiring` makes the rooms' own options of it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from milterd.base import settings, sockets
+from milterd.base.durations import Duration, Kind, Size
+from smtpgw.delivery import router
+
+_DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", re.ASCII)
+
+
+def _address(value: str) -> str:
+    sockets.parse(value)
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value.strip("[]")))
+    except ValueError as error:
+        raise ValueError(f'expected a network such as "192.0.2.0/24": {error}') from None
+
+
+def _domain(value: str) -> str:
+    try:
+        plain = value.encode("idna").decode() if not value.isascii() else value
+    except UnicodeError:
+        plain = ""
+    if _DOMAIN.fullmatch(plain.removeprefix(".")) is None or len(plain) > 253:
+        raise ValueError('expected a domain such as "example.net"')
+    return plain.lower()
+
+
+def _name(value: str) -> str:
+    if _NAME.fullmatch(value) is None:
+        raise ValueError('expected a name of letters, digits, "_", "." and "-", 32 at most')
+    return value
+
+
+def _destination(value: str) -> str:
+    router.parse_destination(value)
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address), Kind("address")]
+Network = Annotated[str, AfterValidator(_network), Kind("network")]
+Domain = Annotated[str, AfterValidator(_domain), Kind("domain")]
+Name = Annotated[str, AfterValidator(_name), Kind("name")]
+Destination = Annotated[str, AfterValidator(_destination), Kind("destination")]
+
+
+class Listener(settings.Table):
+    """Where the gateway listens, and for whom."""
+
+    name: Name = Field(
+        description="its name in log, metrics, socket activation and other settings",
+        examples=["mx"],
+    )
+    address: Address = Field(
+        description='"host:port", "[v6]:port" or "inet:port@host"', examples=["0.0.0.0:25"]
+    )
+    profile: Literal["mx", "submission"] = Field(
+        default="mx",
+        description='"mx" takes mail from anybody for our own domains; "submission" takes mail '
+        "from mynetworks only, for anywhere the gateway can deliver to",
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="certificate chain in PEM; with tls_key it offers STARTTLS",
+        examples=["/etc/gatepost/tls/fullchain.pem"],
+    )
+    tls_key: Path | None = Field(
+        default=None,
+        description="the certificate's private key in PEM",
+        examples=["/etc/gatepost/tls/key.pem"],
+    )
+    milters: tuple[Name, ...] | None = Field(
+        default=None,
+        description="names of the milters this listener asks, in the order of their tables; "
+        "without this key, all of them",
+        examples=[["clamav"]],
+    )
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Listener:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("expected both tls_cert and tls_key, or neither")
+        return self
+
+
+class Milter(settings.Table):
+    """A milter, ours or anybody's, asked in the order of these tables."""
+
+    name: Name = Field(description="its name in log and metrics", examples=["clamav"])
+    address: Address = Field(
+        description='"unix:/path" or "inet:port@host"',
+        examples=["unix:/var/spool/postfix/milterd/clamav.sock"],
+    )
+    connect_timeout: Duration = Field(
+        default=30.0, gt=0, description="to connect (milter_connect_timeout)"
+    )
+    command_timeout: Duration = Field(
+        default=30.0, gt=0, description="for an answer to a command (milter_command_timeout)"
+    )
+    content_timeout: Duration = Field(
+        default=300.0, gt=0, description="for an answer to the content (milter_content_timeout)"
+    )
+    total_timeout: Duration = Field(
+        default=600.0,
+        gt=0,
+        description="for a whole message, however often the milter asks for patience",
+    )
+    default_action: Literal["accept", "reject", "tempfail", "quarantine", "shutdown"] = Field(
+        default="tempfail",
+        description="what happens to mail when the milter fails (milter_default_action)",
+    )
+    listeners: tuple[Name, ...] = Field(
+        default=(), description="listeners whose mail it sees; empty means all"
+    )
+    directions: tuple[Literal["inbound", "originating"], ...] = Field(
+        default=("inbound", "originating"), min_length=1, description="which mail it sees"
+    )
+    macro_daemon_name: str = Field(
+        default="",
+        description="what this milter is told as {daemon_name}; empty means the listener's: "
+        "ORIGINATING for submission, the listener's name otherwise",
+    )
+
+
+class Queue(settings.Table):
+    """The queue on disk, and how long mail may stay in it (qmgr(8))."""
+
+    directory: Path = Field(
+        default=Path("/var/lib/gatepost/queue"), description="where the queue is kept"
+    )
+    minimal_backoff_time: Duration = Field(
+        default=300.0, gt=0, description="least time between attempts"
+    )
+    maximal_backoff_time: Duration = Field(
+        default=4000.0, gt=0, description="greatest time between attempts"
+    )
+    maximal_queue_lifetime: Duration = Field(
+        default=432000.0, description="when mail is returned to its sender as undeliverable"
+    )
+    bounce_queue_lifetime: Duration = Field(
+        default=432000.0, description="the same for mail from the null sender"
+    )
+    delay_warning_time: Duration = Field(
+        default=0.0, description="when the sender is told of a delay; 0 means never"
+    )
+    queue_minfree: Size = Field(
+        default=41943040,
+        description="octets that stay free on the queue's device; mail is refused with 452 below "
+        "that.  Keep it at 1.5 times message_size_limit",
+    )
+    qmgr_message_active_limit: int = Field(
+        default=500, ge=1, description="mails in delivery at once, for each worker"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Queue:
+        if self.minimal_backoff_time > self.maximal_backoff_time:
+            raise ValueError("expected minimal_backoff_time no longer than maximal_backoff_time")
+        return self
+
+
+class Delivery(settings.Table):
+    """Where mail goes whose domain [smtpgw.transport] does not name."""
+
+    default: Destination = Field(
+        default="lmtp:unix:/run/dovecot/lmtp",
+        description='"lmtp:unix:/path", "lmtp:inet:host:24", or "maildir:/path", below which each '
+        "address has a Maildir of its own",
+    )
+    default_destination_concurrency_limit: int = Field(
+        default=20,
+        ge=1,
+        description="connections to one destination",
+    )
+    default_destination_recipient_limit: int = Field(
+        default=50,
+        ge=1,
+        description="recipients of a mail in one transaction (default_destination_recipient_limit)",
+    )
+    lmtp_connect_timeout: Duration = Field(default=30.0, gt=0, description="to connect")
+    lmtp_lhlo_timeout: Duration = Field(
+        default=300.0, gt=0, description="for the greeting, and for the answer to LHLO"
+    )
+    lmtp_mail_timeout: Duration = Field(default=300.0, gt=0, description="for the answer to MAIL")
+    lmtp_rcpt_timeout: Duration = Field(default=300.0, gt=0, description="for the answer to RCPT")
+    lmtp_data_init_timeout: Duration = Field(
+        default=120.0, gt=0, description="for the answer to DATA"
+    )
+    lmtp_data_xfer_timeout: Duration = Field(
+        default=180.0, gt=0, description="for room to send a piece of the message"
+    )
+    lmtp_data_done_timeout: Duration = Field(
+        default=600.0, gt=0, description="for the answers after the final dot"
+    )
+    lmtp_connection_cache_time_limit: Duration = Field(
+        default=2.0, description="an idle connection is kept for another mail"
+    )
+
+
+class Smtpgw(settings.Table):
+    """The gateway.  Names are Postfix's, see postconf(5)."""
+
+    myhostname: Domain | Literal[""] = Field(
+        default="", description="how the gateway calls itself; empty means the machine's name"
+    )
+    mydestination: tuple[Domain, ...] = Field(
+        default=(), description="domains whose mail is taken from anybody"
+    )
+    relay_domains: tuple[Domain, ...] = Field(
+        default=(),
+        description="further domains whose mail is taken from anybody; a leading dot takes in "
+        "the subdomains",
+    )
+    mynetworks: tuple[Network, ...] = Field(
+        default=("127.0.0.0/8", "::1/128"),
+        description="clients that may send anywhere; their mail counts as originating",
+    )
+    message_size_limit: Size = Field(
+        default=26214400, ge=1024, description="octets of a message, header included"
+    )
+    header_size_limit: Size = Field(
+        default=102400, ge=1024, description="octets of all header fields of a message"
+    )
+    smtpd_recipient_limit: int = Field(
+        default=1000, ge=100, description="recipients of a message; more are told 452"
+    )
+    hopcount_limit: int = Field(
+        default=50, ge=1, description="Received fields at which a mail is looping"
+    )
+    bare_newline: Literal["normalize", "reject"] = Field(
+        default="normalize",
+        description="a line feed without carriage return in a message: made CRLF, never taken as "
+        "the end of the message, or refused (smtpd_forbid_bare_newline)",
+    )
+    smtpd_timeout: Duration = Field(
+        default=300.0, gt=0, description="how long a client may be silent"
+    )
+    smtpd_client_connection_count_limit: int = Field(
+        default=50, ge=1, description="connections of one client address to one worker at once"
+    )
+    default_process_limit: int = Field(
+        default=1000, ge=1, description="connections to one worker at once"
+    )
+    smtpd_junk_command_limit: int = Field(
+        default=100, ge=1, description="NOOP, RSET, VRFY and the like before a client is sent away"
+    )
+    smtpd_soft_error_limit: int = Field(
+        default=10, ge=1, description="refused commands before each answer is delayed by a second"
+    )
+    smtpd_hard_error_limit: int = Field(
+        default=20, ge=1, description="refused commands before a client is sent away"
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="worker processes, each with its own part of the queue; one for each core "
+        "is enough",
+    )
+    stop_timeout: Duration = Field(
+        default=20.0,
+        description="how long sessions and deliveries may go on after SIGTERM",
+    )
+    listener: tuple[Listener, ...] = Field(default=(), description="Where the gateway listens.")
+    milter: tuple[Milter, ...] = Field(
+        default=(), description="Milters, asked in the order of these tables."
+    )
+    queue: Queue = Queue()
+    delivery: Delivery = Delivery()
+    transport: dict[Domain, Destination] = Field(
+        default={},
+        description="Destinations by domain, before the default one; a leading dot means the "
+        "subdomains (transport(5)).",
+        examples=[{"example.net": "lmtp:unix:/run/dovecot/lmtp"}],
+    )
+
+    @field_validator("listener", "milter")
+    @classmethod
+    def _unique(cls, value: tuple[Listener | Milter, ...]) -> tuple[Listener | Milter, ...]:
+        names = [each.name for each in value]
+        twice = sorted({each for each in names if names.count(each) > 1})
+        if twice:
+            raise ValueError(f"expected every name once, not {', '.join(twice)} twice")
+        return value
+
+    @model_validator(mode="after")
+    def _known(self) -> Smtpgw:
+        milters = {each.name for each in self.milter}
+        listeners = {each.name for each in self.listener}
+        for one in self.listener:
+            _only(milters, one.milters or (), f"listener {one.name}: milters", "milter")
+        for each in self.milter:
+            _only(listeners, each.listeners, f"milter {each.name}: listeners", "listener")
+        if self.message_size_limit < self.header_size_limit:
+            raise ValueError("expected message_size_limit above header_size_limit")
+        return self
+
+    @property
+    def hostname(self) -> str:
+        """What the gateway calls itself."""
+        return self.myhostname or socket.getfqdn()
+
+
+def _only(known: set[str], used: tuple[str, ...], where: str, kind: str) -> None:
+    unknown = sorted(set(used) - known)
+    if unknown:
+        names = ", ".join(sorted(known)) or "none"
+        raise ValueError(f"{where}: no {kind} is called {unknown[0]!r} (there are: {names})")
+
+
+class GatewaySettings(settings.CommonSettings):
+    """What `smtpgw` reads of gatepost.toml."""
+
+    smtpgw: Smtpgw = Smtpgw()
+
+
+def load(path: str | Path) -> GatewaySettings:
+    """The settings in a file.  Raises :class:`milterd.base.settings.ConfigError`."""
+    return settings.load(path, GatewaySettings)

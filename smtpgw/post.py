@@ -1,0 +1,140 @@
+"""One shard of the queue at work: its store, its door, its courier.
+
+A worker runs its own shard, through which its mail comes in, and any shard that
+was left over when the number of workers was lowered; those only go out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable
+
+from milterd.base import logs, metrics
+from smtpgw import wiring
+from smtpgw.config import Smtpgw
+from smtpgw.courier import Courier
+from smtpgw.delivery.fixed import Fixed
+from smtpgw.delivery.maildir import MaildirDelivery
+from smtpgw.delivery.outcome import Deliverer
+from smtpgw.delivery.pool import Pool
+from smtpgw.intake import Intake
+from smtpgw.queue.clock import QueueClock
+from smtpgw.queue.manager import QueueManager
+from smtpgw.queue.schedule import Schedule
+from smtpgw.queue.sqlite import SqliteStore
+from smtpgw.queue.states import MailState
+from smtpgw.queue.store import StoreLocked
+from smtpgw.queue.tools import shard_directory
+
+_LOOK_AGAIN = 0.1
+"""Seconds between looks whether another process has let go of the shard."""
+
+
+class Post:
+    """A shard, opened and recovered.  Use :meth:`open`, then :meth:`deliver`."""
+
+    def __init__(self, shard: int, store: SqliteStore, clock: QueueClock) -> None:
+        self.shard, self.store, self._clock = shard, store, clock
+        self.intake = Intake(store, clock)
+        self._log = logs.get("queue").bind(shard=shard)
+        self._courier: Courier | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[int]] = set()
+
+    @classmethod
+    async def open(cls, shard: int, settings: Smtpgw, clock: QueueClock, patience: float) -> Post:
+        """Take the shard, waiting at most `patience` seconds for a worker that is still
+        ending, and put right what the last run left.  Raises QueueError, OSError."""
+        directory = shard_directory(settings.queue.directory, shard)
+        end = clock.now() + patience
+        log = logs.get("queue").bind(shard=shard)
+        waited = False
+        while True:
+            try:
+                store = SqliteStore.open(directory, wiring.store(settings, shard), clock=clock)
+                break
+            except StoreLocked as error:
+                if clock.now() >= end:
+                    raise
+                if not waited:
+                    log.info("waiting for the queue", reason=str(error), patience=patience)
+                    waited = True
+            await asyncio.sleep(_LOOK_AGAIN)
+        found = await store.recover(clock.now())
+        log.info(
+            "queue open",
+            leased=found.leased,
+            orphans=found.orphans,
+            corrupt=len(found.corrupt),
+            strange=len(found.strange),
+        )
+        return cls(shard, store, clock)
+
+    def deliver(self, settings: Smtpgw, failed: Callable[[BaseException], None]) -> None:
+        """Deliver by these settings from now on; what is under way ends by the old ones.
+
+        `failed` is called if the courier cannot go on.
+        """
+        if self._courier is not None:
+            leaving = asyncio.ensure_future(self._courier.drain(settings.stop_timeout))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        manager = QueueManager(self.store, self._clock, wiring.manager(settings))
+        self._courier = self._new_courier(settings, manager)
+        self.intake.wake = manager.wake
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                failed(error)
+
+        self._running = asyncio.ensure_future(self._courier.run())
+        self._running.add_done_callback(ended)
+
+    def _new_courier(self, settings: Smtpgw, manager: QueueManager) -> Courier:
+        pool = Pool(wiring.pool(settings))
+        fixed = Fixed()
+        deliverers: dict[str, Deliverer] = {
+            "lmtp": pool,
+            "smtp": pool,
+            "maildir": MaildirDelivery(settings.hostname),
+            "error": fixed,
+            "retry": fixed,
+            "discard": fixed,
+        }
+        return Courier(
+            store=self.store,
+            intake=self.intake,
+            manager=manager,
+            clock=self._clock,
+            schedule=Schedule(wiring.schedule(settings)),
+            router=wiring.router(settings),
+            deliverers=deliverers,
+            chance=random.random,
+            token=lambda: secrets.token_hex(8),
+            log=logs.get("courier"),
+            options=wiring.courier(settings),
+            observe=_observe,
+        )
+
+    async def counts(self) -> dict[MailState, int]:
+        """Mails by state."""
+        return await self.store.counts()
+
+    async def close(self, patience: float) -> None:
+        """End deliveries within `patience` seconds, commit, let go of the shard."""
+        if self._courier is not None:
+            broken = await self._courier.drain(patience)
+            if broken:
+                self._log.warning("deliveries broken off", mails=broken)
+        await asyncio.gather(*self._leaving)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        await self.store.close()
+
+
+def _observe(transport: str, outcome: str, seconds: float) -> None:
+    metrics.DELIVERIES.labels(transport, outcome).inc()
+    metrics.STAGE_SECONDS.labels("delivery").observe(seconds)

@@ -1,0 +1,331 @@
+"""The road of a mail through a worker: policy, milters, queue, and the answer.
+
+Here the rooms meet.  Each step of a session asks the policy, then the milters;
+a message that all let pass is committed to the queue, and only then is it
+answered 250.  Every decision is one line in the log, and every mail counts once
+in the metrics.  What goes wrong on our side raises: the edge makes 451 of it,
+with a trace id that stands in the log too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from structlog.typing import FilteringBoundLogger
+
+from milterd.base import metrics
+from milterd.core.decision import Reason, Reply, Verdict
+from milterd.core.mail import Direction, Envelope, Mail, Session
+from smtpgw.address.params import MailParams, RcptParams
+from smtpgw.address.path import Path
+from smtpgw.chain.chain import Chain
+from smtpgw.chain.health import Health
+from smtpgw.chain.options import EditLimits, MilterOptions
+from smtpgw.chain.results import ChainResult, StageResult
+from smtpgw.edge.content import Content
+from smtpgw.edge.received import received
+from smtpgw.edge.road import Answer, Connection, Hello, SessionRoad
+from smtpgw.intake import Intake
+from smtpgw.policy.relay import RelayPolicy
+from smtpgw.queue.store import QueueError
+
+_REFUSALS = {
+    Verdict.REJECT: Reply(550, "5.7.1", "Command rejected"),
+    Verdict.TEMPFAIL: Reply(451, "4.7.1", "Service unavailable - try again later"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the settings say about mail from one listener."""
+
+    hostname: str
+    policy: RelayPolicy
+    originating: bool = False
+    milters: tuple[MilterOptions, ...] = ()
+    macros: Mapping[str, bytes] = field(default_factory=dict)
+    limits: EditLimits = field(default_factory=EditLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all sessions of a worker share, whatever the settings.
+
+    `wall` is seconds since the epoch, for dates; `clock` only measures.
+    """
+
+    intake: Intake
+    health: Health
+    log: FilteringBoundLogger
+    wall: Callable[[], float]
+    clock: Callable[[], float]
+
+
+class GatewayRoad:
+    """A :class:`~smtpgw.edge.road.Road`.  `plans` are by listener; new ones, after a
+    reload, are for new sessions."""
+
+    def __init__(self, means: Means, plans: Mapping[str, Plan]) -> None:
+        self._means = means
+        self.plans = plans
+
+    def session(self, connection: Connection) -> SessionRoad:
+        return GatewaySession(self._means, self.plans[connection.listener], connection)
+
+
+@dataclass(slots=True)
+class _Transaction:
+    """From MAIL on."""
+
+    queue_id: str
+    sender: Path
+    params: MailParams
+    direction: Direction
+    reasons: list[Reason] = field(default_factory=list)
+
+
+class GatewaySession:
+    """A :class:`~smtpgw.edge.road.SessionRoad`."""
+
+    def __init__(self, means: Means, plan: Plan, connection: Connection) -> None:
+        self._means, self._plan, self._connection = means, plan, connection
+        self._hello = Hello(b"", esmtp=False)
+        self._transaction: _Transaction | None = None
+        self._log = means.log.bind(
+            listener=connection.listener,
+            client=connection.client.address or connection.client.name,
+            session=connection.session,
+        )
+        self._chain = Chain(
+            plan.milters,
+            log=self._log,
+            listener=connection.listener,
+            macros={**plan.macros, **_local_macros(connection)},
+            limits=plan.limits,
+            health=means.health,
+            clock=means.clock,
+            observe=_observe,
+        )
+
+    async def connect(self) -> Answer | None:
+        return self._stage("CONNECT", await self._chain.connect(self._session()))
+
+    async def helo(self, hello: Hello) -> Answer | None:
+        self._hello = hello
+        await self.reset()
+        return self._stage("HELO", await self._chain.helo(hello.name, _tls_macros(hello)))
+
+    async def mail(self, sender: Path, params: MailParams) -> Answer | None:
+        try:
+            self._means.intake.check(params.size or 0)
+        except QueueError as error:
+            return self._refuse("MAIL", "queue", _own(error), detail=str(error))
+        direction = self._direction()
+        transaction = _Transaction(self._means.intake.new_id(), sender, params, direction)
+        self._transaction = transaction
+        macros = {"i": transaction.queue_id.encode()}
+        if self._hello.auth is not None:
+            macros |= {"auth_authen": self._hello.auth, "auth_type": b"PLAIN"}
+        result = await self._chain.mail(
+            sender.address, params.args, macros, direction=transaction.direction
+        )
+        answer = self._stage("MAIL", result)
+        if answer is not None:
+            self._transaction = None
+        return answer
+
+    async def rcpt(self, recipient: Path, params: RcptParams) -> Answer | None:
+        reply = self._plan.policy.recipient(recipient, trusted=self._trusted())
+        if reply is not None:
+            await self._chain.rcpt_rejected(recipient.address, params.args, reply)
+            return self._refuse("RCPT", "relay", reply, recipient=recipient.address)
+        macros = {"rcpt_mailer": b"smtp"}
+        result = await self._chain.rcpt(recipient.address, params.args, macros)
+        return self._stage("RCPT", result, recipient=recipient.address)
+
+    async def data(self) -> Answer | None:
+        return self._stage("DATA", await self._chain.data())
+
+    async def unknown(self, line: bytes) -> Answer | None:
+        return self._stage("UNKNOWN", await self._chain.unknown(line))
+
+    async def reset(self) -> None:
+        self._transaction = None
+        await self._chain.abort()
+
+    async def close(self) -> None:
+        await self._chain.close()
+
+    async def message(self, envelope: Envelope, content: Content) -> Answer:
+        transaction, self._transaction = self._transaction, None
+        if transaction is None:
+            raise RuntimeError("a message without MAIL")
+        mail = self._mail(transaction, envelope, content)
+        began = self._means.clock()
+        result = await self._chain.message(mail, transaction.queue_id)
+        metrics.STAGE_SECONDS.labels("chain").observe(self._means.clock() - began)
+        transaction.reasons += result.reasons
+        answer, outcome = await self._conclude(transaction, result)
+        self._account(transaction, result, content, answer, outcome)
+        return answer
+
+    # -- what a message comes to ---------------------------------------------------
+
+    async def _conclude(self, transaction: _Transaction, result: ChainResult) -> tuple[Answer, str]:
+        """The answer for the client, and the word for it in log and metrics."""
+        queue_id = transaction.queue_id
+        match result.verdict:
+            case Verdict.REJECT | Verdict.TEMPFAIL:
+                reply = result.reply or _REFUSALS[result.verdict]
+                outcome = "rejected" if reply.code >= 500 else "tempfailed"
+                return Answer.of(reply, hangup=result.hangup), outcome
+            case Verdict.DISCARD:
+                return Answer(250, "2.0.0", f"Ok: queued as {queue_id}"), "discarded"
+            case _:
+                return await self._queue(transaction, result)
+
+    async def _queue(self, transaction: _Transaction, result: ChainResult) -> tuple[Answer, str]:
+        hold = None
+        if result.quarantine is not None:
+            hold = result.quarantine.decode("utf-8", "backslashreplace")
+        began = self._means.clock()
+        try:
+            await self._means.intake.accept(
+                result.mail, queue_id=transaction.queue_id, decision=transaction.reasons, hold=hold
+            )
+        except QueueError as error:
+            transaction.reasons.append(Reason("queue", "failed", {"detail": str(error)}))
+            return Answer.of(_own(error)), "failed"
+        metrics.STAGE_SECONDS.labels("queue").observe(self._means.clock() - began)
+        answer = Answer(250, "2.0.0", f"Ok: queued as {transaction.queue_id}", result.hangup)
+        return answer, "held" if hold is not None else "queued"
+
+    def _account(
+        self,
+        transaction: _Transaction,
+        result: ChainResult,
+        content: Content,
+        answer: Answer,
+        outcome: str,
+    ) -> None:
+        """The log's lines and the metrics' count for one message."""
+        log = self._log.bind(queue_id=transaction.queue_id)
+        for each in transaction.reasons:
+            log.info("decision", filter=each.source, outcome=each.outcome, reason=dict(each.facts))
+        metrics.MAILS.labels("smtpgw", self._connection.listener, outcome).inc()
+        log.info(
+            "message",
+            outcome=outcome,
+            filter=_decider(transaction.reasons),
+            reason=f"{answer.code} {answer.enhanced} {answer.text}",
+            sender=transaction.sender.address,
+            recipients=[each.address for each in result.mail.envelope.recipients],
+            size=content.size,
+            edits={name: len(edits) for name, edits in result.edits},
+            notes=content.notes,
+        )
+
+    def _mail(self, transaction: _Transaction, envelope: Envelope, content: Content) -> Mail:
+        hostname = self._plan.hostname.encode()
+        whole = tuple(
+            each if b"@" in each.address else replace(each, address=each.address + b"@" + hostname)
+            for each in envelope.recipients
+        )
+        envelope = replace(envelope, recipients=whole)
+        trace = received(
+            connection=self._connection,
+            hello=self._hello,
+            hostname=self._plan.hostname,
+            queue_id=transaction.queue_id,
+            recipients=whole,
+            smtputf8=transaction.params.smtputf8,
+            now=self._means.wall(),
+        )
+        return Mail(
+            session=replace(self._session(), direction=transaction.direction),
+            envelope=envelope,
+            headers=(trace, *content.headers),
+            body=content.body,
+            separator=content.separator,
+        )
+
+    # -- what a command comes to -----------------------------------------------------
+
+    def _stage(self, command: str, result: StageResult, **facts: object) -> Answer | None:
+        """The answer to a command, from what the milters say to it."""
+        if self._transaction is not None:
+            self._transaction.reasons += result.reasons
+        if not result.refused:
+            return None
+        reply = result.reply or _REFUSALS[result.verdict]
+        return self._refuse(command, _decider(result.reasons), reply, hangup=result.hangup, **facts)
+
+    def _refuse(
+        self, command: str, source: str, reply: Reply, *, hangup: bool = False, **facts: object
+    ) -> Answer:
+        outcome = "rejected" if reply.code >= 500 else "tempfailed"
+        transaction = self._transaction
+        self._log.info(
+            "command",
+            command=command,
+            filter=source,
+            outcome=outcome,
+            reason=str(reply),
+            queue_id=transaction.queue_id if transaction else "",
+            sender=transaction.sender.address if transaction else b"",
+            helo=self._hello.name,
+            **facts,
+        )
+        metrics.REFUSALS.labels(self._connection.listener, command.lower(), outcome).inc()
+        return Answer.of(reply, hangup=hangup)
+
+    # -- who is there ----------------------------------------------------------------
+
+    def _trusted(self) -> bool:
+        return self._hello.auth is not None or self._plan.policy.trusts(self._connection.client)
+
+    def _direction(self) -> Direction:
+        ours = self._plan.originating or self._trusted()
+        return Direction.ORIGINATING if ours else Direction.INBOUND
+
+    def _session(self) -> Session:
+        return Session(
+            client=self._connection.client,
+            helo=self._hello.name,
+            direction=self._direction(),
+            macros=_tls_macros(self._hello),
+        )
+
+
+def _own(error: QueueError) -> Reply:
+    return Reply(error.code, error.enhanced, error.answer)
+
+
+def _decider(reasons: Sequence[Reason]) -> str:
+    """Whose word was the last one."""
+    return reasons[-1].source if reasons else "gateway"
+
+
+def _local_macros(connection: Connection) -> dict[str, bytes]:
+    return {
+        "daemon_addr": connection.local_address,
+        "daemon_port": b"%d" % connection.local_port,
+    }
+
+
+def _tls_macros(hello: Hello) -> dict[str, bytes]:
+    if hello.tls is None:
+        return {}
+    return {
+        "tls_version": hello.tls.version.encode(),
+        "cipher": hello.tls.cipher.encode(),
+        "cipher_bits": b"%d" % hello.tls.bits,
+    }
+
+
+def _observe(milter: str, stage: str, seconds: float, outcome: str) -> None:
+    if outcome == "failed":
+        metrics.FILTER_FAILURES.labels(milter, stage).inc()
+    if stage in ("message", "eom"):
+        metrics.FILTER_SECONDS.labels(milter).observe(seconds)

@@ -1,0 +1,291 @@
+"""The gateway's first process: it opens the listening sockets and keeps the workers.
+
+It parses no mail.  It alone reads the settings: what it has checked goes to the
+workers with the sockets, so that all work by the same settings, and a bad file
+at SIGHUP changes nothing.  One supervisor at a time runs on a queue directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import sys
+from pathlib import Path
+
+from milterd.base import logs, metrics, notify, sockets
+from milterd.base.settings import ConfigError, Problem
+from milterd.base.supervise import Child, Supervisor
+from smtpgw import config, control
+from smtpgw.config import GatewaySettings
+from smtpgw.queue.tools import shard_directories
+
+KILL_AFTER = 5.0
+"""Seconds beyond stop_timeout that a worker has to end by itself."""
+
+_BACKLOG = 1024
+
+
+class StartError(Exception):
+    """The gateway cannot start, for a reason that is not in the settings."""
+
+
+class Gateway:
+    """A supervisor for the settings in a file."""
+
+    def __init__(self, path: Path, settings: GatewaySettings) -> None:
+        self._path, self._settings = path, settings
+        self._log = logs.get("supervisor")
+        self._lock = _lock(settings.smtpgw.queue.directory)
+        self._given = assign(settings, sockets.inherited_named())
+        self._opened: dict[str, socket.socket] = {}
+        self._listeners = self._open(settings)
+        self._numbers = _numbers_directory(settings)
+        self._environ = metrics.prepare(self._numbers)
+        self._source = metrics.registry(self._numbers)
+        self._endpoint: metrics.Endpoint | None = None
+        self._serve_metrics(settings)
+        self._channels: dict[str, tuple[socket.socket, socket.socket | None]] = {}
+        self._waiting: set[str] = set()
+        self._supervisor: Supervisor | None = None
+
+    async def run(self) -> int:
+        """Run until SIGTERM or SIGINT; the exit status."""
+        children = self._children(self._settings)
+        self._waiting = {each.name for each in children}
+        self._supervisor = Supervisor(
+            children,
+            log=self._log,
+            grace=self._settings.smtpgw.stop_timeout + KILL_AFTER,
+            on_reload=self._reload,
+            on_stop=self._stop,
+            prepare=self._prepare,
+            on_start=self._started,
+            on_exit=self._ended,
+        )
+        try:
+            return await self._supervisor.run()
+        finally:
+            self._log.info("stopped")
+            if self._endpoint is not None:
+                self._endpoint.close()
+            os.close(self._lock)
+
+    # -- listening ---------------------------------------------------------------
+
+    def _open(self, settings: GatewaySettings) -> dict[str, socket.socket]:
+        """The socket of every listener, those that are open already kept.
+
+        Raises StartError, and leaves what was open as it was.
+        """
+        found: dict[str, socket.socket] = {}
+        opened: dict[str, socket.socket] = {}
+        try:
+            for each in settings.smtpgw.listener:
+                address = sockets.parse(each.address)
+                kept = self._given.get(each.name) or self._opened.get(str(address))
+                if kept is None:
+                    kept = opened[str(address)] = sockets.listen(address, backlog=_BACKLOG)
+                found[each.name] = kept
+        except sockets.SocketError as error:
+            for each_socket in opened.values():
+                each_socket.close()
+            raise StartError(str(error)) from error
+        self._opened |= opened
+        for name, each_socket in found.items():
+            where = each_socket.getsockname()
+            self._log.info("listening", listener=name, address=_shown(where))
+        return found
+
+    def _close_unused(self) -> None:
+        used = set(self._listeners.values())
+        for address, each in list(self._opened.items()):
+            if each not in used:
+                each.close()
+                del self._opened[address]
+
+    def _serve_metrics(self, settings: GatewaySettings) -> None:
+        if self._endpoint is not None:
+            self._endpoint.close()
+            self._endpoint = None
+        where = settings.metrics.smtpgw
+        if not where:
+            return
+        try:
+            self._endpoint = metrics.serve(
+                where, self._source, allow_remote=settings.metrics.allow_remote
+            )
+        except (ValueError, sockets.SocketError) as error:
+            raise StartError(f"metrics.smtpgw: {error}") from error
+        self._log.info("metrics", address=_shown(self._endpoint.address))
+
+    # -- workers -----------------------------------------------------------------
+
+    def _children(self, settings: GatewaySettings) -> list[Child]:
+        count = settings.smtpgw.workers
+        base = (sys.executable, "-m", "smtpgw", "worker")
+        return [
+            Child(
+                f"worker-{number}",
+                (*base, *map(str, shards_of(number, count, settings.smtpgw.queue.directory))),
+                environ=self._environ,
+            )
+            for number in range(count)
+        ]
+
+    def _prepare(self, child: Child) -> Child:
+        ours, theirs = control.pair()
+        self._channels[child.name] = ours, theirs
+        environ = {**child.environ, control.CHANNEL: str(theirs.fileno())}
+        return Child(child.name, child.command, (theirs.fileno(),), environ)
+
+    def _started(self, name: str, _pid: int) -> None:
+        ours, theirs = self._channels[name]
+        if theirs is not None:
+            theirs.close()
+        self._channels[name] = ours, None
+        asyncio.get_running_loop().add_reader(ours, self._answered, name, ours)
+        self._order(name)
+
+    def _order(self, name: str) -> None:
+        try:
+            orders = control.Orders(self._settings, self._listeners)
+            control.send_orders(self._channels[name][0], orders)
+        except OSError as error:
+            self._log.error("worker takes no orders", child=name, reason=str(error))
+
+    def _answered(self, name: str, channel: socket.socket) -> None:
+        answer = control.receive_answer(channel)
+        if not answer:
+            asyncio.get_running_loop().remove_reader(channel)
+            channel.close()
+            return
+        if answer.startswith(control.REFUSED):
+            reason = answer.removeprefix(control.REFUSED).decode("utf-8", "replace")
+            self._log.error("worker keeps its old settings", child=name, reason=reason)
+        if name in self._waiting:
+            self._waiting.discard(name)
+            if not self._waiting:
+                self._log.info("ready", workers=self._settings.smtpgw.workers)
+                notify.notify("READY=1", f"STATUS={self._settings.smtpgw.workers} workers")
+
+    def _ended(self, name: str, pid: int, _status: int) -> None:
+        metrics.forget(pid, self._numbers)
+        if self._supervisor is not None and not self._supervisor.stopping:
+            metrics.RESTARTS.labels(name).inc()
+
+    # -- signals -----------------------------------------------------------------
+
+    def _stop(self) -> None:
+        notify.notify("STOPPING=1")
+        self._log.info("stopping", stop_timeout=self._settings.smtpgw.stop_timeout)
+        for each in (*self._opened.values(), *self._given.values()):
+            each.close()
+
+    def _reload(self) -> None:
+        """SIGHUP: all of the new settings, or none of them."""
+        notify.reloading()
+        try:
+            new = config.load(self._path)
+            require_unchanged(self._path, self._settings, new)
+            listeners = self._open(new)
+            if new.metrics != self._settings.metrics:
+                self._serve_metrics(new)
+        except (ConfigError, StartError) as error:
+            for line in str(error).splitlines():
+                self._log.error("settings not taken, the old ones stay", reason=line)
+            notify.notify("READY=1")
+            return
+        self._settings, self._listeners = new, listeners
+        logs.setup(new.log.format, new.log.level, daemon="smtpgw")
+        self._waiting = {each.name for each in self._children(new)}
+        if self._supervisor is not None:
+            running = set(self._supervisor.pids())
+            self._supervisor.replace(self._children(new))
+            for name in running & self._waiting:
+                self._order(name)
+        self._close_unused()
+        self._log.info("settings taken", file=str(self._path))
+
+
+def assign(
+    settings: GatewaySettings, given: list[tuple[str, socket.socket]]
+) -> dict[str, socket.socket]:
+    """Which listener gets which socket of the service manager: by name where names agree
+    (FileDescriptorName= in the socket unit), the others in order.
+
+    Raises StartError for a socket that no listener is there for.
+    """
+    names = [each.name for each in settings.smtpgw.listener]
+    found = {name: each for name, each in given if name in names}
+    rest = [each for name, each in given if found.get(name) is not each]
+    free = [name for name in names if name not in found]
+    if len(rest) > len(free):
+        raise StartError(f"{len(given)} sockets were passed, for {len(names)} listeners")
+    return found | dict(zip(free, rest, strict=False))
+
+
+def shards_of(number: int, workers: int, directory: Path) -> list[int]:
+    """The shards of a worker: its own, and those left over from when there were more workers."""
+    names = [each.name for each in shard_directories(directory)]
+    left = [int(each) for each in names if each.isdecimal() and int(each) >= workers]
+    return [number, *(each for each in sorted(left) if each % workers == number)]
+
+
+def require_unchanged(path: Path, old: GatewaySettings, new: GatewaySettings) -> None:
+    """Raises ConfigError for a change that needs a restart."""
+    if new.smtpgw.queue.directory != old.smtpgw.queue.directory:
+        kept = f"{old.smtpgw.queue.directory} (changing it needs a restart)"
+        found = str(new.smtpgw.queue.directory)
+        raise ConfigError([Problem(str(path), 0, "smtpgw.queue.directory", found, kept)])
+
+
+def _lock(directory: Path) -> int:
+    """Take the queue directory, making it if need be.  Raises StartError."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        number = os.open(
+            directory / "supervisor", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+    except OSError as error:
+        raise StartError(f"queue directory: {error}") from error
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(number, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(number)
+        raise StartError(f"{directory}: process {owner} runs on this queue") from None
+    os.ftruncate(number, 0)
+    os.pwrite(number, b"%d\n" % os.getpid(), 0)
+    return number
+
+
+def _numbers_directory(settings: GatewaySettings) -> Path:
+    """Where the workers' metrics are: in memory where systemd gives us a place."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(runtime or settings.smtpgw.queue.directory) / "metrics-smtpgw"
+
+
+def _shown(where: object) -> str:
+    return f"{where[0]}:{where[1]}" if isinstance(where, tuple) else str(where)
+
+
+def run(path: Path) -> int:
+    """Run the gateway in this process; the exit status.
+
+    Raises ConfigError, StartError.
+    """
+    settings = config.load(path)
+    if not settings.smtpgw.listener:
+        found = Problem(str(path), 0, "smtpgw.listener", "nothing", "at least one listener")
+        raise ConfigError([found])
+    logs.setup(settings.log.format, settings.log.level, daemon="smtpgw")
+    with contextlib.suppress(KeyboardInterrupt):
+        return asyncio.run(_run(path, settings))
+    return 130
+
+
+async def _run(path: Path, settings: GatewaySettings) -> int:
+    return await Gateway(path, settings).run()

@@ -1,0 +1,193 @@
+"""From the settings to what each room is told.  Pure, but for reading certificates.
+
+Everything a postmaster wrote becomes a room's own options here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from milterd.base import sockets
+from milterd.base.settings import ConfigError, Problem
+from milterd.core.mail import Direction
+from smtpgw.chain.options import EditLimits, MilterOptions
+from smtpgw.config import Listener, Milter, Smtpgw
+from smtpgw.courier import CourierOptions
+from smtpgw.delivery.client import ClientOptions
+from smtpgw.delivery.pool import PoolOptions
+from smtpgw.delivery.router import Router, parse_destination
+from smtpgw.dsn import DsnOptions
+from smtpgw.edge.options import ContentOptions, Deadlines, EdgeOptions, Limits
+from smtpgw.policy.relay import RelayPolicy
+from smtpgw.queue.manager import ManagerOptions
+from smtpgw.queue.schedule import ScheduleOptions
+from smtpgw.queue.sqlite import SqliteOptions
+from smtpgw.road import Plan
+
+VERSION_NAME = b"Gatepost"
+"""What milters are told as {v}."""
+
+
+def milters(settings: Smtpgw, listener: Listener) -> tuple[MilterOptions, ...]:
+    """The milters of a listener, in the order of their tables."""
+    wanted = None if listener.milters is None else set(listener.milters)
+    return tuple(_milter(each) for each in settings.milter if wanted is None or each.name in wanted)
+
+
+def all_milters(settings: Smtpgw) -> tuple[MilterOptions, ...]:
+    """Every milter, whoever asks it."""
+    return tuple(_milter(each) for each in settings.milter)
+
+
+def _milter(settings: Milter) -> MilterOptions:
+    return MilterOptions(
+        name=settings.name,
+        address=settings.address,
+        connect_timeout=settings.connect_timeout,
+        command_timeout=settings.command_timeout,
+        content_timeout=settings.content_timeout,
+        total_timeout=settings.total_timeout,
+        default_action=settings.default_action,
+        listeners=frozenset(settings.listeners),
+        directions=frozenset(Direction(each) for each in settings.directions),
+        macro_daemon_name=settings.macro_daemon_name,
+    )
+
+
+def policy(settings: Smtpgw) -> RelayPolicy:
+    """Who may send where."""
+    raise NotImplementedError
+
+
+def plan(settings: Smtpgw, listener: Listener) -> Plan:
+    """The road of a listener's mail."""
+    originating = listener.profile == "submission"
+    return Plan(
+        hostname=settings.hostname,
+        policy=policy(settings),
+        originating=originating,
+        milters=milters(settings, listener),
+        macros={
+            "j": settings.hostname.encode(),
+            "v": VERSION_NAME,
+            "daemon_name": b"ORIGINATING" if originating else listener.name.encode(),
+        },
+        limits=EditLimits(body_size=settings.message_size_limit),
+    )
+
+
+def edge(settings: Smtpgw, listener: Listener) -> EdgeOptions:
+    """How a listener speaks SMTP.  Raises ConfigError for unusable certificates."""
+    return EdgeOptions(
+        listener=listener.name,
+        myhostname=settings.hostname,
+        content=ContentOptions(
+            message_size_limit=settings.message_size_limit,
+            header_size_limit=settings.header_size_limit,
+            hopcount_limit=settings.hopcount_limit,
+            bare_newline=settings.bare_newline,
+            spool_directory=settings.queue.directory / "spool",
+        ),
+        deadlines=Deadlines(smtpd_timeout=settings.smtpd_timeout),
+        limits=Limits(
+            recipient_limit=settings.smtpd_recipient_limit,
+            junk_command_limit=settings.smtpd_junk_command_limit,
+            soft_error_limit=settings.smtpd_soft_error_limit,
+            hard_error_limit=settings.smtpd_hard_error_limit,
+            connections=settings.default_process_limit,
+            client_connections=settings.smtpd_client_connection_count_limit,
+        ),
+        tls_context=tls_context(listener),
+    )
+
+
+def tls_context(listener: Listener) -> ssl.SSLContext | None:
+    """What STARTTLS needs, or None where it is not offered.  Raises ConfigError."""
+    if listener.tls_cert is None or listener.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A ticket of one listener must not resume a session of another.
+    context.options |= ssl.OP_NO_TICKET
+    try:
+        context.load_cert_chain(listener.tls_cert, listener.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        found = f"{listener.tls_cert}, {listener.tls_key}: {error.strerror or error}"
+        wanted = "a certificate chain and its key, both PEM"
+        where = f"listener {listener.name}: tls_cert"
+        raise ConfigError([Problem("settings", 0, where, found, wanted)]) from error
+    return context
+
+
+def schedule(settings: Smtpgw) -> ScheduleOptions:
+    """When to try again."""
+    queue = settings.queue
+    return ScheduleOptions(
+        minimal_backoff_time=queue.minimal_backoff_time,
+        maximal_backoff_time=queue.maximal_backoff_time,
+        maximal_queue_lifetime=queue.maximal_queue_lifetime,
+        bounce_queue_lifetime=queue.bounce_queue_lifetime,
+        delay_warning_time=queue.delay_warning_time,
+    )
+
+
+def store(settings: Smtpgw, shard: int) -> SqliteOptions:
+    """How a shard is kept."""
+    return SqliteOptions(queue_minfree=settings.queue.queue_minfree, shard=shard)
+
+
+def manager(settings: Smtpgw) -> ManagerOptions:
+    """How much is in delivery at once."""
+    return ManagerOptions(qmgr_message_active_limit=settings.queue.qmgr_message_active_limit)
+
+
+def courier(settings: Smtpgw) -> CourierOptions:
+    """How destinations are treated."""
+    delivery = settings.delivery
+    return CourierOptions(
+        default_destination_concurrency_limit=delivery.default_destination_concurrency_limit,
+        default_destination_recipient_limit=delivery.default_destination_recipient_limit,
+        dsn=DsnOptions(myhostname=settings.hostname),
+    )
+
+
+def pool(settings: Smtpgw) -> PoolOptions:
+    """How LMTP is spoken."""
+    delivery = settings.delivery
+    return PoolOptions(
+        lmtp_connection_cache_time_limit=delivery.lmtp_connection_cache_time_limit,
+        kept=delivery.default_destination_concurrency_limit,
+        client=ClientOptions(
+            myhostname=settings.hostname,
+            lmtp_connect_timeout=delivery.lmtp_connect_timeout,
+            lmtp_lhlo_timeout=delivery.lmtp_lhlo_timeout,
+            lmtp_mail_timeout=delivery.lmtp_mail_timeout,
+            lmtp_rcpt_timeout=delivery.lmtp_rcpt_timeout,
+            lmtp_data_init_timeout=delivery.lmtp_data_init_timeout,
+            lmtp_data_xfer_timeout=delivery.lmtp_data_xfer_timeout,
+            lmtp_data_done_timeout=delivery.lmtp_data_done_timeout,
+        ),
+    )
+
+
+def router(settings: Smtpgw) -> Router:
+    """Which mail goes where."""
+    exceptions = {key: parse_destination(each) for key, each in settings.transport.items()}
+    return Router(parse_destination(settings.delivery.default), exceptions)
+
+
+def check(settings: Smtpgw) -> None:
+    """Make everything that can be made without opening anything.  Raises ConfigError."""
+    problems: list[Problem] = []
+    for each in settings.listener:
+        try:
+            edge(settings, each)
+            plan(settings, each)
+            sockets.parse(each.address)
+        except ConfigError as error:
+            problems += error.problems
+        except ValueError as error:
+            where = f"listener {each.name}"
+            problems.append(Problem("settings", 0, where, str(error), "usable values"))
+    if problems:
+        raise ConfigError(problems)

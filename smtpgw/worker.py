@@ -1,0 +1,142 @@
+"""A worker process: one whole road, from the listening sockets to the deliveries.
+
+It lives as long as its supervisor does and takes its orders from it.  SIGTERM, or
+the supervisor's death, drains it: nothing new is accepted, what is under way ends,
+what is known is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TypeVar
+
+import uvloop
+
+from milterd.base import logs
+from milterd.base.settings import ConfigError
+from smtpgw import control
+from smtpgw.app import App
+from smtpgw.control import Orders, SupervisorGone
+from smtpgw.queue.store import QueueError
+
+Result = TypeVar("Result")
+
+LOCK_MARGIN = 10.0
+"""Seconds beyond stop_timeout that a worker waits for its shard's last owner to end."""
+
+
+class Worker:
+    """The process.  `shards` are the queue's parts it runs, its own first."""
+
+    def __init__(self, shards: Sequence[int], channel: socket.socket) -> None:
+        self._shards, self._channel = tuple(shards), channel
+        self._log = logs.get("worker")
+        self._orders: asyncio.Queue[Orders] = asyncio.Queue()
+        self._stop = asyncio.Event()
+        self._status = 0
+
+    async def run(self) -> int:
+        """Work until told to stop; the exit status."""
+        loop = asyncio.get_running_loop()
+        self._channel.setblocking(False)
+        loop.add_reader(self._channel, self._read)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        orders = await self._first()
+        if orders is None:
+            return self._status
+        settings = orders.settings.smtpgw
+        patience = settings.stop_timeout + LOCK_MARGIN
+        app = await self._unless_stopped(App.open(self._shards, settings, patience))
+        if app is None:
+            return self._status
+        return await self._work(app, orders)
+
+    async def _work(self, app: App, orders: Orders) -> int:
+        self._set_up_logs(orders)
+        await app.apply(orders, self._failed)
+        self._answer(control.READY)
+        counting = asyncio.ensure_future(app.count())
+        try:
+            while (new := await self._unless_stopped(self._orders.get())) is not None:
+                orders = await self._change(app, orders, new)
+        finally:
+            counting.cancel()
+            await app.close(orders.settings.smtpgw.stop_timeout)
+        return self._status
+
+    async def _change(self, app: App, old: Orders, new: Orders) -> Orders:
+        try:
+            await app.apply(new, self._failed)
+        except ConfigError as error:
+            self._answer(control.REFUSED + str(error).encode()[:1000])
+            return old
+        self._set_up_logs(new)
+        self._answer(control.READY)
+        return new
+
+    def _set_up_logs(self, orders: Orders) -> None:
+        settings = orders.settings.log
+        logs.setup(settings.format, settings.level, daemon="smtpgw", worker=self._shards[0])
+
+    def _failed(self, error: BaseException) -> None:
+        """The queue cannot go on: a restart looks at what the disk really holds."""
+        self._log.critical("deliveries stopped", reason=str(error), exc_info=error)
+        self._status = 1
+        self._stop.set()
+
+    async def _first(self) -> Orders | None:
+        orders = await self._unless_stopped(self._orders.get())
+        if orders is not None:
+            self._set_up_logs(orders)
+        return orders
+
+    async def _unless_stopped(self, work: Coroutine[object, object, Result]) -> Result | None:
+        """What `work` comes to, or None if it is time to stop before that."""
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if task.done() and not self._stop.is_set():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return None
+
+    def _read(self) -> None:
+        try:
+            self._orders.put_nowait(control.receive_orders(self._channel))
+        except BlockingIOError:
+            return
+        except (SupervisorGone, ConnectionError):
+            asyncio.get_running_loop().remove_reader(self._channel)
+            self._log.warning("the supervisor is gone, so this worker ends")
+            self._stop.set()
+
+    def _answer(self, word: bytes) -> None:
+        try:
+            self._channel.send(word)
+        except OSError as error:
+            self._log.warning("no answer to the supervisor", reason=str(error))
+
+
+def main(shards: Sequence[int], environ: Mapping[str, str] = os.environ) -> int:
+    """Run a worker; the exit status."""
+    number = environ.get(control.CHANNEL, "")
+    if not number.isdecimal():
+        raise SystemExit("smtpgw worker: started by smtpgw run, not by hand")
+    channel = socket.socket(fileno=int(number))
+    channel.set_inheritable(False)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(Worker(shards, channel).run())
+    except (QueueError, OSError) as error:
+        logs.get("worker").critical("worker cannot work", reason=str(error))
+        return 1
+    finally:
+        logs.flush()
