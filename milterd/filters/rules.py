@@ -258,7 +258,10 @@ class _Work:
         return spared
 
     def _spares_addition(self, name: bytes, *, on_top: bool) -> bool:
-        spared = self._coverage is not None and self._coverage.covers_addition(name, on_top=on_top)
+        if self._coverage is None:
+            return False
+        position = 0 if on_top else len(self._coverage.fields)
+        spared = self._coverage.covers_addition(name, position)
         self.spared += spared
         return spared
 

@@ -145,7 +145,10 @@ def read(path: Path) -> RuleFile:
     try:
         return RuleFile.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(each, data) for each in error.errors(include_url=False)]
+        errors = error.errors(include_url=False)
+        # A list whose items are all wrong is reported as too short besides.
+        real = [each for each in errors if each["type"] != "too_short" or not each["input"]]
+        problems = [_problem(each, data) for each in real]
         raise RuleError(str(path), problems) from None
 
 
@@ -175,7 +178,7 @@ def compile_rules(file: RuleFile, parameters: Parameters) -> RuleSet:
             what = (
                 f"needs the parameter {error.args[0]!r}, which is not set"
                 if isinstance(error, KeyError)
-                else f"the pattern in 'value' is wrong: {error}"
+                else f"the pattern in 'value', or 'with', is wrong: {error}"
             )
             problems.append(f"rule {each.name!r}: {what}")
     if problems:
@@ -183,12 +186,20 @@ def compile_rules(file: RuleFile, parameters: Parameters) -> RuleSet:
     return RuleSet(file.name, tuple(rules))
 
 
+_FLAGS = regex.IGNORECASE | regex.DOTALL
+
+
 def _rule(text: RuleText, parameters: Parameters) -> Rule:
     globs = "|".join(_glob(each) for each in text.header)
+    # Only with a pattern is 'with' a template, in which a backslash means something.
+    form = _first if text.value is None else _first_escaped
+    template = _substitute(text.text or "", parameters, form)
     value = None
     if text.value is not None:
         pattern = _substitute(text.value, parameters, _alternatives)
-        value = regex.compile(pattern.encode("utf-8"), regex.IGNORECASE | regex.DOTALL)
+        value = regex.compile(pattern.encode("utf-8"), _FLAGS)
+        if text.action is RuleAction.REPLACE:
+            _check_template(pattern, template)
     return Rule(
         name=text.name,
         action=text.action,
@@ -197,12 +208,21 @@ def _rule(text: RuleText, parameters: Parameters) -> Rule:
         direction=text.direction,
         value=value,
         words=frozenset(_words(text.word, parameters)),
-        text=_substitute(text.text or "", parameters, _first).encode("utf-8"),
+        text=template.encode("utf-8"),
         keep_last=text.keep == "last",
         on_top=text.at == "top",
         if_missing=text.if_missing,
         keep_signatures=text.keep_signatures,
     )
+
+
+def _check_template(pattern: str, template: str) -> None:
+    """Expand the template once, over a match with nothing: raises regex.error if it is wrong."""
+    anything = regex.compile(f"{pattern}\n|".encode(), _FLAGS)
+    try:
+        anything.match(b"").expand(template.encode("utf-8"))
+    except IndexError as error:
+        raise regex.error(f"in 'with', {error}") from None
 
 
 _PARAMETER = re.compile(r"@([a-z][a-z0-9_]*)@")
@@ -225,6 +245,10 @@ def _alternatives(values: tuple[str, ...]) -> str:
 
 
 def _first(values: tuple[str, ...]) -> str:
+    return values[0]
+
+
+def _first_escaped(values: tuple[str, ...]) -> str:
     return values[0].replace("\\", "\\\\")
 
 

@@ -2,8 +2,8 @@
 
 Reads DKIM-Signature (RFC 6376) and the ARC fields (RFC 8617).  Nothing is
 verified: whatever claims to be a signature is treated as one, so an answer may
-be too careful, never too bold.  An edit that :func:`breaks` says does no harm
-does none together with others of which it says the same.
+be too careful, never too bold.  Edits that :func:`breaks` finds harmless one by
+one are so together, as long as each still means the field it meant alone.
 """
 
 from __future__ import annotations
@@ -68,16 +68,15 @@ class Coverage:
             return True
         return self.everything or self.below[position] < self.needed[name]
 
-    def covers_addition(self, name: bytes, *, on_top: bool) -> bool:
-        """Whether another field of that name would break a signature.
+    def covers_addition(self, name: bytes, position: int) -> bool:
+        """Whether another field of that name, put in at `position`, would break a signature.
 
-        On top of all others it breaks only one that names more than there are;
-        elsewhere it may move the ones that are covered.
+        It does so where fewer instances stand under it than some signature covers.
         """
         needed = self.needed[name.lower()]
         if self.everything or not needed:
             return self.everything
-        return not on_top or needed > sum(1 for each in self.fields if each.named(name))
+        return needed > sum(1 for each in self.fields[position:] if each.named(name))
 
 
 def covers(mail: Mail) -> Coverage:
@@ -107,22 +106,18 @@ def breaks(coverage: Coverage, edit: Edit) -> bool:
     """Whether this edit of the mail as it came would break a signature."""
     match edit:
         case AddHeader(name, _):
-            return coverage.covers_addition(name, on_top=False)
+            return coverage.covers_addition(name, len(coverage.fields))
         case InsertHeader(index, name, _):
-            return coverage.covers_addition(name, on_top=_on_top(coverage.fields, index, name))
+            return coverage.covers_addition(name, index)
         case ChangeHeader(name, index, value):
             position = _position(coverage.fields, name, index or 1)
             if position is not None:
                 return coverage.covers_field(position)
-            return bool(value) and coverage.covers_addition(name, on_top=False)
+            return bool(value) and coverage.covers_addition(name, len(coverage.fields))
         case ReplaceBody():
             return any(each.body_length != 0 for each in coverage.signatures)
         case _:
             return False
-
-
-def _on_top(fields: tuple[HeaderField, ...], index: int, name: bytes) -> bool:
-    return not any(each.named(name) for each in fields[:index])
 
 
 def _position(fields: Iterable[HeaderField], name: bytes, nth: int) -> int | None:
