@@ -17,6 +17,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from smtpgw.queue.rows import Batch
@@ -34,6 +35,7 @@ _FULL_EXTENDED = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE})  # the shared-memory 
 class _Waiting:
     run: Callable[[Batch], Any]
     weight: int
+    urgent: bool
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
     result: Any = None
@@ -42,15 +44,17 @@ class _Waiting:
 
 @dataclass(frozen=True, slots=True)
 class CommitterOptions:
-    """At most `batch` operations a transaction; a checkpoint each `checkpoint` octets written."""
+    """At most `batch` operations and about `checkpoint` octets a transaction; a checkpoint
+    whenever the write-ahead log has grown over `checkpoint` octets."""
 
     batch: int = 512
-    checkpoint: int = 16 * 1024 * 1024
+    checkpoint: int = 8 * 1024 * 1024
 
 
 class Committer:
-    """The thread.  `stamp` is called in each transaction that wrote something;
-    `after` with the ids of mails that are gone, once they are."""
+    """The thread.  `stamp` is called in each transaction that wrote something; `after`
+    with the id of a mail that is gone, once it is; `relief` when the disk is too full for
+    an urgent operation, to say whether it made some room."""
 
     def __init__(
         self,
@@ -58,33 +62,41 @@ class Committer:
         *,
         stamp: Callable[[sqlite3.Connection], None],
         after: Callable[[str], None],
+        relief: Callable[[], bool],
         options: CommitterOptions = CommitterOptions(),
     ) -> None:
         self._db, self._stamp, self._after, self._options = db, stamp, after, options
+        self._relief = relief
+        db.execute(f"PRAGMA journal_size_limit={int(options.checkpoint)}")
+        self._log = Path(f"{db.execute('PRAGMA database_list').fetchone()[2]}-wal")
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._written = 0
+        self._wanted = False
         self.failed: str | None = None
         self.transactions = 0
         self.operations = 0
         self._thread = threading.Thread(target=self._work, name="committer", daemon=True)
         self._thread.start()
 
-    async def do(self, run: Callable[[Batch], T], weight: int = 4096) -> T:
+    async def do(self, run: Callable[[Batch], T], weight: int = 4096, *, urgent: bool = True) -> T:
         """Run in the next transaction; return when it is committed.
 
         The operation may run more than once (after a rollback), so it changes nothing
-        but the database.
+        but the database.  An urgent one may use up what the disk has in reserve.
         """
         self._refuse_if_failed()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.put(_Waiting(run, weight, future, loop))
+        self._waiting.put(_Waiting(run, weight, urgent, future, loop))
         return await future
 
     async def stop(self) -> None:
         """Commit what waits, close the connection, end the thread."""
         self._waiting.put(None)
         await asyncio.to_thread(self._thread.join)
+
+    def checkpoint_soon(self) -> None:
+        """Have a checkpoint after the next transaction."""
+        self._wanted = True
 
     def fail(self, why: str) -> None:
         """Accept nothing more."""
@@ -100,7 +112,7 @@ class Committer:
             gathered, stopping = self._gather()
             if gathered:
                 self._serve(gathered)
-                if self._written >= self._options.checkpoint:
+                if self._wanted or self._log_size() > self._options.checkpoint:
                     self._checkpoint()
         if self.failed is None:
             self._checkpoint()
@@ -111,8 +123,8 @@ class Committer:
         first = self._waiting.get()
         if first is None:
             return [], True
-        gathered = [first]
-        while len(gathered) < self._options.batch:
+        gathered, weight = [first], first.weight
+        while len(gathered) < self._options.batch and weight < self._options.checkpoint:
             try:
                 each = self._waiting.get_nowait()
             except queue.Empty:
@@ -120,6 +132,7 @@ class Committer:
             if each is None:
                 return gathered, True
             gathered.append(each)
+            weight += each.weight
         return gathered, False
 
     def _serve(self, gathered: list[_Waiting]) -> None:
@@ -127,13 +140,16 @@ class Committer:
             self._refuse_if_failed()
             self._transact(gathered)
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for it
-            if len(gathered) == 1 or self.failed is not None:
-                for each in gathered:
-                    each.error = error
-            else:
+            if len(gathered) > 1 and self.failed is None:
                 for each in gathered:
                     self._serve([each])
                 return
+            if gathered[0].urgent and isinstance(error, StoreFull) and self._relief():
+                self._checkpoint()
+                self._serve(gathered)
+                return
+            for each in gathered:
+                each.error = error
         _answer(gathered)
 
     def _transact(self, gathered: list[_Waiting]) -> None:
@@ -155,7 +171,6 @@ class Committer:
         self.operations += len(gathered)
         if wrote:
             self.transactions += 1
-            self._written += sum(each.weight for each in gathered)
         for queue_id in batch.gone:
             self._after(queue_id)
 
@@ -173,11 +188,18 @@ class Committer:
             return StoreFailed(self.failed or "")
         return QueueError(f"database: {error}")
 
+    def _log_size(self) -> int:
+        """Octets of the log's file, which journal_size_limit cuts when it starts anew."""
+        try:
+            return self._log.stat().st_size
+        except OSError:
+            return 0  # there is none before the first write
+
     def _checkpoint(self) -> None:
         """Move the log's pages to the database.  A full disk only puts it off."""
-        self._written = 0
         try:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._wanted = False
         except sqlite3.Error as error:
             self._translate(error)
 

@@ -7,6 +7,7 @@ taken for a failed commit.
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from pathlib import Path
 
@@ -72,7 +73,9 @@ def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
         db = sqlite3.connect(
             path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
         )
+        db.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
         db.execute("PRAGMA page_size=8192")
+        db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # so that the file can shrink again
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA wal_autocheckpoint=0")

@@ -103,10 +103,11 @@ class Shard:
             number = os.open(self.body_path(queue_id), os.O_RDONLY | os.O_NONBLOCK | _CLOSED)
         except OSError as error:
             raise Damaged(f"body file: {error.strerror}") from error
-        body = FileBody(os.fdopen(number, "rb", buffering=0), 0, size)
         found = os.fstat(number)
         if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+            os.close(number)
             raise Damaged(f"body file holds {found.st_size} octets, {size} were stored")
+        body = FileBody(os.fdopen(number, "rb", buffering=0), 0, size)
         for piece in body.pieces():
             head_sum = zlib.crc32(piece, head_sum)
         if head_sum != checksum:

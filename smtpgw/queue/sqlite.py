@@ -23,6 +23,7 @@ from smtpgw.queue.codec import Prepared
 from smtpgw.queue.committer import Committer, CommitterOptions
 from smtpgw.queue.content import read_content
 from smtpgw.queue.recovery import recover
+from smtpgw.queue.reserve import Reserve
 from smtpgw.queue.rows import Batch
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.states import MailState
@@ -38,6 +39,7 @@ from smtpgw.queue.store import (
     Result,
     Settlement,
     StoreFailed,
+    StoreFull,
 )
 
 T = TypeVar("T")
@@ -48,11 +50,13 @@ _SPARE_INODES = 16
 @dataclass(frozen=True, slots=True)
 class SqliteOptions:
     """`inline_limit`: octets of a body kept in the database.  `queue_minfree`: octets that
-    stay free on the device; Postfix wants 1.5 times message_size_limit.  `shard`: this
+    stay free on the device; Postfix wants 1.5 times message_size_limit.  `reserve`: octets
+    kept back for outcomes on a full disk, at least twice the committer's checkpoint.  `shard`: this
     shard's number, part of its ids.  `busy_timeout`: seconds to wait for a tool's lock."""
 
     inline_limit: int = 256 * 1024
     queue_minfree: int = 40 * 1024 * 1024
+    reserve: int = 16 * 1024 * 1024
     shard: int = 0
     busy_timeout: float = 10.0
     committer: CommitterOptions = field(default_factory=CommitterOptions)
@@ -79,8 +83,13 @@ class SqliteStore:
         )
         self._floor = mark[1] if mark else 0
         self._version: int | None = None
+        self._reserve = Reserve(shard.directory / "reserve", options.reserve)
         self.committer = Committer(
-            db, stamp=self._stamp, after=shard.drop_body, options=options.committer
+            db,
+            stamp=self._stamp,
+            after=shard.drop_body,
+            relief=self._reserve.spend,
+            options=options.committer,
         )
 
     @classmethod
@@ -126,20 +135,38 @@ class SqliteStore:
             octets, inodes = self._shard.free()
         except OSError:
             return False
-        return octets >= self._options.queue_minfree + size and inodes > _SPARE_INODES
+        if octets < self._options.queue_minfree + size or inodes <= _SPARE_INODES:
+            return False
+        try:
+            self._reserve.ensure()
+        except StoreFull:
+            return False
+        return True
 
     async def add(self, mail: NewMail) -> None:
         if self.failed is not None:
             raise StoreFailed(self.failed)
         if not ids.valid(mail.queue_id):
             raise ValueError(f"not a queue id: {mail.queue_id!r}")
+        await self._have_reserve()
         prepared = await self._prepare(mail)
         try:
-            await self.committer.do(lambda batch: self._add(batch, prepared), prepared.weight)
+            await self.committer.do(
+                lambda batch: self._add(batch, prepared), prepared.weight, urgent=False
+            )
         except QueueError:
             if prepared.content[1] is None and self.failed is None:
                 await asyncio.to_thread(self._shard.drop_body, mail.queue_id)
             raise
+
+    async def _have_reserve(self) -> None:
+        """Have the reserve back, if need be by giving free pages of the database for it."""
+        try:
+            self._reserve.ensure()
+        except StoreFull:
+            self.committer.checkpoint_soon()
+            await self.committer.do(_shrink)
+            self._reserve.ensure()
 
     def _add(self, batch: Batch, prepared: Prepared) -> None:
         rows.add(batch, prepared)
@@ -238,3 +265,8 @@ class SqliteStore:
 def _data_version(batch: Batch) -> int:
     """SQLite's count of commits by other connections (PRAGMA data_version)."""
     return int(batch.db.execute("PRAGMA data_version").fetchone()[0])
+
+
+def _shrink(batch: Batch) -> None:
+    """Give free pages back; the file is cut at the checkpoint that follows."""
+    batch.db.execute("PRAGMA incremental_vacuum").fetchall()

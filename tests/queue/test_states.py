@@ -1,0 +1,114 @@
+"""The state table: every row holds, every pair that is not in it is refused."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from smtpgw.queue.states import (
+    MAIL_MOVES,
+    RECIPIENT_MOVES,
+    IllegalMove,
+    MailEvent,
+    MailState,
+    RecipientEvent,
+    RecipientState,
+    after,
+    recipient_after,
+)
+from smtpgw.queue.store import QueueError, Result, Settlement
+from tests.queue.support import START, message, new, opened, run
+
+_MAIL_PAIRS = list(itertools.product([None, *MailState], MailEvent))
+
+
+@pytest.mark.parametrize(("state", "event"), _MAIL_PAIRS)
+def test_after_obeys_the_table(state: MailState | None, event: MailEvent) -> None:
+    if (state, event) in MAIL_MOVES:
+        assert after(state, event) is MAIL_MOVES[state, event].to
+    else:
+        with pytest.raises(IllegalMove):
+            after(state, event)
+
+
+@pytest.mark.parametrize(
+    ("state", "event"), list(itertools.product(RecipientState, RecipientEvent))
+)
+def test_recipient_after_obeys_the_table(state: RecipientState, event: RecipientEvent) -> None:
+    if (state, event) in RECIPIENT_MOVES:
+        assert recipient_after(state, event) is RECIPIENT_MOVES[state, event]
+    else:
+        with pytest.raises(IllegalMove):
+            recipient_after(state, event)
+
+
+def test_each_row_says_what_must_be_durable_before_which_answer() -> None:
+    assert all(move.durable and move.answer for move in MAIL_MOVES.values())
+
+
+def test_every_state_is_reached_and_only_done_is_final() -> None:
+    assert {move.to for move in MAIL_MOVES.values()} == set(MailState)
+    assert set(MailState) - {state for state, _ in MAIL_MOVES} == {MailState.DONE}
+
+
+_INTERNAL = {
+    MailEvent.ARRIVE,
+    MailEvent.ARRIVE_HELD,
+    MailEvent.LEASE,
+    MailEvent.LAPSE,
+    MailEvent.RECOVER,
+    MailEvent.RECOVER_HELD,
+}
+_STORED = [state for state in MailState if state is not MailState.DONE]
+
+
+@pytest.mark.parametrize(
+    ("state", "event"), [p for p in _MAIL_PAIRS if p[0] in _STORED and p[1] not in _INTERNAL]
+)
+def test_the_store_obeys_the_table(tmp_path: Path, state: MailState, event: MailEvent) -> None:
+    """Put a mail in each state, let each event happen: the store ends where the table says."""
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "00") as store:
+            item = new(store, message(), hold="x" if state is MailState.HOLD else None)
+            queue_id, token = item.queue_id, 0
+            await store.add(item)
+            if state in (MailState.ACTIVE, MailState.DEFERRED):
+                (lease,) = await store.lease(START, 9, 60.0)
+                token = lease.token
+            if event is MailEvent.SETTLE_HELD and state is MailState.ACTIVE:
+                await store.hold(queue_id, "wanted")
+            result = Result(0, RecipientEvent.DEFER, "4.0.0", "later")
+            some = Settlement(queue_id, token, START, (result,), START + 300)
+            if state is MailState.DEFERRED:
+                await store.settle(some)
+            if state is MailState.CORRUPT:
+                await store.set_aside(queue_id, "broken")
+            done = Result(0, RecipientEvent.DELIVER, "2.0.0", "ok")
+            work = {
+                MailEvent.NOTE: lambda: store.note(queue_id, token, START, (done,)),
+                MailEvent.SETTLE_SOME: lambda: store.settle(some),
+                MailEvent.SETTLE_HELD: lambda: store.settle(some),
+                MailEvent.SETTLE_ALL: lambda: store.settle(
+                    Settlement(queue_id, token, START, (done,), START)
+                ),
+                MailEvent.HOLD: lambda: store.hold(queue_id, "why"),
+                MailEvent.RELEASE: lambda: store.release(queue_id, START),
+                MailEvent.FLUSH: lambda: store.flush(START, queue_id),
+                MailEvent.DELETE: lambda: store.delete(queue_id),
+                MailEvent.DAMAGE: lambda: store.set_aside(queue_id, "broken"),
+            }[event]
+            if (state, event) not in MAIL_MOVES:
+                with pytest.raises((IllegalMove, QueueError)):
+                    await work()
+                assert (await store.show(queue_id)).state is state
+                return
+            await work()
+            to = MAIL_MOVES[state, event].to
+            counts = await store.counts()
+            assert sum(counts.values()) == (to is not MailState.DONE)
+            assert to is MailState.DONE or counts[to] == 1
+
+    run(scenario())
