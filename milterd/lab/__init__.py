@@ -1,0 +1,1 @@
+"""milterlab: play an MTA to any milter, and see what it answers."""

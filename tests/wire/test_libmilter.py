@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +27,7 @@ from milterd.wire.convert import EditCollector
 from milterd.wire.mta import MtaConnection, Negotiated
 from milterd.wire.states import EDIT_ACTIONS
 from tests.peers.clamav_milter import Milter
-from tests.peers.process import answers, daemon, directory
+from tests.wire.programs import pymilter
 
 
 class Client:
@@ -99,12 +98,8 @@ class Client:
 @pytest.fixture(scope="module")
 def peer() -> Iterator[tuple[Path, Path]]:
     """The socket of a pymilter program, and its log of events."""
-    with directory("pymilter") as home:
-        path, log = home / "milter.sock", home / "events"
-        program = Path(__file__).with_name("pymilter_peer.py")
-        command = [sys.executable, str(program), str(path), str(log)]
-        with daemon("pymilter", command, home, lambda: answers(path)):
-            yield path, log
+    with pymilter() as found:
+        yield found
 
 
 def _events(log: Path) -> list[bytes]:
