@@ -1,0 +1,221 @@
+"""The arrows of the house, read from the imports: which room may know which.
+
+A room is the longest entry of ROOMS that a module's name begins with.  An import may go
+to the module's own room or to one its row names, never the other way, and no circle of
+modules exists.  Imports inside functions and under TYPE_CHECKING count too.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+
+ROOMS: dict[str, set[str]] = {
+    "milterd.core": set(),
+    "milterd.wire": {"milterd.core"},
+    "milterd.base": set(),
+    "milterd.ports": {"milterd.core", "milterd.base"},
+    "milterd.filters": {"milterd.core", "milterd.ports"},
+    "milterd.host": {"milterd.wire", "milterd.core", "milterd.base"},
+    "milterd.lab": {"milterd.wire", "milterd.core", "milterd.base"},
+    # The composition root of the milter half: daemon, cli, config and what they start.
+    "milterd": {
+        "milterd.core", "milterd.base", "milterd.ports", "milterd.filters", "milterd.host",
+    },
+    "smtpgw.address": set(),
+    "smtpgw.chain": {"milterd.core", "milterd.wire", "milterd.base", "smtpgw.address"},
+    "smtpgw.edge": {"milterd.core", "milterd.base", "smtpgw.address"},
+    "smtpgw.policy": {"milterd.core", "milterd.base", "smtpgw.address", "smtpgw.edge"},
+    "smtpgw.queue": {"milterd.core", "milterd.base"},
+    "smtpgw.delivery": {"milterd.core", "milterd.base", "smtpgw.queue", "smtpgw.address"},
+    # The composition root of the gateway half, and what stands between its rooms.
+    "smtpgw": {
+        "milterd.core", "milterd.wire", "milterd.base", "smtpgw.address", "smtpgw.chain",
+        "smtpgw.edge", "smtpgw.policy", "smtpgw.queue", "smtpgw.delivery",
+    },
+}  # fmt: skip
+
+LIBRARIES = {
+    # Each row: the only rooms that may import it.
+    "clamd": {"milterd.ports"},
+    "dkim": {"milterd.ports"},
+    "cryptography": {"milterd.ports"},
+    "Milter": {"milterd.host"},
+    "milter": {"milterd.host"},
+    "aiosmtpd": {"smtpgw.edge"},
+    "sqlite3": {"smtpgw.queue"},
+    "pydantic": {"milterd.base", "milterd.filters", "milterd", "smtpgw"},
+    "typer": {"milterd", "milterd.lab", "smtpgw"},
+    "rich": {"milterd", "milterd.lab", "milterd.base", "smtpgw"},
+    "prometheus_client": {"milterd.base"},
+    "uvloop": {"milterd", "milterd.host", "milterd.lab", "smtpgw"},
+}
+
+PURE = {"milterd.core", "milterd.wire"}
+"""Rooms without sockets, clocks, event loops, files to open, threads or logs."""
+IMPURE = {
+    "asyncio", "concurrent", "ctypes", "datetime", "fcntl", "io", "logging", "multiprocessing",
+    "pathlib", "random", "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl",
+    "structlog", "subprocess", "tempfile", "threading", "time", "uuid",
+}  # fmt: skip
+
+NOWHERE = {"pickle", "shelve", "marshal", "email", "smtplib", "argparse"}
+"""What no module of ours imports: see docs/architecture.md."""
+MAY = {
+    # Dates of our own making, in RFC 5322's form: no untrusted octet is parsed.
+    ("email.utils", ""),
+    ("email.utils", "format_datetime"),
+    ("email.utils", "formatdate"),
+}
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    """Every module of ours by its full name."""
+    found = {}
+    for package in ("milterd", "smtpgw"):
+        for path in sorted((TOP / package).rglob("*.py")):
+            parts = path.relative_to(TOP).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@functools.cache
+def imports(name: str) -> frozenset[tuple[str, str]]:
+    """What a module imports: (module, name taken from it or "")."""
+    path = modules()[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found: set[tuple[str, str]] = set()
+    for node in ast.walk(ast.parse(path.read_text(), path)):
+        if isinstance(node, ast.Import):
+            found.update((each.name, "") for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([node.module] if node.module else [])])
+            found.update((base, each.name) for each in node.names)
+    return frozenset(found)
+
+
+def uses(name: str) -> Iterator[str]:
+    """The modules of ours that a module imports, itself left out."""
+    for base, taken in imports(name):
+        full = f"{base}.{taken}"
+        used = full if full in modules() else base
+        if used in modules() and used != name:
+            yield used
+
+
+def room(name: str) -> str:
+    """The room a module is in."""
+    fitting = [each for each in ROOMS if name == each or name.startswith(f"{each}.")]
+    return max(fitting, key=len)
+
+
+@pytest.mark.parametrize("each", sorted(ROOMS))
+def test_arrows_only_go_down(each: str) -> None:
+    wrong = {
+        f"{name} imports {used}"
+        for name in modules()
+        if room(name) == each
+        for used in uses(name)
+        if room(used) not in ROOMS[each] | {each}
+    }
+    assert not wrong
+
+
+def test_the_rooms_themselves_have_no_circle() -> None:
+    TopologicalSorter(ROOMS).prepare()
+
+
+def test_no_circle_of_modules() -> None:
+    graph = {name: set(uses(name)) for name in modules()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("library", sorted(LIBRARIES))
+def test_a_library_has_its_room(library: str) -> None:
+    wrong = {
+        name
+        for name in modules()
+        if room(name) not in LIBRARIES[library]
+        and any(base.split(".")[0] == library for base, _ in imports(name))
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", sorted(name for name in modules() if room(name) in PURE))
+def test_core_and_wire_are_pure(name: str) -> None:
+    wrong = {base for base, _ in imports(name) if base.split(".")[0] in IMPURE}
+    assert not wrong
+
+
+def test_the_gateway_never_knows_the_milter_daemon() -> None:
+    theirs = {"milterd", "milterd.host", "milterd.filters", "milterd.ports", "milterd.lab"}
+    wrong = {
+        f"{name} imports {used}"
+        for name in modules()
+        if name.startswith("smtpgw")
+        for used in uses(name)
+        if room(used) in theirs and used != "milterd"
+    }
+    assert not wrong
+
+
+def test_settings_are_known_to_composition_roots_only() -> None:
+    """Every other room is given its own Options."""
+    wrong = {
+        f"{name} imports {used}"
+        for name in modules()
+        for used in uses(name)
+        if used in ("milterd.config", "smtpgw.config") and room(name) not in ("milterd", "smtpgw")
+    }
+    assert not wrong
+
+
+def test_nobody_imports_what_the_house_has_banned() -> None:
+    wrong = {
+        f"{name} imports {base} {taken}"
+        for name in modules()
+        for base, taken in imports(name)
+        if base.split(".")[0] in NOWHERE and (base, taken) not in MAY
+    }
+    assert not wrong
+
+
+def test_every_import_is_ours_standard_or_a_declared_dependency() -> None:
+    import tomllib
+
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    declared = {each.split(">")[0].replace("-", "_").lower() for each in project["dependencies"]}
+    named_otherwise = {
+        "milter": "pymilter", "dkim": "dkimpy", "dns": "dnspython", "pydantic_core": "pydantic",
+    }  # fmt: skip
+    known = set(sys.stdlib_module_names) | {"milterd", "smtpgw", "_typeshed"}
+    wrong = set()
+    for name in modules():
+        for top in {base.split(".")[0] for base, _ in imports(name)}:
+            package = named_otherwise.get(top.lower(), top.lower())
+            if top not in known and package not in declared:
+                wrong.add(f"{name} imports {top}")
+    assert not wrong
+
+
+def test_the_reader_of_imports_reads_them_all() -> None:
+    """The tests above are worth what this function sees."""
+    assert ("milterd.core.actions", "Edit") in imports("milterd.core.apply")
+    assert "milterd.core.mail" in set(uses("milterd.core.apply"))
+    assert room("milterd.core.apply") == "milterd.core"
+    assert room("milterd.config") == "milterd"
