@@ -121,8 +121,10 @@ def difference(fields: Sequence[HeaderField], lines: Iterable[Line]) -> Iterator
             continue
         if new is None:
             yield ChangeHeader(old.name, nth, b"")
-        elif new.named(old.name) and new.value:
-            yield ChangeHeader(new.name, nth, new.value)
+        elif new.named(old.name):
+            # A change to an empty value is a deletion: an empty field keeps its spelling.
+            if new.value.strip():
+                yield ChangeHeader(new.name, nth, new.value)
         else:
             yield InsertHeader(position + 1, new.name, new.value)
             yield ChangeHeader(old.name, nth, b"")
@@ -277,7 +279,7 @@ _CHUNK = re.compile(rb"[ \t]*[^ \t]+")
 def folded(name: bytes, text: bytes) -> bytes:
     """A value for the field `name`: a space and the text, folded at its own white space."""
     value, column = b" ", len(name) + 2
-    for chunk in _CHUNK.findall(text):
+    for chunk in _CHUNK.findall(text.strip(b" \t")):
         if column + len(chunk) > COLUMNS and chunk[:1] in b" \t" and not value.isspace():
             value += b"\r\n"
             column = 0

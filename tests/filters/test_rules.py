@@ -130,10 +130,15 @@ def plainly(fields: Plain, rule: dict[str, object]) -> Plain:
             new_flat = text if pattern is None else re.sub(str(pattern).encode(), text, flat)
             if new_flat != flat:
                 if new_flat.strip():
-                    result.append((name, b" " + new_flat))
+                    result.append((name, b" " + new_flat.strip()))
                 continue
         result.append((name, value))
     return result
+
+
+def spelled(fields: Plain) -> Plain:
+    """Names of empty fields in lower case: there the vocabulary cannot change the spelling."""
+    return [(name if value.strip() else name.lower(), value) for name, value in fields]
 
 
 @given(st.lists(FIELDS, max_size=8), st.lists(RULES, min_size=1, max_size=4))
@@ -146,7 +151,8 @@ def test_edits_come_to_what_the_rules_say(
     expected: Plain = [(each.name, each.value) for each in mail.visible()]
     for rule in rules:
         expected = plainly(expected, rule)
-    assert [(each.name, each.value) for each in result.visible()] == expected
+    found = [(each.name, each.value) for each in result.visible()]
+    assert spelled(found) == spelled(expected)
     hidden = [each for each in mail.headers if each.hidden]
     assert [each for each in result.headers if each.hidden] == hidden
     if outcome.edits:
