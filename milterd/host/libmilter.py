@@ -17,6 +17,9 @@ and the caller ends the process, threads and all (`os._exit`).
 **Threads.**  Callbacks of one connection come one after the other, but on any thread.
 The context object therefore holds only a :class:`_Connection`, bound to no thread.
 
+**Macros.**  libmilter keeps those of MAIL until others come for that stage.  Postfix and
+Sendmail send some with every MAIL, so that none outlives its message.
+
 **Text.**  pymilter hands over octets where we need them, but HELO, host name and header
 names as UTF-8: octets that are not make the callback fail before it reaches us, which
 `sys.excepthook` logs; the policy CONTINUE keeps the session alive.  Edits go the other

@@ -25,7 +25,7 @@ class Hosted:
     """One host process and its listening socket."""
 
     def __init__(self, kind: str, name: str, directory: Path, family: int, options: Any) -> None:
-        self.kind = kind
+        self.kind, self.directory = kind, directory
         self._command = [sys.executable, "-m", "tests.host.serve", kind, name]
         self._options = json.dumps(options)
         self._log = (directory / "log").open("ab")
@@ -78,6 +78,29 @@ def short_path() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(dir="/tmp", prefix="gph-"))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def shared_hosts() -> Iterator[dict[tuple[str, str], Hosted]]:
+    """Hosts that live as long as the tests."""
+    running: dict[tuple[str, str], Hosted] = {}
+    yield running
+    for each in running.values():
+        each.close()
+        shutil.rmtree(each.directory)
+
+
+@pytest.fixture
+def shared_hosting(kind: str, shared_hosts: dict[tuple[str, str], Hosted]) -> Hosting:
+    """The host of the test's kind with a filter and no options: shared_hosting(name)."""
+
+    def get(name: str) -> Hosted:
+        if (kind, name) not in shared_hosts:
+            directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="gph-"))
+            shared_hosts[kind, name] = Hosted(kind, name, directory, socket.AF_UNIX, {})
+        return shared_hosts[kind, name]
+
+    return get
 
 
 @pytest.fixture

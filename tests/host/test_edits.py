@@ -25,7 +25,13 @@ def case(name: str) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.fixture
-def host(hosting: Hosting):
+def host(shared_hosting: Hosting):
+    return shared_hosting("script")
+
+
+@pytest.fixture
+def own_host(hosting: Hosting):
+    """For tests that read its log."""
     return hosting("script")
 
 
@@ -65,14 +71,14 @@ def test_refusals_carry_no_edits(host, name, reply) -> None:
 
 
 @pytest.mark.parametrize("name", ["raise", "raise-gather"])
-def test_a_raising_filter_is_temporary_and_leaks_nothing(host, name) -> None:
-    with host.mta() as mta:
+def test_a_raising_filter_is_temporary_and_leaks_nothing(own_host, name) -> None:
+    with own_host.mta() as mta:
         answer = mta.greet().message(case(name))
         again = mta.message(case("headers"))
     assert answer.reply == m.ReplyCode(b"451 4.3.0 Internal error, trace id trace1")
     assert again.edits == CASES["headers"].edits
-    host.stop()
-    (failure,) = host.log("failure")
+    own_host.stop()
+    (failure,) = own_host.log("failure")
     assert (failure["trace"], failure["kind"]) == ("trace1", "filter")
     assert "secret of" in failure["exception"]
 
@@ -86,16 +92,16 @@ def test_an_edit_that_cannot_be_said_is_said_by_no_half(host, name) -> None:
     assert answer.reply.text.startswith(b"451 4.3.0 ")
 
 
-def test_octets_that_are_no_utf8(host, kind) -> None:
-    with host.mta() as mta:
+def test_octets_that_are_no_utf8(own_host, kind) -> None:
+    with own_host.mta() as mta:
         answer = mta.greet().message(case("8bit"))
     if kind == "native":
         assert answer.edits == CASES["8bit"].edits
         return
     assert answer.edits == ()
     assert answer.reply.text.startswith(b"451 4.3.0 ")
-    host.stop()
-    assert "host = 'native' can" in host.log("failure")[0]["exception"]
+    own_host.stop()
+    assert "host = 'native' can" in own_host.log("failure")[0]["exception"]
 
 
 def test_edits_that_were_not_asked_for_are_not_made(hosting: Hosting) -> None:
@@ -136,11 +142,11 @@ def test_only_the_end_of_message_awaits_a_reply(host) -> None:
         assert mta.negotiated.protocol & Protocol(0xFF080) == Protocol(0xFF080)
 
 
-def test_one_line_a_decision(host) -> None:
-    with host.mta() as mta:
+def test_one_line_a_decision(own_host) -> None:
+    with own_host.mta() as mta:
         mta.greet().message(case("reject"))
-    host.stop()
-    (line,) = host.log("decision")
+    own_host.stop()
+    (line,) = own_host.log("decision")
     assert line["filter"] == "script"
     assert line["client"] == "client.example[192.0.2.1]"
     assert line["queue_id"] == "4XYZ"
