@@ -179,6 +179,8 @@ class _Transaction:
                 peer.drop()  # it waits for a message that nobody is to get (RFC 2920 3.1)
         elif data.kind == 3:
             await self._content()
+        elif data.kind == 2:  # success before there was a message means nothing
+            raise Lost(f"reply out of place: {clean(data.octets)}", "4.5.0")
         else:
             for each in self._accepted:
                 self._settle(each, data)

@@ -1,0 +1,226 @@
+"""A peer that follows a script, and the road from queue to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from milterd.core.mail import BytesBody, Mail
+from smtpgw.courier import Courier, CourierOptions
+from smtpgw.delivery.client import ClientOptions
+from smtpgw.delivery.fixed import Fixed
+from smtpgw.delivery.maildir import MaildirDelivery
+from smtpgw.delivery.outcome import Destination, Job, Target
+from smtpgw.delivery.pool import Pool, PoolOptions
+from smtpgw.delivery.router import Router
+from smtpgw.dsn import DsnOptions
+from smtpgw.intake import Intake
+from smtpgw.queue.clock import QueueClock
+from smtpgw.queue.manager import ManagerOptions, QueueManager
+from smtpgw.queue.schedule import Schedule, ScheduleOptions
+from smtpgw.queue.sqlite import SqliteStore
+from tests.queue.support import START, FakeClock, opened
+
+CLOSE = b"<close>"
+STALL = b"<stall>"
+EXTENSIONS = b"250-peer.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 SIZE 0\r\n"
+
+Answer = bytes | Callable[[bytes], bytes]
+SCRIPT: Mapping[str, Answer] = {
+    "CONNECT": b"220 peer.example LMTP\r\n",
+    "LHLO": EXTENSIONS,
+    "EHLO": EXTENSIONS,
+    "MAIL": b"250 2.1.0 ok\r\n",
+    "RCPT": b"250 2.1.5 ok\r\n",
+    "DATA": b"354 go\r\n",
+    "RSET": b"250 2.0.0 ok\r\n",
+    "QUIT": b"221 2.0.0 bye\r\n",
+}
+
+
+class Peer:
+    """Answers by verb, `DOT` after the message (by default one 250 for each RCPT).
+
+    An answer may hold CLOSE or STALL: what stands before it is sent first.
+    """
+
+    def __init__(self, answers: Mapping[str, Answer | list[Answer]] | None = None) -> None:
+        self.answers: dict[str, Answer | list[Answer]] = {**SCRIPT, **(answers or {})}
+        self.commands: list[bytes] = []
+        self.messages: list[bytes] = []
+        self.connections = 0
+        self._recipients = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def _answer(self, verb: str, line: bytes) -> bytes:
+        answer = self.answers.get(verb, b"500 5.5.2 what?\r\n")
+        if isinstance(answer, list):
+            answer = answer.pop(0) if len(answer) > 1 else answer[0]
+        return answer(line) if callable(answer) else answer
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.add(writer)
+        try:
+            if await self._say(writer, self._answer("CONNECT", b"")):
+                while line := await reader.readline():
+                    if not await self._command(reader, writer, line):
+                        break
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the client may hang up whenever it likes
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _command(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: bytes
+    ) -> bool:
+        self.commands.append(line)
+        verb = line[:4].strip().upper().decode()
+        if verb in ("MAIL", "RSET"):
+            self._recipients = 0
+        answer = self._answer(verb, line)
+        if verb == "RCPT" and answer.startswith(b"2"):
+            self._recipients += 1
+        if not await self._say(writer, answer):
+            return False
+        if verb == "DATA" and answer.startswith(b"354"):
+            self.messages.append(await reader.readuntil(b"\r\n.\r\n"))
+            done = self.answers.get("DOT", b"250 2.0.0 stored\r\n" * self._recipients)
+            self.answers["DOT>"] = done
+            return await self._say(writer, self._answer("DOT>", line))
+        return verb != "QUIT"
+
+    async def _say(self, writer: asyncio.StreamWriter, answer: bytes) -> bool:
+        for mark in (CLOSE, STALL):
+            if mark in answer:
+                writer.write(answer.partition(mark)[0])
+                await writer.drain()
+                if mark is STALL:
+                    await asyncio.sleep(60)
+                return False
+        writer.write(answer)
+        await writer.drain()
+        return True
+
+    def verbs(self) -> list[str]:
+        return [each[:4].strip().decode() for each in self.commands]
+
+    def hang_up(self) -> None:
+        for each in self._writers:
+            each.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(peer: Peer, transport: str = "lmtp") -> AsyncIterator[Destination]:
+    """The peer on a UNIX socket."""
+    directory = tempfile.mkdtemp(dir="/tmp")
+    path = f"{directory}/s"
+    server = await asyncio.start_unix_server(peer.serve, path, limit=2**26)
+    try:
+        yield Destination(transport, f"unix:{path}")
+    finally:
+        server.close()
+        peer.hang_up()
+        shutil.rmtree(directory)
+
+
+def job(
+    rcpts: tuple[bytes, ...] = (b"u@example.net",),
+    text: bytes = b"hello\r\n",
+    *,
+    sender: bytes = b"a@example.com",
+    sender_args: tuple[bytes, ...] = (),
+    rcpt_args: tuple[bytes, ...] = (),
+    head: bytes = b"Subject: x\r\n\r\n",
+) -> Job:
+    targets = tuple(Target(n, each, rcpt_args) for n, each in enumerate(rcpts))
+    return Job("0123456789abcd", sender, sender_args, targets, head, BytesBody(text), arrived=START)
+
+
+def pool(*, kept: float = 2.0, **limits: float) -> Pool:
+    client = ClientOptions(myhostname="gw.example", **limits)  # type: ignore[arg-type] # all floats
+    return Pool(PoolOptions(lmtp_connection_cache_time_limit=kept, client=client))
+
+
+@dataclass
+class Road:
+    """A queue with a courier at work on it."""
+
+    store: SqliteStore
+    intake: Intake
+    courier: Courier
+    clock: FakeClock
+    pool: Pool
+    seen: list[tuple[str, str]] = field(default_factory=list)
+
+    async def accept(self, mail: Mail) -> str:
+        queue_id = self.intake.new_id()
+        await self.intake.accept(mail, queue_id=queue_id)
+        return queue_id
+
+    async def empty(self) -> bool:
+        return sum((await self.store.counts()).values()) == 0
+
+    async def wait_empty(self) -> None:
+        async with asyncio.timeout(10):
+            while not await self.empty():  # noqa: ASYNC110 - the store is asked, it tells nobody
+                await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def road(
+    directory: Path,
+    default: Destination,
+    exceptions: Mapping[str, Destination] | None = None,
+    *,
+    clock: FakeClock | None = None,
+    schedule: ScheduleOptions | None = None,
+    options: CourierOptions | None = None,
+    manager_options: ManagerOptions | None = None,
+    deliverers: Pool | None = None,
+) -> AsyncIterator[Road]:
+    clock = clock or FakeClock()
+    chance = random.Random(7)
+    async with opened(directory / "00", clock) as store:
+        queue_clock = QueueClock(clock)
+        manager = QueueManager(store, queue_clock, manager_options or ManagerOptions(poll=0.02))
+        intake = Intake(store, queue_clock, manager.wake)
+        connections = deliverers or pool()
+        fixed = Fixed()
+        seen: list[tuple[str, str]] = []
+        courier = Courier(
+            store=store,
+            intake=intake,
+            manager=manager,
+            clock=queue_clock,
+            schedule=Schedule(schedule or ScheduleOptions()),
+            router=Router(default, exceptions or {}),
+            deliverers={
+                "lmtp": connections,
+                "smtp": connections,
+                "maildir": MaildirDelivery("gw.example"),
+                "error": fixed,
+                "retry": fixed,
+                "discard": fixed,
+            },
+            chance=chance.random,
+            token=lambda: f"{chance.getrandbits(128):032x}",
+            log=structlog.get_logger(),
+            options=options or CourierOptions(pause=0.01, dsn=DsnOptions("gw.example")),
+            observe=lambda transport, outcome, _: seen.append((transport, outcome)),
+        )
+        running = asyncio.ensure_future(courier.run())
+        try:
+            yield Road(store, intake, courier, clock, connections, seen)
+        finally:
+            await courier.drain(5)
+            await asyncio.gather(running, return_exceptions=True)

@@ -1,0 +1,449 @@
+"""The road from queue to peer and back: outcomes, retries, DSNs, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import email
+import email.policy
+import os
+import re
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+
+from smtpgw.courier import CourierOptions
+from smtpgw.delivery.outcome import Destination
+from smtpgw.dsn import DsnOptions
+from smtpgw.queue.manager import ManagerOptions
+from smtpgw.queue.schedule import ScheduleOptions
+from smtpgw.queue.states import MailState, RecipientState
+from smtpgw.queue.store import Filter, StoreFull
+from smtpgw.queue.tools import QueueTool
+from tests.delivery.peer import CLOSE, STALL, Peer, listening, pool, road
+from tests.queue.support import FakeClock, message, new, opened, run, until
+
+_DAY = 86400.0
+_SENDER = {"example.com": Destination("maildir", "")}
+
+
+def _boxes(root: Path, address: str) -> list[bytes]:
+    box = root / "mail" / address / "new"
+    return [each.read_bytes() for each in sorted(box.iterdir())] if box.exists() else []
+
+
+def _maildir(root: Path) -> Destination:
+    return Destination("maildir", str(root / "mail"))
+
+
+def _parsed(octets: bytes) -> EmailMessage:
+    return email.message_from_bytes(octets, policy=email.policy.default)  # type: ignore[return-value]
+
+
+def test_a_mail_reaches_a_maildir_to_the_octet(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with road(tmp_path, _maildir(tmp_path)) as way:
+            mail = message(b"line\r\n.dot\r\n\xff", rcpts=(b"U@Example.NET", b"../../x@y"))
+            queue_id = await way.accept(mail)
+            await way.wait_empty()
+            (got,) = _boxes(tmp_path, "U@example.net")
+            top = b"Return-Path: <a@example.com>\nDelivered-To: U@Example.NET\n"
+            assert got == top + b"".join(mail.pieces()).replace(b"\r\n", b"\n") + b"\n"
+            assert len(_boxes(tmp_path, "%2E.%2F..%2Fx@y")) == 1
+            (file,) = (tmp_path / "mail/U@example.net/new").iterdir()
+            assert f"Q{queue_id}R0" in file.name
+            assert list((tmp_path / "mail/U@example.net/tmp").iterdir()) == []
+
+    run(scenario())
+
+
+def test_lmtp_gets_each_mail_once_and_the_queue_is_empty(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        peer = Peer()
+        async with listening(peer) as where, road(tmp_path, where) as way:
+            await asyncio.gather(*(way.accept(message(b"%d\r\n" % n)) for n in range(50)))
+            await way.wait_empty()
+            assert len(peer.messages) == 50
+            assert len(set(peer.messages)) == 50
+            assert peer.connections <= 20
+            assert way.seen == [("lmtp", "delivered")] * 50
+
+    run(scenario())
+
+
+def test_only_the_deferred_recipient_is_tried_again(tmp_path: Path) -> None:
+    """J08 and J19, by a clock that is moved by hand."""
+
+    async def scenario() -> None:
+        peer = Peer({"DOT": [b"250 2.0.0 a\r\n452 4.2.2 full\r\n", b"250 2.0.0 b\r\n"]})
+        async with listening(peer) as where, road(tmp_path, where) as way:
+            queue_id = await way.accept(message(rcpts=(b"a@x", b"b@x")))
+            await until(lambda: peer.messages and not way.courier.active)
+            shown = await way.store.show(queue_id)
+            assert shown.state is MailState.DEFERRED
+            assert [each.state for each in shown.recipients] == [
+                RecipientState.DELIVERED,
+                RecipientState.DEFERRED,
+            ]
+            assert shown.recipients[1].text == "452 4.2.2 full"
+            assert shown.due is not None
+            assert 300 <= shown.due - way.clock.wall_time <= 360
+            way.clock.go(299)
+            await asyncio.sleep(0.1)
+            assert len(peer.messages) == 1
+            way.clock.go(70)
+            await way.wait_empty()
+            assert [each for each in peer.commands if b"RCPT" in each][2:] == [b"RCPT TO:<b@x>\r\n"]
+
+    run(scenario())
+
+
+def test_a_flush_by_another_process_is_seen(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        peer = Peer({"DOT": [b"451 4.3.0 later\r\n", b"250 ok\r\n"]})
+        async with listening(peer) as where, road(tmp_path, where) as way:
+            await way.accept(message())
+            await until(lambda: peer.messages and not way.courier.active)
+            tool = QueueTool(tmp_path)
+            tool.flush(way.clock.wall())
+            tool.close()
+            await way.wait_empty()
+
+    run(scenario())
+
+
+def test_a_jump_of_the_wall_clock_retries_and_bounces_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        peer = Peer({"DOT": b"451 4.3.0 later\r\n"})
+        async with listening(peer) as where, road(tmp_path, where) as way:
+            await way.accept(message())
+            await until(lambda: peer.messages and not way.courier.active)
+            for jump in (400 * _DAY, -800 * _DAY):
+                way.clock.wall_time += jump
+                await asyncio.sleep(0.1)
+            assert len(peer.messages) == 1
+            assert (await way.store.counts())[MailState.DEFERRED] == 1
+
+    run(scenario())
+
+
+def test_life_ends_with_a_dsn_that_says_why(tmp_path: Path) -> None:
+    """J15: deferred for five days, then one DSN 4.4.7 with the peer's last words."""
+
+    async def scenario() -> None:
+        peer = Peer({"DOT": b"452 4.2.2 <b@x> mailbox full \xff\r\n"})
+        exceptions = {"example.com": _maildir(tmp_path)}
+        async with listening(peer) as where, road(tmp_path, where, exceptions) as way:
+            queue_id = await way.accept(
+                message(
+                    sender_args=(b"ENVID=my+20id", b"RET=HDRS"),
+                    rcpts=(b"b@x",),
+                    rcpt_args=(b"ORCPT=rfc822;B+2Bx@Y",),
+                )
+            )
+            for _ in range(200):
+                await until(lambda: not way.courier.active)
+                if await way.empty():
+                    break
+                way.clock.go(4000)
+                await asyncio.sleep(0.05)
+            (got,) = _boxes(tmp_path, "a@example.com")
+            assert 108 <= len(peer.messages) <= 140
+        _check_failure(_parsed(got), queue_id)
+
+    run(scenario(), 60)
+
+
+def _check_failure(report: EmailMessage, queue_id: str) -> None:
+    assert report["Return-Path"] == "<>"
+    assert report["From"] == "Mail Delivery System <MAILER-DAEMON@gw.example>"
+    assert report["To"] == "a@example.com" or report["To"] == "<a@example.com>"
+    assert report["Auto-Submitted"] == "auto-replied"
+    assert report["Message-ID"].endswith("@gw.example>")
+    assert report["Date"]
+    assert report.get_content_type() == "multipart/report"
+    assert report.get_param("report-type") == "delivery-status"
+    human, status, original = report.iter_parts()
+    assert human.get_content_type() == "text/plain"
+    assert "mailbox full" in human.get_content()
+    assert queue_id in human.get_content()
+    whole, recipient = status.get_payload()  # type: ignore[misc] # two blocks of fields
+    assert whole["Reporting-MTA"] == "dns; gw.example"
+    assert whole["Original-Envelope-Id"] == "my id"
+    assert whole["X-Gatepost-Queue-ID"] == queue_id
+    assert whole["Arrival-Date"] == "Tue, 14 Nov 2023 22:13:20 -0000"
+    assert recipient["Original-Recipient"] == "rfc822;B+x@Y"
+    assert recipient["Final-Recipient"] == "rfc822; b@x"
+    assert recipient["Action"] == "failed"
+    assert recipient["Status"] == "4.4.7"
+    assert recipient["Remote-MTA"] == "dns; peer.example"
+    words = re.sub(r"\s+", " ", recipient["Diagnostic-Code"])
+    assert words == r"smtp; 452 4.2.2 <b@x> mailbox full \xff"
+    assert recipient["Last-Attempt-Date"]
+    assert original.get_content_type() == "text/rfc822-headers"
+    assert b"Subject: t\xe9st\n\tfolded" in original.get_payload(decode=True)  # type: ignore[operator]
+
+
+def test_a_delay_is_told_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        schedule = ScheduleOptions(delay_warning_time=3600)
+        where = Destination("retry", "4.7.1 come back")
+        exceptions = {"example.com": _maildir(tmp_path)}
+        async with road(tmp_path, where, exceptions, schedule=schedule) as way:
+            await way.accept(message())
+            for _ in range(12):
+                await until(lambda: not way.courier.active)
+                way.clock.go(4000)
+                await asyncio.sleep(0.05)
+            (got,) = _boxes(tmp_path, "a@example.com")
+        report = _parsed(got)
+        recipient = list(report.iter_parts())[1].get_payload()[1]  # type: ignore[index]
+        assert (recipient["Action"], recipient["Status"]) == ("delayed", "4.7.1")
+        assert recipient["Will-Retry-Until"] == "Sun, 19 Nov 2023 22:13:20 -0000"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("notify", "transport", "action"),
+    [
+        (b"NOTIFY=NEVER", "error", None),
+        (b"NOTIFY=SUCCESS", "error", None),
+        (b"NOTIFY=SUCCESS,FAILURE", "error", "failed"),
+        (b"X=1", "error", "failed"),
+        (b"notify=failure", "error", "failed"),
+        (b"NOTIFY=SUCCESS", "discard", "delivered"),
+        (b"NOTIFY=FAILURE", "discard", None),
+        (b"X=1", "discard", None),
+        (b"NOTIFY=SUCCESS", "lmtp", "relayed"),
+    ],
+)
+def test_notify_decides(tmp_path: Path, notify: bytes, transport: str, action: str | None) -> None:
+    async def scenario() -> None:
+        peer = Peer()
+        exceptions = {"example.com": _maildir(tmp_path)}
+        async with listening(peer) as lmtp:
+            where = lmtp if transport == "lmtp" else Destination(transport, "")
+            async with road(tmp_path, where, exceptions) as way:
+                await way.accept(message(rcpt_args=(notify,)))
+                await way.wait_empty()
+        got = _boxes(tmp_path, "a@example.com")
+        actions = [
+            list(_parsed(each).iter_parts())[1].get_payload()[1]["Action"]  # type: ignore[index]
+            for each in got
+        ]
+        assert actions == ([action] if action else [])
+
+    run(scenario())
+
+
+def test_the_null_sender_never_gets_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with road(tmp_path, Destination("error", "5.1.1 nobody")) as way:
+            await way.accept(message(sender=b""))
+            await way.accept(message(sender=b"forged@example.org"))  # its DSN fails as well
+            await way.wait_empty()
+            assert way.seen == [("error", "failed")] * 3
+
+    run(scenario())
+
+
+def test_a_dsn_that_cannot_be_queued_keeps_the_mail(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        exceptions = {"example.net": Destination("error", "no"), "x": _maildir(tmp_path)}
+        async with road(tmp_path, _maildir(tmp_path), exceptions) as way:
+            prepare = way.intake.prepare
+            full = True
+
+            def refuse(mail, **more):  # type: ignore[no-untyped-def] # stands in for prepare
+                if full and not mail.envelope.sender:
+                    raise StoreFull("test")
+                return prepare(mail, **more)
+
+            way.intake.prepare = refuse  # type: ignore[method-assign]
+            queue_id = await way.accept(message(rcpts=(b"u@example.net", b"ok@x")))
+            await until(lambda: len(way.seen) == 2 and not way.courier.active)
+            shown = await way.store.show(queue_id)
+            assert shown.state is MailState.DEFERRED
+            assert [each.number for each in shown.open] == [0]
+            assert len(_boxes(tmp_path, "ok@x")) == 1
+            full = False
+            way.clock.go(400)
+            await way.wait_empty()
+            assert len(_boxes(tmp_path, "a@example.com")) == 1
+
+    run(scenario())
+
+
+def test_a_full_disk_at_the_end_of_an_attempt_delivers_nothing_twice(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        peer = Peer()
+        async with listening(peer) as where, road(tmp_path, where) as way:
+            settle, tries = way.store.settle, 0
+
+            async def refuse(settlement):  # type: ignore[no-untyped-def] # stands in for settle
+                nonlocal tries
+                tries += 1
+                if tries < 9:
+                    raise StoreFull("test")
+                return await settle(settlement)
+
+            way.store.settle = refuse  # type: ignore[method-assign]
+            await way.accept(message())
+            await way.wait_empty()
+            assert tries == 9
+            assert len(peer.messages) == 1
+
+    run(scenario())
+
+
+def test_corrupt_mail_is_set_aside_and_stops_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        clock = FakeClock()
+        async with opened(tmp_path / "00", clock) as store:
+            bad = new(store, message(b"x" * 300_000))
+            await store.add(bad)
+        path = tmp_path / "00/bodies" / bad.queue_id
+        os.truncate(path, 299_999)
+        async with road(tmp_path, _maildir(tmp_path), clock=clock) as way:
+            await way.accept(message())
+            await until(lambda: len(_boxes(tmp_path, "u@example.net")) == 1)
+            await until(lambda: not way.courier.active)
+            (found,) = await way.store.list(Filter())
+            assert (found.queue_id, found.state) == (bad.queue_id, MailState.CORRUPT)
+            assert found.note == "body file holds 299999 octets, 300000 were stored"
+
+    run(scenario())
+
+
+def test_one_dead_destination_hurts_nobody_else(tmp_path: Path) -> None:
+    """Mail for a peer that stalls fills its own share of connections, no more."""
+
+    async def scenario() -> None:
+        dead = Peer({"CONNECT": STALL})
+        options = CourierOptions(default_destination_concurrency_limit=2)
+        async with listening(dead) as nowhere:
+            exceptions = {"dead.example": nowhere}
+            async with road(tmp_path, _maildir(tmp_path), exceptions, options=options) as way:
+                for _ in range(30):
+                    await way.accept(message(rcpts=(b"u@dead.example",)))
+                await way.accept(message())
+                await until(lambda: len(_boxes(tmp_path, "u@example.net")) == 1)
+                await until(lambda: way.courier.active == 30)
+                assert dead.connections <= 2
+                assert await way.courier.drain(0) == 30
+
+    run(scenario())
+
+
+def test_a_destination_that_refuses_is_not_asked_for_each_mail(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        options = CourierOptions(default_destination_concurrency_limit=1, failed_cohort_limit=3)
+        connections = pool()
+        async with road(
+            tmp_path,
+            Destination("lmtp", "unix:/nonexistent"),
+            options=options,
+            deliverers=connections,
+        ) as way:
+            for _ in range(20):
+                await way.accept(message())
+            await until(lambda: len(way.seen) == 20)
+            await until(lambda: not way.courier.active)
+            assert (await way.store.counts())[MailState.DEFERRED] == 20
+            (first, *_) = await way.store.list(Filter())
+            assert "connect to unix:/nonexistent: No such file" in first.recipients[0].text
+
+    run(scenario())
+
+
+def test_a_lease_bounds_an_attempt(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        peer = Peer({"DOT": STALL})
+        manager = ManagerOptions(lease_time=0.2, poll=0.02)
+        async with listening(peer) as where, road(tmp_path, where, manager_options=manager) as way:
+            queue_id = await way.accept(message())
+            await until(lambda: way.seen)
+            await until(lambda: not way.courier.active)
+            shown = await way.store.show(queue_id)
+            assert shown.recipients[0].text == "delivery took longer than its lease"
+
+    run(scenario())
+
+
+def test_draining_finishes_what_is_under_way_and_keeps_the_rest(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        slow, stuck = Peer(), Peer({"DOT": STALL})
+        async with listening(slow) as here, listening(stuck) as there:
+            exceptions = {"stuck.example": there}
+            async with road(tmp_path, here, exceptions) as way:
+                await way.accept(message(rcpts=(b"u@x", b"v@stuck.example")))
+                await until(lambda: slow.messages and stuck.messages)
+                assert await way.courier.drain(0.2) == 1
+            async with opened(tmp_path / "00") as store:
+                (left,) = await store.list(Filter())
+                assert [each.address for each in left.open] == [b"v@stuck.example"]
+
+    run(scenario())
+
+
+def test_a_redelivery_after_a_crash_replaces_the_file(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        clock = FakeClock()
+        async with opened(tmp_path / "00", clock) as store:
+            await store.add(new(store, message()))
+        for _ in range(2):  # the second time as if the outcome had been lost
+            saved = (tmp_path / "00/queue.db").read_bytes()
+            async with road(tmp_path, _maildir(tmp_path), clock=clock) as way:
+                await way.wait_empty()
+            (tmp_path / "00/queue.db").write_bytes(saved)
+        assert len(_boxes(tmp_path, "u@example.net")) == 1
+
+    run(scenario())
+
+
+def test_lost_after_the_dot_is_sent_again(tmp_path: Path) -> None:
+    """J09 and F18: a second copy may come, none may not."""
+
+    async def scenario() -> None:
+        peer = Peer({"DOT": [CLOSE, b"250 ok\r\n"]})
+        async with listening(peer) as where, road(tmp_path, where) as way:
+            await way.accept(message())
+            await until(lambda: peer.messages and not way.courier.active)
+            way.clock.go(400)
+            await way.wait_empty()
+            assert len(peer.messages) == 2
+            assert peer.messages[0] == peer.messages[1]
+
+    run(scenario())
+
+
+def test_a_dsn_keeps_to_its_size(tmp_path: Path) -> None:
+    """J06: a large original comes back as its header, hostile words as text."""
+
+    async def scenario() -> None:
+        text = b"550 5.7.1 <b>no</b> =_ \xff\xfe\t\x1b[31m " + b"long " * 350 + b"\r\n"
+        peer = Peer({"DOT": text})
+        exceptions = {"example.com": _maildir(tmp_path)}
+        options = CourierOptions(dsn=DsnOptions("gw.example", 50_000))
+        async with (
+            listening(peer) as where,
+            road(tmp_path, where, exceptions, options=options) as way,
+        ):
+            await way.accept(message(b"x\r\n" * 40_000))
+            head = b"X: y\r\n" * 20_000 + b"\r\n"
+            await way.accept(message(b"small\r\n"))
+            await way.accept(message(b"small\r\n", head=head))
+            await way.wait_empty()
+        got = _boxes(tmp_path, "a@example.com")
+        assert len(got) == 3
+        kinds = []
+        for each in got:
+            assert len(each) <= 50_500
+            assert b"\x1b" not in each
+            human, _, original = _parsed(each).iter_parts()
+            assert "<b>no</b>" in human.get_content()
+            kinds.append(original.get_content_type())
+        assert sorted(kinds) == ["message/rfc822", "text/rfc822-headers", "text/rfc822-headers"]
+
+    run(scenario())

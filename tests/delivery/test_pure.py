@@ -1,0 +1,208 @@
+"""Replies, emission, names, routes: what needs no socket."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from smtpgw.delivery.commands import sendable
+from smtpgw.delivery.emit import DotStuffer
+from smtpgw.delivery.health import Health
+from smtpgw.delivery.maildir import directory_name
+from smtpgw.delivery.outcome import Destination, clean
+from smtpgw.delivery.pool import parse_nexthop
+from smtpgw.delivery.replies import BadReply, Reply, ReplyParser
+from smtpgw.delivery.router import Router, group, parse_destination
+
+_NASTY = st.lists(
+    st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"a", b"\0", b"\r\n.\r\n", b"\n.\n"]), max_size=30
+)
+
+
+def _parse(data: bytes, step: int) -> list[Reply]:
+    parser = ReplyParser()
+    for at in range(0, len(data), step):
+        parser.feed(data[at : at + step])
+    return parser.replies
+
+
+@given(st.integers(1, 9))
+def test_replies_come_out_however_they_are_cut(step: int) -> None:
+    data = b"250-a\r\n250-b \xff\r\n250 2.1.0 c\r\n354\r\n451 \r\n"
+    assert _parse(data, step) == [
+        Reply(250, (b"a", b"b \xff", b"2.1.0 c")),
+        Reply(354, (b"",)),
+        Reply(451, (b"",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"999 no such code\r\n",
+        b"100 nor this\r\n",
+        b"2500 x\r\n",
+        b"25 x\r\n",
+        b"250-a\r\n550 b\r\n",
+        b"250 x\n",
+        b"250 x\ry\r\n",
+        b"\r\n",
+        b"250_x\r\n",
+        b"250-x\r\n" * 101,
+        b"2" * 2049,
+        b"250 " + b"x" * 2048 + b"\r\n",
+        b"\xef\xbc\x9250 x\r\n",
+    ],
+)
+def test_what_is_no_reply_is_refused(bad: bytes) -> None:
+    with pytest.raises(BadReply):
+        _parse(bad, 7)
+
+
+@given(st.binary(max_size=200), st.integers(1, 50))
+def test_any_octets_are_replies_or_refused(data: bytes, step: int) -> None:
+    try:
+        replies = _parse(data, step)
+    except BadReply:
+        return
+    assert all(200 <= each.code <= 599 for each in replies)
+
+
+@pytest.mark.parametrize(
+    ("text", "enhanced"),
+    [(b"5.1.1 no", "5.1.1"), (b"4.1.1 odd", None), (b"5.1.1", "5.1.1"), (b"5.1.1x", None)],
+)
+def test_an_enhanced_code_counts_if_its_class_is_the_replys(
+    text: bytes, enhanced: str | None
+) -> None:
+    assert Reply(550, (text,)).enhanced == enhanced
+
+
+def _emit(pieces: list[bytes]) -> bytes:
+    stuffer = DotStuffer()
+    return b"".join(stuffer.feed(each) for each in pieces) + stuffer.finish()
+
+
+@given(_NASTY)
+@example([b"\r", b"\n.\r", b"\n"])
+def test_what_leaves_has_no_stray_line_end_and_one_end(pieces: list[bytes]) -> None:
+    out = _emit(pieces)
+    assert not re.search(rb"\r(?!\n)|(?<!\r)\n", out)
+    assert out == b".\r\n" or out.endswith(b"\r\n.\r\n")
+    assert (b"\r\n" + out).find(b"\r\n.\r\n") == len(out) - 3  # nothing before the end ends it
+
+
+@given(_NASTY)
+def test_pieces_do_not_matter(pieces: list[bytes]) -> None:
+    assert _emit(pieces) == _emit([b"".join(pieces)])
+
+
+@given(st.lists(st.sampled_from([b"\r\n", b".", b"..", b"a", b"\0", b"\xff"]), max_size=30))
+def test_a_proper_message_comes_back_to_the_octet(pieces: list[bytes]) -> None:
+    message = b"".join(pieces)
+    out = _emit(pieces)[:-3]
+    unstuffed = re.sub(rb"(\A|\r\n)\.", rb"\1", out)
+    assert unstuffed == message or unstuffed == message + b"\r\n"
+
+
+_ADDRESSES = st.binary(max_size=300)
+
+
+@given(_ADDRESSES, _ADDRESSES)
+@example(b"../../etc/passwd", b"..")
+@example(b"a\0b@x", b"a/b@x")
+def test_a_mailbox_name_is_one_safe_component_of_its_own(one: bytes, other: bytes) -> None:
+    name = directory_name(one)
+    assert re.fullmatch(r"[A-Za-z0-9@_+=%-][A-Za-z0-9.@_+=%-]{0,199}", name)
+    local, at, domain = one.rpartition(b"@")
+    assert directory_name(local + at + domain.upper()) == name or not at
+    if one.lower() != other.lower():
+        assert directory_name(other) != name
+
+
+def test_plain_addresses_stay_readable() -> None:
+    assert directory_name(b"User+tag@Example.NET") == "User+tag@example.net"
+    assert directory_name(b"|cmd@x") == "%7Ccmd@x"
+
+
+@pytest.mark.parametrize(
+    ("address", "good"),
+    [
+        (b"", True),
+        (b"u@example.net", True),
+        (b'"a b>"@x', True),
+        ("ü@x".encode(), True),
+        (b"u@x>\r\nDATA", False),
+        (b"u\r@x", False),
+        (b"u@x> SIZE=1", False),
+        (b"a b@x", False),
+        (b'"a"b>@x', False),
+        (b'a"> "@x', False),
+        (b'"a\\"@x', False),
+        (b"u\0@x", False),
+    ],
+)
+def test_only_what_cannot_end_a_path_is_sent(address: bytes, good: bool) -> None:
+    assert sendable(address) is good
+
+
+@given(st.binary(max_size=50))
+def test_clean_text_is_one_printable_line(text: bytes) -> None:
+    assert clean(text).isprintable()
+    assert len(clean(text * 100)) <= 1000
+
+
+def test_routes() -> None:
+    default, special, below = (Destination("discard", each) for each in "dsb")
+    router = Router(default, {"Example.net": special, ".example.net": below})
+    assert router.route(b"u@EXAMPLE.net") is special
+    assert router.route(b"u@a.b.example.net") is below
+    assert router.route(b"u@example.org") is default
+    assert router.route(b"postmaster") is default
+    assert group(
+        [b"1@example.net", b"2@x", b"3@example.net", b"4@example.net"], router.route, 2
+    ) == [
+        (special, (b"1@example.net", b"3@example.net")),
+        (special, (b"4@example.net",)),
+        (default, (b"2@x",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "good",
+    ["lmtp:unix:/run/l", "lmtp:inet:h:24", "smtp:[::1]:25", "smtp:[IPv6:::1]:25", "maildir:/v",
+     "error:5.1.1 no", "discard:"],
+)  # fmt: skip
+def test_destinations_are_read(good: str) -> None:
+    assert str(parse_destination(good)) == good
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "lmtp", "lmtp:", "lmtp:unix:", "lmtp:inet:h", "smtp:h:0", "smtp:h:99999", "ftp:x",
+            "maildir:", "lmtp:unix:/" + "x" * 200]
+)  # fmt: skip
+def test_wrong_destinations_say_what_is_expected(bad: str) -> None:
+    with pytest.raises(ValueError, match=r"expected|octets"):
+        parse_destination(bad)
+
+
+def test_nexthops() -> None:
+    assert parse_nexthop("unix:/a b") == "/a b"
+    assert parse_nexthop("inet:mail.example:24") == ("mail.example", 24)
+    assert parse_nexthop("[IPv6:2001:db8::1]:25") == ("2001:db8::1", 25)
+
+
+def test_a_destination_that_does_not_answer_is_left_alone_for_a_while() -> None:
+    health, where = Health(cohort=2, rest=300), Destination("lmtp", "unix:/x")
+    health.failed(where, 0, "refused")
+    assert health.avoid(where, 1) is None
+    health.failed(where, 1, "refused")
+    assert health.avoid(where, 2) == "refused"
+    assert health.avoid(where, 301) is None
+    health.failed(where, 302, "still")
+    assert health.avoid(where, 303) == "still"
+    health.answered(where)
+    assert health.avoid(where, 303) is None
