@@ -30,7 +30,7 @@ PORT = 2525
 EXAMPLES = ("example.net", "example.org", "example.com")
 SELECTORS = {"rsa": "gatepost-rsa", "ed25519": "gatepost-ed25519"}
 _MARK = "# Made by `make run`, which keeps an edited file as it is.  Digest: "
-_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+")
+_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
 
 class SiteError(Exception):
