@@ -1,0 +1,251 @@
+"""The connection under an SMTP dialogue: aiosmtpd's SMTP with our reading and writing.
+
+What stays aiosmtpd's: the connection's life, its session object, its one timer,
+the table of `smtp_*` methods by verb, `push`, and the form of those methods, so
+that what works on its SMTP class, AUTH above all, works here.
+
+What is ours, and why:
+
+- input: `data_received` fills an :class:`Inbox`, and the StreamReader stays empty.
+  aiosmtpd takes lines that end in a bare LF, and keeps every line of a message as
+  an object.
+- the command loop: bounded lines, replies to pipelined commands in one write, and
+  deadlines that no dribble and no valid verb puts off.
+- `eof_received` does not cancel: a client may half-close after its final dot.
+
+Private attributes used, all of aiosmtpd 1.4: `_reset_timeout` and `_timeout_handle`
+(its timer; it ends in `_timeout_cb`), `_handle_client` (the session's task),
+`_smtp_methods` (the table of verbs), `_writer`, and, as its own STARTTLS does,
+`_writer._transport`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import cast
+
+from aiosmtpd.smtp import SMTP
+from structlog.typing import FilteringBoundLogger
+
+from smtpgw.edge import commands
+from smtpgw.edge.inbox import AttentionError, DeadlineError, EndOfInputError, Inbox
+from smtpgw.edge.options import EdgeOptions
+from smtpgw.edge.road import Answer, Tls
+from smtpgw.edge.tls import facts
+
+TIMEOUT = Answer(421, "4.4.2", "Timeout exceeded", hangup=True)
+SHUTDOWN = Answer(421, "4.3.2", "Service shutting down", hangup=True)
+
+_FLUSH_AT = 65_536
+"""Octets of replies that are sent even while more pipelined commands wait."""
+
+_SHORTEST_WAIT = 0.001
+
+
+class Goodbye(Exception):  # noqa: N818 - no error: the dialogue is over
+    """Nothing more is to be said to this client."""
+
+
+class Conversation(SMTP):
+    """Lines in, answers out, deadlines on both.  What is said is for subclasses:
+    they give :meth:`converse` and :attr:`in_transaction`.
+
+    `ended` is called once, when the connection is over.
+    """
+
+    def __init__(
+        self,
+        options: EdgeOptions,
+        ended: Callable[[Conversation], None],
+        log: FilteringBoundLogger,
+    ) -> None:
+        super().__init__(
+            handler=None,
+            data_size_limit=options.content.message_size_limit,
+            enable_SMTPUTF8=True,
+            hostname=options.myhostname,
+            ident=options.mail_name,
+            tls_context=options.tls_context,
+            timeout=options.deadlines.smtpd_timeout,
+            loop=asyncio.get_running_loop(),
+        )
+        self.options = options
+        self.inbox = Inbox()
+        self.log = log
+        self.secure = False
+        self._wire: asyncio.Transport | None = None
+        self._ended: Callable[[Conversation], None] | None = ended
+        self._out = bytearray()
+        self._flushing = False
+        self._closing = False
+        self._draining = False
+
+    async def converse(self) -> None:
+        """Hold the dialogue; ends by Goodbye, EndOfInputError or ConnectionError."""
+        raise NotImplementedError
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is under way that a shutdown waits for."""
+        raise NotImplementedError
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The client is there."""
+        self._wire = cast(asyncio.Transport, transport)
+        self.inbox.attach(self._wire)
+        super().connection_made(transport)
+        self._cancel_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what came for whoever reads next."""
+        self.inbox.feed(data)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it may still read, unless TLS ended with it."""
+        self.inbox.end()
+        return not self.secure
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Give up what was under way; a hand-over is not ours to give up."""
+        self._closing = True
+        self.inbox.end()
+        super().connection_lost(error)
+        self._release()
+
+    def drain(self) -> None:
+        """Finish the transaction under way, if there is one, and then say goodbye."""
+        self._draining = True
+        self.inbox.interrupt()
+
+    def abort(self) -> None:
+        """Drop the connection now."""
+        if self._wire is not None:
+            self._wire.abort()
+
+    async def _handle_client(self) -> None:
+        try:
+            await self.converse()
+        except (Goodbye, EndOfInputError, ConnectionError):
+            pass  # the usual ends of a dialogue
+        except Exception:
+            self.log.exception("session failed")
+        finally:
+            self._closing = True
+            self._cancel_timer()
+            if self.transport is not None:
+                self.transport.close()
+            self._release()
+
+    def _release(self) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(self)
+
+    async def next_line(self) -> bytes:
+        """The next command line, whole, within its deadline.
+
+        Raises LineTooLongError, and Goodbye where what comes is not SMTP.
+        """
+        deadline = self.loop.time() + self.options.deadlines.smtpd_timeout
+        while True:
+            line = self.inbox.line(commands.LONGEST)
+            if line is not None:
+                return line
+            if commands.is_foreign_octet(self.inbox.first):
+                await self.say(commands.NOT_SMTP)
+            await self.flush()
+            if self._draining and not self.in_transaction:
+                await self.say(SHUTDOWN)
+            await self._wait(deadline)
+
+    async def some(self, until: float, limit: int | None = None) -> bytes:
+        """Some octets of a message, at most `limit`, before `until` on the loop's clock."""
+        while not self.inbox.waiting:
+            idle = self.loop.time() + self.options.deadlines.smtpd_timeout
+            await self._wait(min(idle, until))
+        return self.inbox.take() if limit is None else self.inbox.take(limit)
+
+    async def _wait(self, deadline: float) -> None:
+        self._reset_timeout(max(_SHORTEST_WAIT, deadline - self.loop.time()))
+        try:
+            await self.inbox.more()
+        except AttentionError:
+            return
+        except DeadlineError:
+            self.log.info("timeout")
+            await self.say(TIMEOUT)
+        finally:
+            self._cancel_timer()
+
+    def _cancel_timer(self) -> None:
+        if self._timeout_handle is not None:
+            self._timeout_handle.cancel()
+
+    def _timeout_cb(self) -> None:
+        if self._flushing:
+            self.abort()  # who does not read replies gets no 421 either
+        else:
+            self.inbox.expire()
+
+    async def push(self, status: bytes | str) -> None:
+        """Queue a reply, given without its line end (aiosmtpd's way to answer)."""
+        self._out += status.encode("utf-8", "replace") if isinstance(status, str) else status
+        self._out += b"\r\n"
+
+    async def say(self, answer: Answer) -> None:
+        """Queue an answer, and send what is queued unless more commands are pipelined.
+
+        Raises Goodbye after an answer that closes the connection.
+        """
+        self._out += answer.encode()
+        last = answer.hangup or answer.code == 421
+        if last or len(self._out) >= _FLUSH_AT or not self.inbox.has_line:
+            await self.flush()
+        if last:
+            raise Goodbye
+
+    async def flush(self) -> None:
+        """Send what is queued; a client that does not take it in time is dropped."""
+        if not self._out or self._closing:
+            return
+        out, self._out = bytes(self._out), bytearray()
+        self._flushing = True
+        self._reset_timeout(self.options.deadlines.smtpd_timeout)
+        try:
+            self._writer.write(out)
+            await self._writer.drain()
+        finally:
+            self._flushing = False
+            self._cancel_timer()
+
+    async def start_tls(self, ready: Answer) -> Tls:
+        """Send `ready`, forget all plaintext input, and shake hands (RFC 3207 section 4.2).
+
+        Raises Goodbye where that fails.
+        """
+        plain, context = self._wire, self.tls_context
+        if plain is None or context is None:
+            raise Goodbye
+        self.inbox.clear()
+        plain.pause_reading()  # the client's hello is for TLS, not for the inbox
+        self._out += ready.encode()
+        await self.flush()
+        timeout = self.options.deadlines.starttls
+        try:
+            secure = await self.loop.start_tls(
+                plain, self, context, server_side=True, ssl_handshake_timeout=timeout
+            )
+        except (OSError, ssl.SSLError) as error:
+            self.log.info("TLS handshake failed", reason=str(error))
+            plain.abort()
+            raise Goodbye from error
+        if secure is None:
+            raise Goodbye
+        self.transport = self._wire = secure
+        self._writer._transport = secure  # type: ignore[attr-defined] # as aiosmtpd does
+        self.inbox.clear()
+        self.inbox.attach(secure)
+        self.secure = True
+        return facts(secure.get_extra_info("ssl_object"))

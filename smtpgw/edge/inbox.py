@@ -1,0 +1,173 @@
+"""What a client has sent and nobody has read yet: lines for the dialogue, octets for messages.
+
+Bounded: a line keeps at most its limit in memory, whatever its length, and at
+HIGH_WATER unread octets the transport is told to stop reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+HIGH_WATER = 262_144
+"""Unread octets from which the client has to wait."""
+
+MAX_DISCARD = 2_097_152
+"""Octets of one over-long line that are skipped before the client is sent away."""
+
+
+class Flow(Protocol):
+    """What can be told to stop and go on: an asyncio transport."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class EndOfInputError(Exception):
+    """The client has sent its last octet."""
+
+
+class DeadlineError(Exception):
+    """The time to wait is over."""
+
+
+class AttentionError(Exception):
+    """Somebody else wants the session's attention."""
+
+
+class LineTooLongError(Exception):
+    """A whole line was skipped because it was over the limit; `endless` if it never ended."""
+
+    def __init__(self, *, endless: bool = False) -> None:
+        super().__init__()
+        self.endless = endless
+
+
+class Inbox:
+    """The input buffer of one session; one reader at a time."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+        self._skipped = 0
+        self._ended = False
+        self._paused = False
+        self._flow: Flow | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def attach(self, flow: Flow) -> None:
+        """From now on this is what to pause; it is taken to be reading."""
+        self._flow = flow
+        self._paused = False
+
+    def feed(self, data: bytes) -> None:
+        """Octets came in."""
+        self._buffer += data
+        if len(self._buffer) >= HIGH_WATER and not self._paused and self._flow is not None:
+            self._flow.pause_reading()
+            self._paused = True
+        self._wake(None)
+
+    def end(self) -> None:
+        """No more will come."""
+        self._ended = True
+        self._wake(None)
+
+    def expire(self) -> None:
+        """Make the wait under way, if any, raise DeadlineError."""
+        self._wake(DeadlineError())
+
+    def interrupt(self) -> None:
+        """Make the wait under way, if any, raise AttentionError."""
+        self._wake(AttentionError())
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything unread."""
+        return bool(self._buffer)
+
+    @property
+    def first(self) -> bytes:
+        """The first unread octet, if any."""
+        return bytes(self._buffer[:1])
+
+    @property
+    def has_line(self) -> bool:
+        """Whether a complete line is unread."""
+        return self._buffer.find(b"\n", self._searched) >= 0
+
+    def line(self, limit: int) -> bytes | None:
+        """The next line with its end, if it is complete.
+
+        `limit` is in octets, line end included.  Raises LineTooLongError.
+        """
+        end = self._buffer.find(b"\n", self._searched)
+        if end < 0:
+            self._searched = len(self._buffer)
+            if self._skipped or len(self._buffer) > limit:
+                self._skip(len(self._buffer))
+            return None
+        if self._skipped or end + 1 > limit:
+            self._drop(end + 1)
+            self._skipped = 0
+            raise LineTooLongError
+        line = bytes(self._buffer[: end + 1])
+        self._drop(end + 1)
+        return line
+
+    def take(self, limit: int = HIGH_WATER * 4) -> bytes:
+        """At most `limit` unread octets."""
+        if len(self._buffer) <= limit:
+            taken, self._buffer = bytes(self._buffer), bytearray()
+            self._searched = 0
+            self._resume()
+            return taken
+        taken = bytes(self._buffer[:limit])
+        self._drop(limit)
+        return taken
+
+    def give_back(self, data: bytes) -> None:
+        """Put octets in front of all others again."""
+        self._buffer[:0] = data
+        self._searched = 0
+
+    def clear(self) -> None:
+        """Forget what is unread."""
+        self._drop(len(self._buffer))
+        self._skipped = 0
+
+    async def more(self) -> None:
+        """Wait until more octets came.  Raises EndOfInputError, DeadlineError, AttentionError."""
+        if self._ended:
+            raise EndOfInputError
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _skip(self, octets: int) -> None:
+        self._skipped += octets
+        self._drop(octets)
+        if self._skipped > MAX_DISCARD:
+            self._skipped = 0
+            raise LineTooLongError(endless=True)
+
+    def _drop(self, octets: int) -> None:
+        del self._buffer[:octets]
+        self._searched = 0
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._paused and len(self._buffer) < HIGH_WATER // 2 and self._flow is not None:
+            self._flow.resume_reading()
+            self._paused = False
+
+    def _wake(self, error: Exception | None) -> None:
+        if self._waiter is None or self._waiter.done():
+            return
+        if error is None:
+            self._waiter.set_result(None)
+        else:
+            self._waiter.set_exception(error)

@@ -1,0 +1,182 @@
+"""A listening socket at work: who is admitted, who is here, and how it all ends."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from milterd.base import logs
+from smtpgw.edge.conversation import Conversation
+from smtpgw.edge.options import EdgeOptions
+from smtpgw.edge.peer import connection_of
+from smtpgw.edge.protocol import GatewaySMTP
+from smtpgw.edge.road import Answer, Road
+from smtpgw.edge.session import Session
+
+BUSY = Answer(421, "4.3.2", "Too many connections, try again later", hangup=True)
+BUSY_WITH_YOU = Answer(421, "4.7.0", "Too many connections from your address", hangup=True)
+
+_BACKLOG = 1024
+"""Connections that may wait to be accepted."""
+
+
+def new_trace() -> str:
+    """An id that joins an answer to its line in the log."""
+    return secrets.token_hex(4)
+
+
+class Listener:
+    """One listening socket's sessions, in one process."""
+
+    def __init__(
+        self,
+        options: EdgeOptions,
+        road: Road,
+        *,
+        log: FilteringBoundLogger | None = None,
+        trace: Callable[[], str] = new_trace,
+    ) -> None:
+        self._options = options
+        self._road = road
+        self._log = log or logs.get("edge")
+        self._trace = trace
+        self._server: asyncio.Server | None = None
+        self._sessions: dict[Conversation, Session] = {}
+        self._turned_away: set[Conversation] = set()
+        self._addresses: dict[Conversation, bytes] = {}
+        self._by_address: Counter[bytes] = Counter()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many clients are being served."""
+        return len(self._sessions)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no client is here and nothing of a client's is under way."""
+        return not (self._sessions or self._turned_away or self._tasks)
+
+    async def start(self, listening: socket.socket) -> None:
+        """Accept on a socket that listens already; it is closed with the listener."""
+        listening.setblocking(False)
+        loop = asyncio.get_running_loop()
+        unix = listening.family is socket.AF_UNIX
+        make = loop.create_unix_server if unix else loop.create_server
+        self._server = await make(self._protocol, sock=listening, backlog=_BACKLOG)
+
+    def _protocol(self) -> GatewaySMTP:
+        trace = self._trace()
+        log = self._log.bind(listener=self._options.listener, session=trace)
+        return GatewaySMTP(self._options, self._admit(trace, log), self._gone, log)
+
+    def _admit(
+        self, trace: str, log: FilteringBoundLogger
+    ) -> Callable[[GatewaySMTP, asyncio.Transport], Session | Answer]:
+        def admit(protocol: GatewaySMTP, transport: asyncio.Transport) -> Session | Answer:
+            connection = connection_of(transport, self._options.listener, trace)
+            protocol.log = bound = log.bind(client=connection.client.address)
+            refusal = self._refusal(connection.client.address)
+            if refusal is not None:
+                self._turned_away.add(protocol)
+                return refusal
+            try:
+                road = self._road.session(connection)
+            except Exception:  # noqa: BLE001 - ours; it must not leave a client without an answer
+                bound.exception("no road for a session", trace=trace)
+                self._turned_away.add(protocol)
+                return Answer(421, "4.3.0", f"Internal error, reference {trace}", hangup=True)
+            session = Session(
+                road, self._options, spawn=self._spawn, new_trace=self._trace, log=bound
+            )
+            self._sessions[protocol] = session
+            self._addresses[protocol] = connection.client.address
+            self._by_address[connection.client.address] += 1
+            return session
+
+        return admit
+
+    def _refusal(self, address: bytes) -> Answer | None:
+        limits = self._options.limits
+        if len(self._sessions) >= limits.connections:
+            return BUSY
+        if address and self._by_address[address] >= limits.client_connections:
+            return BUSY_WITH_YOU
+        return None
+
+    def _gone(self, protocol: Conversation) -> None:
+        self._turned_away.discard(protocol)
+        session = self._sessions.pop(protocol, None)
+        if session is None:
+            return
+        address = self._addresses.pop(protocol)
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+        self._spawn(session.close())
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task that is kept until it is done, whatever becomes of its client."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def reconfigure(self, options: EdgeOptions) -> None:
+        """Serve whoever connects from now on by these options; sessions keep theirs."""
+        self._options = options
+
+    def stop_accepting(self) -> None:
+        """Accept nobody more; sessions go on until they end."""
+        if self._server is not None:
+            self._server.close()
+
+    async def drain(self, patience: float) -> bool:
+        """Accept nobody, send the idle away, and let transactions end for `patience` seconds.
+
+        Then connections are dropped, and hand-overs cancelled; what was committed
+        by then stays committed.  Returns whether all ended by themselves.
+        """
+        if self._server is not None:
+            self._server.close()
+        for each in list(self._sessions):
+            each.drain()
+        in_time = await self._until_idle(patience)
+        for protocol in (*self._sessions, *self._turned_away):
+            protocol.abort()
+        if not in_time:
+            await self._until_idle(1.0)
+            for task in self._tasks:
+                task.cancel()
+            await self._until_idle(1.0)
+        return in_time
+
+    async def _until_idle(self, patience: float) -> bool:
+        """Whether nobody is here any more within `patience` seconds."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        while not self.idle:
+            if loop.time() >= end:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
+
+async def serve(
+    listening: socket.socket,
+    options: EdgeOptions,
+    road: Road,
+    *,
+    log: FilteringBoundLogger | None = None,
+    trace: Callable[[], str] = new_trace,
+) -> Listener:
+    """Serve SMTP on a listening socket; end it with :meth:`Listener.drain`."""
+    listener = Listener(options, road, log=log, trace=trace)
+    await listener.start(listening)
+    return listener

@@ -1,0 +1,42 @@
+"""Who is at the other end of a transport."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+
+from milterd.core.mail import Client, Family
+from smtpgw.edge.road import Connection
+
+UNKNOWN_NAME = b"unknown"
+"""The client's name while nobody has verified one (Postfix's word for it)."""
+
+
+def connection_of(transport: asyncio.BaseTransport, listener: str, session: str) -> Connection:
+    """The facts of a new connection."""
+    local, port = _host_port(transport.get_extra_info("sockname"))
+    client = client_of(transport.get_extra_info("peername"), unix=not local)
+    return Connection(listener, client, local, port, session)
+
+
+def client_of(peername: object, *, unix: bool) -> Client:
+    """A client from what the socket, perhaps a UNIX one, calls its peer.
+
+    An IPv4 client on an IPv6 socket is an IPv4 client.  One on a UNIX socket has
+    no address, and one that has hung up already is nobody.
+    """
+    if unix:
+        return Client(name=b"localhost", family=Family.UNIX)
+    host, port = _host_port(peername)
+    if not host:
+        return Client(name=UNKNOWN_NAME)
+    family = Family.INET6 if b":" in host else Family.INET
+    return Client(name=UNKNOWN_NAME, family=family, address=host, port=port)
+
+
+def _host_port(name: object) -> tuple[bytes, int]:
+    if not isinstance(name, tuple) or len(name) < 2:
+        return b"", 0
+    address = ipaddress.ip_address(str(name[0]).partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address).encode("ascii"), int(name[1])

@@ -1,0 +1,327 @@
+"""The SMTP verbs: each reads what it must, asks the session, and returns the answer.
+
+The answers to junk, errors and odd forms come from here; the dialogue's own
+rules are in :mod:`smtpgw.edge.session`, the connection in
+:mod:`smtpgw.edge.conversation`.  Where it cannot be known where a message ends,
+or where a client sends one unasked, the connection ends: nothing of a message
+is ever taken for a command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import cast
+
+from structlog.typing import FilteringBoundLogger
+
+from smtpgw.edge import commands
+from smtpgw.edge.budget import Budget
+from smtpgw.edge.commands import Command
+from smtpgw.edge.conversation import SHUTDOWN, Conversation, Goodbye
+from smtpgw.edge.data import DRAIN_FACTOR, BdatReader, DataReader
+from smtpgw.edge.inbox import EndOfInputError, LineTooLongError
+from smtpgw.edge.options import EdgeOptions
+from smtpgw.edge.road import Answer
+from smtpgw.edge.session import OK, Session
+from smtpgw.edge.sink import TOO_LARGE
+
+BYE = Answer(221, "2.0.0", "Bye", hangup=True)
+EARLY_TALKER = Answer(521, "5.5.1", "Protocol error", hangup=True)
+EARLY_MESSAGE = Answer(503, "5.5.0", "Improper command pipelining", hangup=True)
+FAR_TOO_LARGE = Answer(421, "4.3.4", "Message far beyond the size limit", hangup=True)
+NO_ARGUMENT = Answer(501, "5.5.4", "No argument allowed")
+NOT_OFFERED = Answer(502, "5.5.1", "Command not implemented")
+CANNOT_VERIFY = Answer(252, "2.0.0", "Cannot VRFY user, but will take mail and try")
+HELP = Answer(214, "2.0.0", "See RFC 5321")
+NO_CHUNKING = Answer(502, "5.5.1", "CHUNKING was not announced", hangup=True)
+BAD_BDAT = Answer(501, "5.5.4", "Syntax: BDAT count [LAST]", hangup=True)
+NULL_CHUNK = Answer(551, "5.7.1", "Null BDAT chunk")
+READY_FOR_TLS = Answer(220, "2.0.0", "Ready to start TLS")
+TLS_ALREADY = Answer(503, "5.5.1", "TLS already active")
+
+_BDAT = re.compile(rb"([0-9]{1,19})(?:[ \t]+(LAST))?\Z", re.IGNORECASE)
+
+_MAIL_VERBS = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT", "STARTTLS")
+_OTHER_VERBS = ("NOOP", "VRFY", "EXPN", "ETRN", "HELP")
+
+OFFERED = frozenset((*_MAIL_VERBS, *_OTHER_VERBS))
+"""Verbs with a method here; aiosmtpd has more."""
+
+Admit = Callable[["GatewaySMTP", asyncio.Transport], Session | Answer]
+
+
+class GatewaySMTP(Conversation):
+    """One connection's dialogue.
+
+    `admit` makes its session once the transport is known, or gives the answer
+    that turns the client away; `ended` is told when all is over.
+    """
+
+    def __init__(
+        self,
+        options: EdgeOptions,
+        admit: Admit,
+        ended: Callable[[Conversation], None],
+        log: FilteringBoundLogger,
+    ) -> None:
+        super().__init__(options, ended, log)
+        self._admit = admit
+        self._budget = Budget(options.limits)
+        self._admitted: Session | Answer = SHUTDOWN
+        self._chunks: BdatReader | None = None
+        self._chunks_until = 0.0
+
+    @property
+    def dialogue(self) -> Session:
+        """The session of an admitted client."""
+        if isinstance(self._admitted, Answer):
+            raise RuntimeError("the client was not admitted")  # noqa: TRY004 - a broken rule of ours
+        return self._admitted
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.dialogue.state.in_transaction
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for admission before anything is read or said."""
+        self._admitted = self._admit(self, cast(asyncio.Transport, transport))
+        super().connection_made(transport)
+
+    async def converse(self) -> None:
+        try:
+            await self._greet()
+            while True:
+                await self._one_command()
+        finally:
+            self._drop_chunks()
+
+    async def _greet(self) -> None:
+        if isinstance(self._admitted, Answer):
+            await self._part(self._admitted)
+        if self.options.greet_delay:
+            await asyncio.sleep(self.options.greet_delay)
+            if self.inbox.waiting:
+                await self._part(EARLY_TALKER)
+        banner = await self.dialogue.connect()
+        if not banner.positive:
+            await self._part(banner)
+        await self.say(banner)
+
+    async def _part(self, answer: Answer) -> None:
+        """Turn the client away."""
+        self.log.info("turned away", code=answer.code, reason=answer.text)
+        await self.say(_closing(answer))
+
+    async def _one_command(self) -> None:
+        try:
+            line = await self.next_line()
+        except LineTooLongError as error:
+            await self._refuse(commands.ENDLESS if error.endless else commands.TOO_LONG)
+            return
+        command = commands.parse_command(line)
+        if isinstance(command, Answer):
+            await self._refuse(command)
+        elif command.bare_lf and self._refuses_bare_lf():
+            await self._refuse(commands.BARE_LF, command.verb)
+        elif command.verb not in OFFERED:
+            await self._refuse(await self.dialogue.unknown(line.rstrip(b"\r\n")), command.verb)
+        else:
+            await self._dispatch(command)
+
+    def _refuses_bare_lf(self) -> bool:
+        """A lone LF may end a command that is typed, never one of several sent at once."""
+        return self.options.content.bare_newline == "reject" or self.inbox.waiting
+
+    async def _dispatch(self, command: Command) -> None:
+        """Run a verb's method and send its answer."""
+        answer = self._budget.command(command.verb)
+        if answer is None:
+            answer = await self._run(command)
+        if answer is None:
+            return
+        if answer.positive:
+            await self.say(answer)
+        else:
+            await self._refuse(answer, command.verb)
+
+    async def _run(self, command: Command) -> Answer | None:
+        argument = command.argument.decode("utf-8", "surrogateescape")
+        try:
+            return cast("Answer | None", await self._smtp_methods[command.verb](argument))
+        except (Goodbye, EndOfInputError, ConnectionError):
+            raise
+        except Exception as error:  # noqa: BLE001 - ours; the client is to come again
+            # It may have been in mid-message, so what follows cannot be read on.
+            return _closing(self.dialogue.broken(error))
+
+    async def _refuse(self, answer: Answer, verb: str = "") -> None:
+        """Say no, as slowly as the client's errors so far have earned."""
+        said, delay = self._budget.error(answer)
+        self.log.info(
+            "refused", command=verb, code=said.code, enhanced=said.enhanced, reason=said.text
+        )
+        if delay:
+            await self.flush()
+            await asyncio.sleep(delay)
+        await self.say(_closing(said) if answer.hangup else said)
+
+    async def smtp_EHLO(self, hostname: str) -> Answer:  # noqa: N802 - aiosmtpd's names
+        """RFC 5321 section 4.1.1.1."""
+        return await self._hello(hostname, esmtp=True)
+
+    async def smtp_HELO(self, hostname: str) -> Answer:  # noqa: N802
+        """RFC 5321 section 4.1.1.1."""
+        return await self._hello(hostname, esmtp=False)
+
+    async def _hello(self, hostname: str, *, esmtp: bool) -> Answer:
+        self._drop_chunks()
+        return await self.dialogue.hello(_octets(hostname), esmtp=esmtp)
+
+    async def smtp_MAIL(self, arg: str) -> Answer:  # noqa: N802
+        """RFC 5321 section 4.1.1.2."""
+        return self.dialogue.refusal("MAIL") or await self.dialogue.mail(_octets(arg))
+
+    async def smtp_RCPT(self, arg: str) -> Answer:  # noqa: N802
+        """RFC 5321 section 4.1.1.3."""
+        return self.dialogue.refusal("RCPT") or await self.dialogue.rcpt(_octets(arg))
+
+    async def smtp_DATA(self, arg: str) -> Answer:  # noqa: N802
+        """RFC 5321 section 4.1.1.4."""
+        early = self.inbox.waiting
+        answer = NO_ARGUMENT if arg else self.dialogue.refusal("DATA")
+        if answer is None:
+            answer = await self.dialogue.data()
+        if not answer.positive:
+            return _closing(answer) if early else answer
+        if early and self.options.forbid_unauth_pipelining:
+            return EARLY_MESSAGE
+        await self.say(answer)
+        await self.flush()
+        return await self._receive(DataReader(self.options.content))
+
+    async def _receive(self, reader: DataReader) -> Answer:
+        until = self.loop.time() + self.options.deadlines.data
+        try:
+            while not (reader.finished or reader.overrun):
+                data = await self.some(until)
+                used = reader.feed(data)
+                if used < len(data):
+                    self.inbox.give_back(data[used:])
+        finally:
+            if not reader.finished:
+                reader.discard()
+        return await self._complete(reader) if reader.finished else FAR_TOO_LARGE
+
+    async def _complete(self, reader: DataReader | BdatReader) -> Answer:
+        answer = await self.dialogue.message(reader.finish())
+        if answer.positive:
+            self._budget.restore()
+        return answer
+
+    async def smtp_BDAT(self, arg: str) -> Answer:  # noqa: N802
+        """RFC 3030 section 2."""
+        if "CHUNKING" not in self.dialogue.announced:
+            return NO_CHUNKING
+        match = _BDAT.match(_octets(arg))
+        if match is None:
+            return BAD_BDAT
+        size, last = int(match[1]), match[2] is not None
+        if not (size or last):
+            return NULL_CHUNK
+        if size > DRAIN_FACTOR * self.options.content.message_size_limit:
+            return _closing(TOO_LARGE)
+        refusal = self.dialogue.refusal("BDAT") or await self._begin_chunks()
+        await self._read_chunk(size, None if refusal else self._chunks)
+        return refusal or await self._chunk_taken(size, last)
+
+    async def _begin_chunks(self) -> Answer | None:
+        if self._chunks is not None:
+            return None
+        answer = await self.dialogue.data()
+        if not answer.positive:
+            return answer
+        self._chunks = BdatReader(self.options.content)
+        self._chunks_until = self.loop.time() + self.options.deadlines.data
+        return None
+
+    async def _read_chunk(self, size: int, reader: BdatReader | None) -> None:
+        """Take a chunk's octets; without a reader they are only passed over."""
+        until = self._chunks_until if reader else self.loop.time() + self.options.deadlines.data
+        while size:
+            data = await self.some(until, size)
+            size -= len(data)
+            if reader is not None:
+                reader.feed(data)
+
+    async def _chunk_taken(self, size: int, last: bool) -> Answer:
+        reader = self._chunks
+        if reader is None:
+            raise RuntimeError("a chunk without its reader")
+        if last:
+            self._chunks = None
+            return await self._complete(reader)
+        if reader.fault is not None:
+            self._drop_chunks()
+            return await self.dialogue.message(reader.fault)
+        self.dialogue.chunked()
+        return Answer(250, "2.0.0", f"{size} octets received")
+
+    def _drop_chunks(self) -> None:
+        if self._chunks is not None:
+            self._chunks.discard()
+            self._chunks = None
+
+    async def smtp_RSET(self, arg: str) -> Answer:  # noqa: N802
+        """RFC 5321 section 4.1.1.5."""
+        if arg:
+            return NO_ARGUMENT
+        self._drop_chunks()
+        await self.dialogue.reset()
+        return OK
+
+    async def smtp_STARTTLS(self, arg: str) -> Answer | None:  # noqa: N802
+        """RFC 3207.  No answer once TLS is on: the dialogue starts anew."""
+        refusal = NO_ARGUMENT if arg else None
+        if self.tls_context is None:
+            refusal = NOT_OFFERED
+        elif self.secure:
+            refusal = TLS_ALREADY
+        refusal = refusal or self.dialogue.refusal("STARTTLS")
+        if refusal is None:
+            await self.dialogue.secured(await self.start_tls(READY_FOR_TLS))
+        return refusal
+
+    async def smtp_QUIT(self, arg: str) -> Answer:  # noqa: N802
+        """RFC 5321 section 4.1.1.10."""
+        return NO_ARGUMENT if arg else BYE
+
+    async def smtp_NOOP(self, _arg: str) -> Answer:  # noqa: N802
+        """RFC 5321 section 4.1.1.9."""
+        return OK
+
+    async def smtp_VRFY(self, arg: str) -> Answer:  # noqa: N802
+        """RFC 5321 section 3.5.3: nobody learns here who exists."""
+        return CANNOT_VERIFY if arg else Answer(501, "5.5.4", "Syntax: VRFY address")
+
+    async def smtp_EXPN(self, _arg: str) -> Answer:  # noqa: N802
+        """RFC 5321 section 7.3: not offered."""
+        return NOT_OFFERED
+
+    async def smtp_ETRN(self, _arg: str) -> Answer:  # noqa: N802
+        """RFC 1985: not offered."""
+        return NOT_OFFERED
+
+    async def smtp_HELP(self, _arg: str) -> Answer:  # noqa: N802
+        """RFC 5321 section 4.1.1.8."""
+        return HELP
+
+
+def _octets(argument: str) -> bytes:
+    """The octets of an argument in the form in which aiosmtpd hands them round."""
+    return argument.encode("utf-8", "surrogateescape")
+
+
+def _closing(answer: Answer) -> Answer:
+    return Answer(answer.code, answer.enhanced, answer.text, hangup=True)

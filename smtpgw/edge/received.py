@@ -1,0 +1,74 @@
+"""The Received field that we put on top of every mail (RFC 5321 section 4.4).
+
+Made of facts of ours, and of the client's words made harmless: what it called
+itself is written only in characters that a host name or an address literal can
+have, and everything else as `?`.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+from milterd.core.mail import Client, Envelope, Family, HeaderField
+from smtpgw.edge.road import Hello, Tls
+
+_HARMFUL = re.compile(rb"[^A-Za-z0-9._:\[\]-]")
+_PATH = re.compile(rb"[^ -~\x80-\xff]")
+
+_LONGEST_NAME = 255
+
+
+def received_field(
+    client: Client,
+    hello: Hello,
+    envelope: Envelope,
+    *,
+    by: bytes,
+    mail_name: bytes,
+    queue_id: bytes,
+    when: float,
+) -> HeaderField:
+    """The field, hidden from milters as Postfix's own is from its.
+
+    `when` is seconds since 1970, and is written in UTC.  The recipient is named
+    only where there is one, so that nobody learns of the others (section 7.2).
+    """
+    parts = [b" from %b (%b)" % (_plain(hello.name), _client(client))]
+    if hello.tls is not None:
+        parts.append(b"(using %b)" % _tls(hello.tls))
+    program = _plain(mail_name)
+    kind = protocol(hello, envelope)
+    parts.append(b"by %b (%b) with %b id %b" % (_plain(by), program, kind, _plain(queue_id)))
+    if len(envelope.recipients) == 1:
+        parts.append(b"for <%b>" % _PATH.sub(b"?", envelope.recipients[0].address))
+    date = format_datetime(datetime.fromtimestamp(int(when), UTC)).encode("ascii")
+    return HeaderField(b"Received", b"\r\n\t".join(parts) + b";\r\n\t" + date, hidden=True)
+
+
+def protocol(hello: Hello, envelope: Envelope) -> bytes:
+    """The `with` keyword (RFC 3848, RFC 6531 section 4.3), from facts and not from words."""
+    if not hello.esmtp:
+        return b"SMTP"
+    utf8 = any(each.upper() == b"SMTPUTF8" for each in envelope.sender_args)
+    base = b"UTF8SMTP" if utf8 else b"ESMTP"
+    return base + (b"S" if hello.tls else b"") + (b"A" if hello.auth is not None else b"")
+
+
+def _client(client: Client) -> bytes:
+    """The verified name and the address of the client, in RFC 5321's TCP-info form."""
+    if client.family is Family.INET:
+        return b"%b [%b]" % (_plain(client.name), _plain(client.address))
+    if client.family is Family.INET6:
+        return b"%b [IPv6:%b]" % (_plain(client.name), _plain(client.address))
+    return _plain(client.name)
+
+
+def _tls(tls: Tls) -> bytes:
+    version, cipher = (_plain(each.encode()) for each in (tls.version, tls.cipher))
+    return b"%b with cipher %b (%d bits)" % (version, cipher, tls.bits)
+
+
+def _plain(octets: bytes) -> bytes:
+    return _HARMFUL.sub(b"?", octets[:_LONGEST_NAME]) or b"unknown"

@@ -1,0 +1,262 @@
+"""One SMTP dialogue as a state machine: commands in, answers out, a road asked between.
+
+No socket here.  Every method takes the octets of an argument and returns the
+answer; :mod:`smtpgw.edge.states` says what may follow what.  Whatever the road
+raises, or does not finish in time, is 451 with a trace id that the log has too
+(what we break is temporary), and leaves the state as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from milterd.core.mail import Envelope, Recipient
+from smtpgw.address.params import (
+    MailParams,
+    ParamError,
+    RcptParams,
+    parse_mail_params,
+    parse_rcpt_params,
+)
+from smtpgw.address.path import Path, PathError, is_literal, parse_path
+from smtpgw.edge.budget import TOO_MANY_RECIPIENTS
+from smtpgw.edge.content import Content
+from smtpgw.edge.options import EdgeOptions
+from smtpgw.edge.road import Answer, Hello, SessionRoad, Tls
+from smtpgw.edge.sink import TOO_LARGE
+from smtpgw.edge.states import REFUSALS, State
+
+OK = Answer(250, "2.0.0", "Ok")
+SENDER_OK = Answer(250, "2.1.0", "Ok")
+RECIPIENT_OK = Answer(250, "2.1.5", "Ok")
+GO_AHEAD = Answer(354, "", "End data with <CR><LF>.<CR><LF>")
+BAD_HELLO = Answer(501, "5.5.4", "Syntax: EHLO hostname")
+TLS_FIRST = Answer(530, "5.7.0", "Must issue a STARTTLS command first")
+
+EXTENSIONS = ("8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "DSN")
+
+_HOST = re.compile(rb"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9_.-])?\Z")
+
+_BEFORE_TLS = frozenset({"EHLO", "HELO", "NOOP", "QUIT", "STARTTLS", "RSET", "HELP"})
+
+Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
+
+
+@dataclass(slots=True)
+class Transaction:
+    """MAIL and the RCPTs that were accepted."""
+
+    sender: Path
+    params: MailParams
+    recipients: list[tuple[Path, RcptParams]] = field(default_factory=list)
+
+    def envelope(self) -> Envelope:
+        """The same, as the rest of the house has it."""
+        recipients = tuple(Recipient(each.address, said.args) for each, said in self.recipients)
+        return Envelope(self.sender.address, self.params.args, recipients)
+
+
+class Session:
+    """The dialogue with one client.
+
+    `spawn` starts a task that outlives the connection; `new_trace` makes the id
+    that joins a 451 to its line in the log.
+    """
+
+    def __init__(
+        self,
+        road: SessionRoad,
+        options: EdgeOptions,
+        *,
+        spawn: Spawn,
+        new_trace: Callable[[], str],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self.state = State.START
+        self.announced: frozenset[str] = frozenset()
+        self._road = road
+        self._options = options
+        self._spawn = spawn
+        self._new_trace = new_trace
+        self._log = log
+        self._tls: Tls | None = None
+        self._transaction: Transaction | None = None
+        self._handover: asyncio.Task[Answer] | None = None
+
+    def refusal(self, verb: str) -> Answer | None:
+        """Why `verb` may not be used now, if it may not."""
+        if self._options.tls_required and self._tls is None and verb not in _BEFORE_TLS:
+            return TLS_FIRST
+        return REFUSALS[self.state].get(verb)
+
+    async def connect(self) -> Answer:
+        """The banner, or why there is none."""
+        usual = f"{self._options.myhostname} ESMTP {self._options.mail_name}"
+        return await self._ask(self._road.connect()) or Answer(220, "", usual)
+
+    async def hello(self, argument: bytes, *, esmtp: bool) -> Answer:
+        """EHLO or HELO; either gives up a transaction (RFC 5321 section 4.1.4)."""
+        if not (_HOST.match(argument) or is_literal(argument)):
+            return BAD_HELLO
+        if self.state.in_transaction:
+            await self.reset()
+        answer = await self._ask(self._road.helo(Hello(argument, esmtp, self._tls)))
+        if answer is not None and not answer.positive:
+            return answer
+        self.state = State.GREETED
+        offer = self._offer() if esmtp else ()
+        self.announced = frozenset(each.partition(" ")[0] for each in offer)
+        return Answer(250, "", "\n".join((self._options.myhostname, *offer)))
+
+    def _offer(self) -> tuple[str, ...]:
+        size = f"SIZE {self._options.content.message_size_limit}"
+        offer = ("PIPELINING", size, *EXTENSIONS)
+        can_tls = self._options.tls_context is not None and self._tls is None
+        return (*offer, "STARTTLS") if can_tls else offer
+
+    async def secured(self, tls: Tls) -> None:
+        """TLS is on: all that was said before is forgotten (RFC 3207 section 4.2)."""
+        await self.reset()
+        self._tls = tls
+        self.state = State.START
+        self.announced = frozenset()
+
+    async def mail(self, argument: bytes) -> Answer:
+        """MAIL FROM:<reverse-path> [parameters]."""
+        if argument[:5].upper() != b"FROM:":
+            return Answer(501, "5.5.4", "Syntax: MAIL FROM:<address>")
+        strict = self._options.strict_rfc821_envelopes
+        try:
+            sender, rest = parse_path(argument[5:], strict=strict, utf8=True, null=True)
+            params = parse_mail_params(rest, self.announced)
+        except PathError as error:
+            return _bad_path(error, "5.1.7", strict and argument[5:6] != b"<")
+        except ParamError as error:
+            return Answer(error.code, error.enhanced, error.reason)
+        if not (params.smtputf8 or sender.is_ascii):
+            return Answer(553, "5.6.7", "Address needs SMTPUTF8")
+        if (params.size or 0) > self._options.content.message_size_limit:
+            return TOO_LARGE
+        answer = await self._ask(self._road.mail(sender, params)) or SENDER_OK
+        if answer.positive:
+            self._transaction = Transaction(sender, params)
+            self.state = State.MAIL
+        return answer
+
+    async def rcpt(self, argument: bytes) -> Answer:
+        """RCPT TO:<forward-path> [parameters]."""
+        transaction = self._current()
+        if argument[:3].upper() != b"TO:":
+            return Answer(501, "5.5.4", "Syntax: RCPT TO:<address>")
+        strict, utf8 = self._options.strict_rfc821_envelopes, transaction.params.smtputf8
+        try:
+            recipient, rest = parse_path(argument[3:], strict=strict, utf8=utf8)
+            params = parse_rcpt_params(rest, self.announced, utf8=utf8)
+        except PathError as error:
+            return _bad_path(error, "5.1.3", strict and argument[3:4] != b"<")
+        except ParamError as error:
+            return Answer(error.code, error.enhanced, error.reason)
+        if len(transaction.recipients) >= self._options.limits.recipient_limit:
+            return TOO_MANY_RECIPIENTS
+        answer = await self._ask(self._road.rcpt(recipient, params)) or RECIPIENT_OK
+        if answer.positive:
+            transaction.recipients.append((recipient, params))
+            self.state = State.RCPT
+        elif self.state is State.MAIL:
+            self.state = State.REFUSED
+        return answer
+
+    async def data(self) -> Answer:
+        """354, or why not.  A refusal here ends the transaction."""
+        answer = await self._ask(self._road.data())
+        if answer is None or answer.positive:
+            return GO_AHEAD
+        await self.reset()
+        return answer
+
+    def chunked(self) -> None:
+        """A BDAT chunk was taken that was not the last."""
+        self.state = State.CHUNKS
+
+    async def message(self, content: Content | Answer) -> Answer:
+        """The message, or what is wrong with it, has arrived; the transaction is over after it.
+
+        The road works in a task of its own: who is lost now does not stop a commit.
+        """
+        if isinstance(content, Answer):
+            await self.reset()
+            return content
+        envelope = self._current().envelope()
+        self._over()
+        self._handover = self._spawn(self._hand_over(envelope, content))
+        answer = await asyncio.shield(self._handover)
+        self._handover = None
+        return answer
+
+    async def _hand_over(self, envelope: Envelope, content: Content) -> Answer:
+        try:
+            answer = await self._ask(self._road.message(envelope, content))
+        finally:
+            content.close()
+        if answer is None:
+            return self.broken(TypeError("the road gave no answer to a message"))
+        return answer
+
+    async def reset(self) -> None:
+        """Give up the transaction, if there is one, and tell the road."""
+        in_transaction = self.state.in_transaction
+        self._over()
+        if in_transaction:
+            await self._ask(self._road.reset())
+
+    async def unknown(self, line: bytes) -> Answer:
+        """A verb that is not ours."""
+        usual = Answer(500, "5.5.1", "Command not recognized")
+        return await self._ask(self._road.unknown(line)) or usual
+
+    async def close(self) -> None:
+        """The client is gone: let a hand-over finish, then close the road."""
+        if self._handover is not None:
+            await asyncio.wait({self._handover})
+        await self.reset()
+        await self._ask(self._road.close())
+
+    def _over(self) -> None:
+        self._transaction = None
+        if self.state.in_transaction:
+            self.state = State.GREETED
+
+    def _current(self) -> Transaction:
+        if self._transaction is None:
+            raise RuntimeError(f"no transaction in state {self.state}")
+        return self._transaction
+
+    async def _ask(self, step: Awaitable[Answer | None]) -> Answer | None:
+        """The road's answer, in time and without its exceptions."""
+        try:
+            async with asyncio.timeout(self._options.deadlines.processing):
+                return await step
+        except Exception as error:  # noqa: BLE001 - any fault of ours is the client's 451
+            return self.broken(error)
+
+    def broken(self, error: Exception) -> Answer:
+        trace = self._new_trace()
+        self._log.error("internal error", trace=trace, exc_info=error)
+        return Answer(451, "4.3.0", f"Internal error, reference {trace}")
+
+
+def _bad_path(error: PathError, enhanced: str, unbracketed: bool) -> Answer:
+    """501 with the status code of the path's kind, which RFC 3463 has one each for.
+
+    553 where only SMTPUTF8 is missing; 5.5.4 where the command is wrong, not the address.
+    """
+    if error.needs_smtputf8:
+        return Answer(553, "5.6.7", "Address needs SMTPUTF8")
+    reason = error.reason[:1].upper() + error.reason[1:]
+    return Answer(501, "5.5.4" if unbracketed else enhanced, reason)
