@@ -30,10 +30,12 @@ TEXT_LIMIT = 490
 def parse_reply(text: bytes) -> Reply:
     """The Reply in a milter's REPLYCODE, its lines joined by a space.
 
-    An enhanced status code of the same class must be there, as in Postfix.
-    Raises PeerError for what is not such a reply.
+    Where the milter gave no enhanced status code, it is that of a refusal by
+    policy (RFC 3463 section 3.8).  Raises PeerError for what is no 4xx or 5xx
+    reply, or has no text.
     """
     parsed = replytext.parse_reply(text)
-    if not parsed.enhanced:
-        raise PeerError("reply without an enhanced status code")
-    return Reply(parsed.code, parsed.enhanced, parsed.text[:TEXT_LIMIT])
+    enhanced = parsed.enhanced or f"{parsed.code // 100}.7.1"
+    if not parsed.enhanced and not parsed.text.strip():
+        raise PeerError("reply without a text")
+    return Reply(parsed.code, enhanced, parsed.text[:TEXT_LIMIT] or "Refused by policy")

@@ -185,6 +185,21 @@ def test_a_late_reply_is_not_taken_for_another_events(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_reply_that_dribbles_in_does_not_gain_time() -> None:
+    async def slowly(writer: asyncio.StreamWriter, octets: bytes) -> None:
+        for at in range(len(octets)):
+            writer.write(octets[at : at + 1])
+            await asyncio.sleep(0.05 if octets == m.Continue().encode() else 0)
+
+    async def main() -> None:
+        async with scripted(write=slowly) as one:
+            result = await walk(chain_of(one.options(command_timeout=0.12)))
+            assert str(result.reply) == UNAVAILABLE
+            assert result.reasons[-1].facts["fault"] == "timeout"
+
+    run(main())
+
+
 def test_progress_extends_one_wait_but_not_the_total() -> None:
     async def main() -> None:
         finished = asyncio.Event()
@@ -252,7 +267,7 @@ GARBAGE = {
     "an SMTP reply": b"250 ok\r\n",
     "a reply that is no refusal": frame(b"y", b"250 ok\0"),
     "a code that is none": frame(b"y", b"999 5.0.0 x\0"),
-    "a reply without enhanced code": frame(b"y", b"550 no\0"),
+    "a code and a space": frame(b"y", b"550 \0"),
     "a bare code": frame(b"y", b"550\0"),
     "classes that differ": frame(b"y", b"550 4.7.1 x\0"),
     "a reply of two lines, one code": frame(b"y", b"550 5.7.1 a\r\nInjected\0"),

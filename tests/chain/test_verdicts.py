@@ -28,6 +28,8 @@ REFUSALS = [
     (m.Reject(), "550 5.7.1 Command rejected", Verdict.REJECT, False),
     (m.TempFail(), "451 4.7.1 Service unavailable - try again later", Verdict.TEMPFAIL, False),
     (CUSTOM, "554 5.7.9 not %here thanks", Verdict.REJECT, False),
+    (m.ReplyCode(b"550 no"), "550 5.7.1 no", Verdict.REJECT, False),
+    (m.ReplyCode(b"451 4.7.1"), "451 4.7.1 Refused by policy", Verdict.TEMPFAIL, False),
     (m.ReplyCode(b"421 4.3.2 go away"), "421 4.3.2 go away", Verdict.TEMPFAIL, True),
     (m.ReplyCode(b"521 5.3.2 go away"), "521 5.3.2 go away", Verdict.REJECT, True),
     (m.Shutdown(), "421 4.7.0 Server closing connection", Verdict.TEMPFAIL, True),
