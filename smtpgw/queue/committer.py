@@ -114,10 +114,10 @@ class Committer:
                 self._serve(gathered)
                 if self._wanted or self._log_size() > self._options.checkpoint:
                     self._checkpoint()
+        self._checkpoint()
         if self.failed is None:
-            self._checkpoint()
-        with contextlib.suppress(sqlite3.Error):  # nothing is promised by a close
-            self._db.close()
+            with contextlib.suppress(sqlite3.Error):  # nothing is promised by a close
+                self._db.close()
 
     def _gather(self) -> tuple[list[_Waiting], bool]:
         first = self._waiting.get()
@@ -196,7 +196,12 @@ class Committer:
             return 0  # there is none before the first write
 
     def _checkpoint(self) -> None:
-        """Move the log's pages to the database.  A full disk only puts it off."""
+        """Move the log's pages to the database.  A full disk only puts it off.
+
+        Not after a failed sync: this one would succeed, and prove nothing.
+        """
+        if self.failed is not None:
+            return
         try:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self._wanted = False

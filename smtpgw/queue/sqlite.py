@@ -258,7 +258,8 @@ class SqliteStore:
     async def close(self) -> None:
         await self.committer.stop()
         self._reader.shutdown()
-        self._reading.close()
+        if self.failed is None:
+            self._reading.close()  # the last close syncs, which is not to be done after a failure
         self._shard.unlock()
 
 
