@@ -24,7 +24,6 @@ from tests.delivery.peer import CLOSE, STALL, Peer, listening, pool, road
 from tests.queue.support import FakeClock, message, new, opened, run, until
 
 _DAY = 86400.0
-_SENDER = {"example.com": Destination("maildir", "")}
 
 
 def _boxes(root: Path, address: str) -> list[bytes]:
@@ -133,7 +132,11 @@ def test_life_ends_with_a_dsn_that_says_why(tmp_path: Path) -> None:
     async def scenario() -> None:
         peer = Peer({"DOT": b"452 4.2.2 <b@x> mailbox full \xff\r\n"})
         exceptions = {"example.com": _maildir(tmp_path)}
-        async with listening(peer) as where, road(tmp_path, where, exceptions) as way:
+        schedule = ScheduleOptions(minimal_backoff_time=10_000, maximal_backoff_time=40_000)
+        async with (
+            listening(peer) as where,
+            road(tmp_path, where, exceptions, schedule=schedule) as way,
+        ):
             queue_id = await way.accept(
                 message(
                     sender_args=(b"ENVID=my+20id", b"RET=HDRS"),
@@ -141,14 +144,15 @@ def test_life_ends_with_a_dsn_that_says_why(tmp_path: Path) -> None:
                     rcpt_args=(b"ORCPT=rfc822;B+2Bx@Y",),
                 )
             )
-            for _ in range(200):
-                await until(lambda: not way.courier.active)
-                if await way.empty():
-                    break
-                way.clock.go(4000)
+            began = way.clock.wall_time
+            while not await way.empty():
+                assert _boxes(tmp_path, "a@example.com") == []
+                way.clock.go(10_000)
                 await asyncio.sleep(0.05)
+                await until(lambda: not way.courier.active)
+            assert 5 * _DAY <= way.clock.wall_time - began <= 5 * _DAY + 20_000
             (got,) = _boxes(tmp_path, "a@example.com")
-            assert 108 <= len(peer.messages) <= 140
+            assert 11 <= len(peer.messages) <= 20
         _check_failure(_parsed(got), queue_id)
 
     run(scenario(), 60)
