@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from milterd.wire.errors import FrameError
 
 _LENGTH = struct.Struct(">I")
+_SMALL = 2048
 
 
 def frame(code: bytes, payload: bytes = b"") -> bytes:
@@ -55,8 +56,12 @@ class FrameDecoder:
         if len(buffer) < end:
             return None
         code = buffer[4]
-        with memoryview(buffer) as view:
-            payload = bytes(view[5:end])
+        if length < _SMALL:
+            payload = bytes(buffer[5:end])
+        else:
+            # One copy instead of two, where that outweighs making the view.
+            with memoryview(buffer) as view:
+                payload = bytes(view[5:end])
         del buffer[:end]
         return code, payload
 

@@ -37,6 +37,7 @@ from milterd.wire.states import (
     EVENTS,
     NEXT,
     REPLIES,
+    WITH_BODY,
     CommandType,
     Moves,
     State,
@@ -208,7 +209,7 @@ class MilterConnection:
         return event
 
     def _check_size(self, event: m.CommandMessage, octets: int) -> None:
-        if isinstance(event, m.BodyChunk | m.EndOfMessage):
+        if isinstance(event, WITH_BODY):
             most = self._limits.body_chunk
         elif isinstance(event, m.Macros):
             most = self._limits.macros

@@ -34,6 +34,7 @@ from milterd.wire.states import (
     NEXT,
     REPLIES,
     TOLERATED,
+    WITH_BODY,
     CommandType,
     State,
     unanswered_commands,
@@ -221,7 +222,7 @@ class MtaConnection:
         return kind not in self._unsent
 
     def _encode(self, command: m.CommandMessage, macros: Sequence[tuple[bytes, bytes]]) -> bytes:
-        if isinstance(command, m.BodyChunk | m.EndOfMessage):
+        if isinstance(command, WITH_BODY):
             size, most = len(command.octets), self._limits.body_chunk
             if size > most:
                 raise self._spoil(LocalError(f"body piece of {size} octets, allowed are {most}"))

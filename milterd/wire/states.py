@@ -37,6 +37,9 @@ class State(enum.Enum):
     CLOSING = "told to hang up"
     CLOSED = "over"
 
+    # States are looked up for every event; Enum's own hash is slow Python code.
+    __hash__ = object.__hash__
+
 
 _AFTER_CLIENT: Mapping[CommandType, State] = {
     m.Abort: State.IDLE,
@@ -120,6 +123,9 @@ EVENTS: Mapping[CommandType, Event] = {
     m.Unknown: Event(Protocol.NOUNKNOWN, Protocol.NR_UNKN, since=3),
 }
 """The commands that are answered.  ABORT, QUIT, QUIT_NC and macros never are."""
+
+WITH_BODY = (m.BodyChunk, m.EndOfMessage)
+"""The commands that carry body octets."""
 
 COMMAND_OF: Mapping[CommandType, Command] = {
     m.Negotiate: Command.NEGOTIATE,

@@ -176,6 +176,42 @@ def test_events_came_with_versions(version: int, kind: CommandType, sent: bool) 
     assert bool(mta.send(EXAMPLES[kind])) is sent
 
 
+@pytest.mark.parametrize(
+    ("command", "reply", "after"),
+    [
+        (m.Connect, m.Reject, State.IDLE),
+        (m.Helo, m.Accept, State.IDLE),
+        (m.Unknown, m.Reject, State.IDLE),
+        (m.MailFrom, m.Continue, State.MAIL),
+        (m.MailFrom, m.Reject, State.IDLE),
+        (m.MailFrom, m.Accept, State.IDLE),
+        (m.RcptTo, m.Reject, State.RCPT),
+        (m.RcptTo, m.TempFail, State.RCPT),
+        (m.RcptTo, m.ReplyCode, State.RCPT),
+        (m.RcptTo, m.Accept, State.IDLE),
+        (m.RcptTo, m.Discard, State.IDLE),
+        (m.Data, m.ReplyCode, State.IDLE),
+        (m.Header, m.Skip, State.HEADER),
+        (m.Header, m.Discard, State.IDLE),
+        (m.BodyChunk, m.Skip, State.BODY),
+        (m.BodyChunk, m.Accept, State.IDLE),
+        (m.EndOfMessage, m.Continue, State.IDLE),
+        (m.EndOfMessage, m.Progress, State.END_OF_MESSAGE),
+        (m.EndOfMessage, m.QuarantineReply, State.END_OF_MESSAGE),
+        (m.Connect, m.Shutdown, State.CLOSING),
+        (m.EndOfMessage, m.ConnFail, State.CLOSING),
+    ],
+    ids=_label,
+)
+def test_where_an_answer_leads(command: CommandType, reply: ReplyType, after: State) -> None:
+    """Written out by hand, from Postfix and libmilter, not from the table."""
+    mta = walk(negotiated_mta(), WAY_TO_COMMAND[command])
+    milter = hear(negotiated_milter(), WAY_TO_COMMAND[command])
+    milter.receive(mta.send(EXAMPLES[command]))
+    mta.receive(milter.reply(helpers.REPLIES[reply]))
+    assert mta.state is milter.state is after
+
+
 def test_tables_know_every_message() -> None:
     assert set(COMMAND_OF) == {*EXAMPLES, m.Macros}
     assert set(NEXT) == set(State)
