@@ -1,9 +1,10 @@
 """Messages as mail has them: CPython's own, and some hundreds made to be awkward.
 
-All have CRLF line ends, as mail on the road has.  The made ones come from a fixed
-seed, so a failure names a message that is the same tomorrow; each is one choice for
-every part of a message (header form, folding, body, separator), so that the parts
-meet in many combinations.
+All have CRLF line ends, the last line too, as mail on the road has, and no NUL.  Those
+made here come from a fixed seed, so a failure names a message that is the same tomorrow;
+each is one choice for every part of a message (header form, folding, body, separator),
+so that the parts meet in many combinations.  Those of :mod:`tests.corpus.kinds` go
+through one kind of awkwardness after the other, form by form.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import functools
 import quopri
 import random
 import re
+import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.corpus.kinds import build
 
 _BARE = re.compile(rb"\r\n|\r|\n")
 MADE = 240
@@ -24,21 +28,41 @@ MADE = 240
 @functools.cache
 def messages() -> list[tuple[str, bytes]]:
     """All of them, by name."""
-    return [*cpython(), *made()]
+    return [*cpython(), *made(), *by_kind()]
+
+
+@functools.cache
+def by_kind() -> list[tuple[str, bytes]]:
+    """The messages of :mod:`tests.corpus.kinds`."""
+    return build()
 
 
 @functools.cache
 def cpython() -> list[tuple[str, bytes]]:
-    """The messages that CPython ships for the tests of its email package."""
-    data = Path(sysconfig.get_path("stdlib")) / "test" / "test_email" / "data"
-    found = sorted(data.glob("msg_*.txt"))
-    assert found, f"no messages in {data}: Debian's libpython3.11-testsuite has them"
-    return [(f"cpython-{each.stem}", crlf(each.read_bytes())) for each in found]
+    """The messages that CPython ships for the tests of its email package, from the
+    interpreter that runs or from Debian's.
+
+    Raises FileNotFoundError, naming the package that has them.
+    """
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for stdlib in (Path(sysconfig.get_path("stdlib")), Path("/usr/lib") / version):
+        found = sorted((stdlib / "test" / "test_email" / "data").glob("msg_*.txt"))
+        if found:
+            return [(f"cpython-{each.stem}", _ended(crlf(each.read_bytes()))) for each in found]
+    raise FileNotFoundError(
+        f"CPython's messages are not installed: `make test` installs them (Debian package "
+        f"lib{version}-testsuite)"
+    )
 
 
 def crlf(octets: bytes) -> bytes:
     """With every line end CRLF."""
     return _BARE.sub(b"\r\n", octets)
+
+
+def _ended(octets: bytes) -> bytes:
+    """With an end of the last line."""
+    return octets if octets.endswith(b"\r\n") else octets + b"\r\n"
 
 
 Dice = random.Random
