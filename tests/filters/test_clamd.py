@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from milterd.core.decision import Verdict
-from milterd.core.mail import FileBody, Mail, parse_message, split_header
+from milterd.core.mail import FileBody, HeaderField, Mail, parse_message, split_header
 from milterd.filters import build_clamav
 from milterd.filters.clamav import ClamavOptions
 from milterd.filters.setup import SetupError
@@ -212,16 +212,18 @@ def test_a_spool_file_that_is_the_message_is_passed_itself(tmp_path: Path) -> No
 
     octets = b"From: a@b.example\r\n\r\nbody\r\n"
     whole, part = spooled(octets, tmp_path), spooled(octets, tmp_path, b"x")
-    renamed = whole.with_headers(whole.headers * 2)
+    longer = whole.with_headers(whole.headers * 2)
+    other = whole.with_headers([HeaderField(b"Form", whole.headers[0].value)])
     assert isinstance(whole.body, FileBody)
     inode = os.fstat(whole.body.file.fileno()).st_ino
     with fake_clamd(behave) as address:
         scanner = Clamd(ClamdAddress.parse(address), timeout=5)
-        assert [scanner.scan(each) for each in (whole, part, renamed)] == [Clean()] * 3
+        assert [scanner.scan(each) for each in (whole, part, longer, other)] == [Clean()] * 4
     assert received[0] == (inode, octets)
     assert received[1][0] != inode
     assert received[1][1] == octets
-    assert received[2][1] == b"".join(renamed.pieces())
+    assert received[2][1] == b"".join(longer.pieces())
+    assert received[3][1] == b"".join(other.pieces())
 
 
 def test_a_full_backlog_is_waited_for() -> None:

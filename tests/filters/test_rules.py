@@ -189,6 +189,7 @@ def test_the_vocabulary_of_each_action() -> None:
         {"action": "rename", "header": "B", "with": "D"},
         {"action": "add", "header": "E", "with": "5"},
         {"action": "add", "header": "F", "with": "6", "at": "top"},
+        {"action": "add", "header": "G", "with": "7", "at": "top"},
     )
     assert run([rule_set(*rules)], mail, Limits(), lambda: 0.0).edits == (
         InsertHeader(2, b"D", b" 2"),
@@ -196,7 +197,10 @@ def test_the_vocabulary_of_each_action() -> None:
         ChangeHeader(b"A", 1, b" x"),
         AddHeader(b"E", b" 5"),
         InsertHeader(0, b"F", b" 6"),
+        InsertHeader(0, b"G", b" 7"),
     )
+    names = [each.split(b":")[0] for each in after(mail, *rules)]
+    assert names == [b"G", b"F", b"A", b"D", b"C", b"E"]
 
 
 # --- conditions --------------------------------------------------------------------
