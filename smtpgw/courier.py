@@ -280,12 +280,16 @@ class Courier:
                     self._log.error(
                         "queue.settle", queue_id=queue_id, with_dsn=with_dsn, reason=str(error)
                     )
+                except Exception as error:  # noqa: BLE001 - what was delivered must be kept all the same
+                    self._log.error(
+                        "queue.settle", queue_id=queue_id, with_dsn=with_dsn, exc_info=error
+                    )
                 else:
                     if state is MailState.DONE:
                         self._log.info("queue.done", queue_id=queue_id, outcome="removed")
                     return
-            if self._manager.stopping:
-                return  # the lease ends with this process
+            if self._manager.stopping or self._clock.now() >= attempt.lease.until:
+                return  # the lease ends
             await asyncio.sleep(self._options.pause)
 
     async def _settle_once(self, attempt: _Attempt, content: Content, with_dsn: bool) -> MailState:

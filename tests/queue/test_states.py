@@ -53,6 +53,25 @@ def test_every_state_is_reached_and_only_done_is_final() -> None:
     assert set(MailState) - {state for state, _ in MAIL_MOVES} == {MailState.DONE}
 
 
+def test_the_document_holds_every_row() -> None:
+    text = (Path(__file__).parents[2] / "docs/queue.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    table = [
+        ["| " + _name(state), event.value, _name(move.to), move.durable, move.answer + " |"]
+        for (state, event), move in MAIL_MOVES.items()
+    ]
+    assert [row for row in rows if len(row) == 5][1:] == table
+    smaller = [
+        ["| " + _name(state), event.value, _name(to) + " |"]
+        for (state, event), to in RECIPIENT_MOVES.items()
+    ]
+    assert [row for row in rows if len(row) == 3][1:] == smaller
+
+
+def _name(state: MailState | RecipientState | None) -> str:
+    return "(new)" if state is None else state.name.lower()
+
+
 _INTERNAL = {
     MailEvent.ARRIVE,
     MailEvent.ARRIVE_HELD,
