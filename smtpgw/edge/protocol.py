@@ -49,6 +49,9 @@ _OTHER_VERBS = ("NOOP", "VRFY", "EXPN", "ETRN", "HELP")
 OFFERED = frozenset((*_MAIL_VERBS, *_OTHER_VERBS))
 """Verbs with a method here; aiosmtpd has more."""
 
+_REFUSE_THEMSELVES = frozenset({"DATA", "BDAT", "STARTTLS"})
+"""Verbs where more than the answer depends on whether it is their turn."""
+
 Admit = Callable[["GatewaySMTP", asyncio.Transport], Session | Answer]
 
 
@@ -137,6 +140,8 @@ class GatewaySMTP(Conversation):
     async def _dispatch(self, command: Command) -> None:
         """Run a verb's method and send its answer."""
         answer = self._budget.command(command.verb)
+        if answer is None and command.verb not in _REFUSE_THEMSELVES:
+            answer = self.dialogue.refusal(command.verb)
         if answer is None:
             answer = await self._run(command)
         if answer is None:
@@ -181,11 +186,11 @@ class GatewaySMTP(Conversation):
 
     async def smtp_MAIL(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.2."""
-        return self.dialogue.refusal("MAIL") or await self.dialogue.mail(_octets(arg))
+        return await self.dialogue.mail(_octets(arg))
 
     async def smtp_RCPT(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.3."""
-        return self.dialogue.refusal("RCPT") or await self.dialogue.rcpt(_octets(arg))
+        return await self.dialogue.rcpt(_octets(arg))
 
     async def smtp_DATA(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.4."""

@@ -147,7 +147,7 @@ class Server:
     def __init__(self, options: EdgeOptions = QUICK, ledger: Ledger | None = None) -> None:
         self.ledger = ledger or Ledger()
         self.options = options
-        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self.socket.getsockname()[1]
         self.listener: Listener
         self.loop: asyncio.AbstractEventLoop
@@ -210,8 +210,12 @@ _LAST_LINE = re.compile(rb"(?:\A|\r\n)([2-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
 class Client:
     """A raw socket that knows how an SMTP reply ends, and nothing else."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    def __init__(self, port: int, *, receive_buffer: int = 0) -> None:
+        self.socket = socket.socket()
+        self.socket.settimeout(PATIENCE)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._seen = b""
 
