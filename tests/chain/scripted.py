@@ -7,6 +7,7 @@ octets, STALL (no answer, ever) or HANG_UP.  What the milter was sent is kept.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -14,6 +15,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+import uvloop
 
 from milterd.core.mail import (
     BytesBody,
@@ -32,6 +35,7 @@ from milterd.wire.errors import WireError
 from milterd.wire.milter import MilterConnection
 from smtpgw.chain import Chain, ChainResult, EditLimits, Health, MilterOptions, StageResult
 
+LOOP = os.environ.get("CHAIN_TESTS_LOOP", "uvloop")
 STALL, HANG_UP = object(), object()
 Answer = object
 """A reply, several of them, raw octets, STALL, HANG_UP, or a function of the event that
@@ -50,7 +54,11 @@ def run(main: Coroutine[Any, Any, T], within: float = 20.0) -> T:
         async with asyncio.timeout(within):
             return await main
 
-    return asyncio.run(bounded())
+    # The gateway runs on uvloop; the other loop, which tests of the chain alone may use
+    # as well, differs in what it buffers and when it calls back.
+    factory = uvloop.new_event_loop if LOOP == "uvloop" else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(bounded())
 
 
 @dataclass

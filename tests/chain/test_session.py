@@ -15,6 +15,7 @@ from tests.chain.scripted import (
     HANG_UP,
     MAIL,
     SESSION,
+    STALL,
     ChainResult,
     chain_of,
     run,
@@ -55,6 +56,32 @@ def test_a_milter_restarted_between_messages_is_not_reconnected_to() -> None:
             assert (await transact(chain)).verdict is Verdict.TEMPFAIL
             assert (await transact(chain)).verdict is Verdict.TEMPFAIL
             assert len(one.sessions) == 1
+
+    run(main())
+
+
+def test_a_refused_mail_is_taken_back_from_those_who_had_it() -> None:
+    async def main() -> None:
+        async with scripted() as one, scripted({m.MailFrom: m.TempFail()}) as two:
+            chain = chain_of(one.options(), two.options("two"))
+            assert (await walk(chain)).verdict is Verdict.TEMPFAIL
+            await until(lambda: one.kinds[-1] == "Abort")
+
+    run(main())
+
+
+@pytest.mark.parametrize("stage", [m.Connect, m.MailFrom, m.RcptTo, m.BodyChunk])
+def test_a_milter_whose_answer_was_not_waited_for_has_not_said_yes(stage: type) -> None:
+    async def main() -> None:
+        async with scripted({stage: STALL}) as one:
+            chain = chain_of(one.options())
+            task = asyncio.create_task(walk(chain))
+            await until(lambda: one.sessions and stage.__name__ in one.kinds)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await chain.mail(b"x@example.org")).refused
+            await chain.close()
 
     run(main())
 
