@@ -7,8 +7,10 @@ settings are for new sessions and for the next delivery attempts.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,22 +19,22 @@ from smtpgw import wiring
 from smtpgw.chain.health import Health
 from smtpgw.config import Smtpgw
 from smtpgw.control import Orders
-from smtpgw.edge.listener import Edge
+from smtpgw.edge.listener import Listener
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.post import Post
 from smtpgw.queue.clock import QueueClock, SystemClock
 from smtpgw.road import GatewayRoad, Means, Plan
 
-COUNT_EVERY = 5.0
+COUNT_EVERY = 2.0
 """Seconds between two counts of the queue for the metrics."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Door:
-    """A listener that is being served, on a socket that both ends know by its inode."""
+    """A listener at work, and the inode of its socket, by which it is known again."""
 
-    edge: Edge
-    socket: int
+    listener: Listener
+    inode: int
 
 
 class App:
@@ -41,7 +43,7 @@ class App:
     def __init__(self, posts: Sequence[Post], road: GatewayRoad) -> None:
         self.posts, self._road = tuple(posts), road
         self._doors: dict[str, _Door] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: list[Listener] = []
         self._log = logs.get("worker")
 
     @classmethod
@@ -80,22 +82,29 @@ class App:
         self._road.plans = {**self._road.plans, **plans}
         for post in self.posts:
             post.deliver(settings, failed)
-        before = self._doors
-        self._doors = {}
-        for name, options in edges.items():
-            listening = orders.listeners[name]
-            edge = Edge(options, self._road, log=logs.get("smtpd"))
-            await edge.start(listening)
-            self._doors[name] = _Door(edge, listening.fileno())
-        for door in before.values():
-            self._retire(door)
+        await self._open_doors(edges, orders.listeners)
 
-    def _retire(self, door: _Door) -> None:
-        """Accept nothing more by the old options; sessions go on until they end."""
-        door.edge.stop_accepting()
-        task = asyncio.ensure_future(door.edge.finished())
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+    async def _open_doors(
+        self, edges: Mapping[str, EdgeOptions], listening: Mapping[str, socket.socket]
+    ) -> None:
+        """Serve these listeners.  One that was served before on the same socket goes on
+        with its new options; one that is no more accepts nobody, and its sessions go on."""
+        before, self._doors = self._doors, {}
+        for name, options in edges.items():
+            inode = os.fstat(listening[name].fileno()).st_ino
+            door = before.get(name)
+            if door is not None and door.inode == inode:
+                door.listener.reconfigure(options)
+                listening[name].close()
+                self._doors[name] = before.pop(name)
+            else:
+                listener = Listener(options, self._road, log=logs.get("edge"))
+                await listener.start(listening[name])
+                self._doors[name] = _Door(listener, inode)
+        for door in before.values():
+            door.listener.stop_accepting()
+            self._leaving.append(door.listener)
+        self._leaving = [each for each in self._leaving if not each.idle]
 
     async def count(self) -> None:
         """Keep the queue's numbers in the metrics, until cancelled."""
@@ -112,8 +121,8 @@ class App:
     async def close(self, patience: float) -> None:
         """Stop accepting, let what is under way end within `patience` seconds, and
         commit what is known.  Idle clients are told 421 at once."""
-        doors = self._doors.values()
-        await asyncio.gather(*(each.edge.drain(patience) for each in doors))
+        listeners = [*(each.listener for each in self._doors.values()), *self._leaving]
+        await asyncio.gather(*(each.drain(patience) for each in listeners))
         await asyncio.gather(*(each.close(patience) for each in self.posts))
 
 

@@ -34,6 +34,13 @@ def _network(value: str) -> str:
         raise ValueError(f'expected a network such as "192.0.2.0/24": {error}') from None
 
 
+def _ip_address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError('expected an address such as "192.0.2.1"') from None
+
+
 def _domain(value: str) -> str:
     try:
         plain = value.encode("idna").decode() if not value.isascii() else value
@@ -57,6 +64,7 @@ def _destination(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address), Kind("address")]
 Network = Annotated[str, AfterValidator(_network), Kind("network")]
+IpAddress = Annotated[str, AfterValidator(_ip_address), Kind("IP address")]
 Domain = Annotated[str, AfterValidator(_domain), Kind("domain")]
 Name = Annotated[str, AfterValidator(_name), Kind("name")]
 Destination = Annotated[str, AfterValidator(_destination), Kind("destination")]
@@ -231,7 +239,12 @@ class Smtpgw(settings.Table):
     )
     mynetworks: tuple[Network, ...] = Field(
         default=("127.0.0.0/8", "::1/128"),
-        description="clients that may send anywhere; their mail counts as originating",
+        description="clients that may send anywhere; their mail counts as originating, "
+        "which is what dkim signs",
+    )
+    local_addresses: tuple[IpAddress, ...] = Field(
+        default=(),
+        description="our own addresses, mail for whose literals (u@[192.0.2.1]) is taken too",
     )
     message_size_limit: Size = Field(
         default=26214400, ge=1024, description="octets of a message, header included"
@@ -278,6 +291,11 @@ class Smtpgw(settings.Table):
     stop_timeout: Duration = Field(
         default=20.0,
         description="how long sessions and deliveries may go on after SIGTERM",
+    )
+    service_throttle_time: Duration = Field(
+        default=60.0,
+        gt=0,
+        description="longest pause before a worker that keeps ending is started again",
     )
     listener: tuple[Listener, ...] = Field(default=(), description="Where the gateway listens.")
     milter: tuple[Milter, ...] = Field(

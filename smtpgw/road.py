@@ -24,11 +24,14 @@ from smtpgw.chain.health import Health
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.chain.results import ChainResult, StageResult
 from smtpgw.edge.content import Content
-from smtpgw.edge.received import received
+from smtpgw.edge.received import received_field
 from smtpgw.edge.road import Answer, Connection, Hello, SessionRoad
 from smtpgw.intake import Intake
-from smtpgw.policy.relay import RelayPolicy
+from smtpgw.policy.relay import RELAY_DENIED, RelayPolicy
 from smtpgw.queue.store import QueueError
+
+MAIL_NAME = b"Gatepost"
+"""What we call ourselves in the Received field, and to milters as {v}."""
 
 _REFUSALS = {
     Verdict.REJECT: Reply(550, "5.7.1", "Command rejected"),
@@ -42,7 +45,7 @@ class Plan:
 
     hostname: str
     policy: RelayPolicy
-    originating: bool = False
+    submission: bool = False
     milters: tuple[MilterOptions, ...] = ()
     macros: Mapping[str, bytes] = field(default_factory=dict)
     limits: EditLimits = field(default_factory=EditLimits)
@@ -109,7 +112,12 @@ class GatewaySession:
         )
 
     async def connect(self) -> Answer | None:
-        return self._stage("CONNECT", await self._chain.connect(self._session()))
+        answer = self._stage("CONNECT", await self._chain.connect(self._session()))
+        if answer is None:
+            return None
+        # RFC 5321 section 4.3.2 knows no other codes in place of a banner.
+        code = 554 if answer.code >= 500 else 421
+        return Answer(code, answer.enhanced, answer.text, hangup=True)
 
     async def helo(self, hello: Hello) -> Answer | None:
         self._hello = hello
@@ -120,7 +128,8 @@ class GatewaySession:
         try:
             self._means.intake.check(params.size or 0)
         except QueueError as error:
-            return self._refuse("MAIL", "queue", _own(error), detail=str(error))
+            reply = _own(error, self._connection.session)
+            return self._refuse("MAIL", "queue", reply, detail=str(error))
         direction = self._direction()
         transaction = _Transaction(self._means.intake.new_id(), sender, params, direction)
         self._transaction = transaction
@@ -136,7 +145,7 @@ class GatewaySession:
         return answer
 
     async def rcpt(self, recipient: Path, params: RcptParams) -> Answer | None:
-        reply = self._plan.policy.recipient(recipient, trusted=self._trusted())
+        reply = self._relay(recipient)
         if reply is not None:
             await self._chain.rcpt_rejected(recipient.address, params.args, reply)
             return self._refuse("RCPT", "relay", reply, recipient=recipient.address)
@@ -196,7 +205,7 @@ class GatewaySession:
             )
         except QueueError as error:
             transaction.reasons.append(Reason("queue", "failed", {"detail": str(error)}))
-            return Answer.of(_own(error)), "failed"
+            return Answer.of(_own(error, transaction.queue_id)), "failed"
         metrics.STAGE_SECONDS.labels("queue").observe(self._means.clock() - began)
         answer = Answer(250, "2.0.0", f"Ok: queued as {transaction.queue_id}", result.hangup)
         return answer, "held" if hold is not None else "queued"
@@ -233,14 +242,14 @@ class GatewaySession:
             for each in envelope.recipients
         )
         envelope = replace(envelope, recipients=whole)
-        trace = received(
-            connection=self._connection,
-            hello=self._hello,
-            hostname=self._plan.hostname,
-            queue_id=transaction.queue_id,
-            recipients=whole,
-            smtputf8=transaction.params.smtputf8,
-            now=self._means.wall(),
+        trace = received_field(
+            self._connection.client,
+            self._hello,
+            envelope,
+            by=hostname,
+            mail_name=MAIL_NAME,
+            queue_id=transaction.queue_id.encode(),
+            when=self._means.wall(),
         )
         return Mail(
             session=replace(self._session(), direction=transaction.direction),
@@ -282,12 +291,17 @@ class GatewaySession:
 
     # -- who is there ----------------------------------------------------------------
 
-    def _trusted(self) -> bool:
-        return self._hello.auth is not None or self._plan.policy.trusts(self._connection.client)
+    def _relay(self, recipient: Path) -> Reply | None:
+        """Why mail may not go there from here, if it may not."""
+        policy, client = self._plan.policy, self._connection.client
+        authenticated = self._hello.auth is not None
+        if self._plan.submission and not (authenticated or policy.trusted(client)):
+            return RELAY_DENIED
+        return policy.check(client, recipient, authenticated=authenticated)
 
     def _direction(self) -> Direction:
-        ours = self._plan.originating or self._trusted()
-        return Direction.ORIGINATING if ours else Direction.INBOUND
+        authenticated = self._hello.auth is not None
+        return self._plan.policy.direction(self._connection.client, authenticated=authenticated)
 
     def _session(self) -> Session:
         return Session(
@@ -298,8 +312,9 @@ class GatewaySession:
         )
 
 
-def _own(error: QueueError) -> Reply:
-    return Reply(error.code, error.enhanced, error.answer)
+def _own(error: QueueError, reference: str) -> Reply:
+    """The queue's failure for the client: no internals, and what to look for in the log."""
+    return Reply(error.code, error.enhanced, f"{error.answer}, reference {reference}")
 
 
 def _decider(reasons: Sequence[Reason]) -> str:

@@ -13,11 +13,12 @@ import fcntl
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
 from milterd.base import logs, metrics, notify, sockets
 from milterd.base.settings import ConfigError, Problem
-from milterd.base.supervise import Child, Supervisor
+from milterd.base.supervise import Backoff, Child, Supervisor
 from smtpgw import config, control
 from smtpgw.config import GatewaySettings
 from smtpgw.queue.tools import shard_directories
@@ -25,7 +26,11 @@ from smtpgw.queue.tools import shard_directories
 KILL_AFTER = 5.0
 """Seconds beyond stop_timeout that a worker has to end by itself."""
 
+HANDOVER = 3.0
+"""Seconds in which sockets that are in use may come free at the start."""
+
 _BACKLOG = 1024
+_LOOK_AGAIN = 0.1
 
 
 class StartError(Exception):
@@ -41,15 +46,19 @@ class Gateway:
         self._lock = _lock(settings.smtpgw.queue.directory)
         self._given = assign(settings, sockets.inherited_named())
         self._opened: dict[str, socket.socket] = {}
-        self._listeners = self._open(settings)
+        self._listeners: dict[str, socket.socket] = {}
         self._numbers = _numbers_directory(settings)
         self._environ = metrics.prepare(self._numbers)
         self._source = metrics.registry(self._numbers)
         self._endpoint: metrics.Endpoint | None = None
-        self._serve_metrics(settings)
         self._channels: dict[str, tuple[socket.socket, socket.socket | None]] = {}
         self._waiting: set[str] = set()
         self._supervisor: Supervisor | None = None
+
+    def open(self) -> None:
+        """Open every socket.  Raises StartError; may be called again then."""
+        self._listeners = self._open(self._settings)
+        self._serve_metrics(self._settings)
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT; the exit status."""
@@ -59,6 +68,7 @@ class Gateway:
             children,
             log=self._log,
             grace=self._settings.smtpgw.stop_timeout + KILL_AFTER,
+            backoff=Backoff.up_to(self._settings.smtpgw.service_throttle_time),
             on_reload=self._reload,
             on_stop=self._stop,
             prepare=self._prepare,
@@ -288,4 +298,15 @@ def run(path: Path) -> int:
 
 
 async def _run(path: Path, settings: GatewaySettings) -> int:
-    return await Gateway(path, settings).run()
+    end = time.monotonic() + HANDOVER
+    gateway = Gateway(path, settings)
+    while True:
+        try:
+            gateway.open()
+            break
+        except StartError:
+            # A worker whose supervisor was killed may be about to close these sockets.
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(_LOOK_AGAIN)
+    return await gateway.run()

@@ -18,14 +18,12 @@ from smtpgw.delivery.pool import PoolOptions
 from smtpgw.delivery.router import Router, parse_destination
 from smtpgw.dsn import DsnOptions
 from smtpgw.edge.options import ContentOptions, Deadlines, EdgeOptions, Limits
-from smtpgw.policy.relay import RelayPolicy
+from smtpgw.edge.tls import server_context
+from smtpgw.policy.relay import RelayOptions, RelayPolicy
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.sqlite import SqliteOptions
-from smtpgw.road import Plan
-
-VERSION_NAME = b"Gatepost"
-"""What milters are told as {v}."""
+from smtpgw.road import MAIL_NAME, Plan
 
 
 def milters(settings: Smtpgw, listener: Listener) -> tuple[MilterOptions, ...]:
@@ -56,21 +54,28 @@ def _milter(settings: Milter) -> MilterOptions:
 
 def policy(settings: Smtpgw) -> RelayPolicy:
     """Who may send where."""
-    raise NotImplementedError
+    return RelayPolicy(
+        RelayOptions(
+            mynetworks=settings.mynetworks,
+            mydestination=settings.mydestination,
+            relay_domains=settings.relay_domains,
+            local_addresses=settings.local_addresses,
+        )
+    )
 
 
 def plan(settings: Smtpgw, listener: Listener) -> Plan:
     """The road of a listener's mail."""
-    originating = listener.profile == "submission"
+    submission = listener.profile == "submission"
     return Plan(
         hostname=settings.hostname,
         policy=policy(settings),
-        originating=originating,
+        submission=submission,
         milters=milters(settings, listener),
         macros={
             "j": settings.hostname.encode(),
-            "v": VERSION_NAME,
-            "daemon_name": b"ORIGINATING" if originating else listener.name.encode(),
+            "v": MAIL_NAME,
+            "daemon_name": b"ORIGINATING" if submission else listener.name.encode(),
         },
         limits=EditLimits(body_size=settings.message_size_limit),
     )
@@ -105,18 +110,13 @@ def tls_context(listener: Listener) -> ssl.SSLContext | None:
     """What STARTTLS needs, or None where it is not offered.  Raises ConfigError."""
     if listener.tls_cert is None or listener.tls_key is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A ticket of one listener must not resume a session of another.
-    context.options |= ssl.OP_NO_TICKET
     try:
-        context.load_cert_chain(listener.tls_cert, listener.tls_key)
+        return server_context(listener.tls_cert, listener.tls_key)
     except (OSError, ssl.SSLError) as error:
         found = f"{listener.tls_cert}, {listener.tls_key}: {error.strerror or error}"
         wanted = "a certificate chain and its key, both PEM"
         where = f"listener {listener.name}: tls_cert"
         raise ConfigError([Problem("settings", 0, where, found, wanted)]) from error
-    return context
 
 
 def schedule(settings: Smtpgw) -> ScheduleOptions:

@@ -45,6 +45,11 @@ class Backoff:
     limit: float = 60.0
     reset: float = 60.0
 
+    @classmethod
+    def up_to(cls, limit: float) -> Backoff:
+        """The usual way with another `limit` (service_throttle_time in master(8))."""
+        return cls(min(cls().first, limit), limit)
+
     def after(self, delay: float, lived: float) -> float:
         """The next delay, from the last one (0: none yet) and how long the child lived."""
         return self.first if not delay or lived >= self.reset else min(2 * delay, self.limit)

@@ -1,0 +1,52 @@
+"""A milter by pymilter that does what the Subject says: add, reject, tempfail, discard,
+quarantine, slow, crash.  Usage: scripted_milter.py SOCKET"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import Milter
+
+
+class Scripted(Milter.Base):
+    """One connection."""
+
+    def envfrom(self, _sender: str, *_args: str) -> int:
+        self.word = ""
+        self.queue_id = self.getsymval("i") or ""
+        return int(Milter.CONTINUE)
+
+    def envrcpt(self, recipient: str, *_args: str) -> int:
+        if recipient.startswith("<refused@"):
+            self.setreply("550", "5.1.1", "no such user says the milter")
+            return int(Milter.REJECT)
+        return int(Milter.CONTINUE)
+
+    def header(self, name: str, value: str) -> int:
+        if name == "Subject":
+            self.word = value
+        return int(Milter.CONTINUE)
+
+    def eom(self) -> int:
+        if self.word == "crash":
+            os._exit(1)
+        if self.word == "slow":
+            time.sleep(1.5)
+        if self.word == "quarantine":
+            self.quarantine("looks odd")
+        if self.word == "reject":
+            self.setreply("550", "5.7.1", "the milter says no")
+        self.addheader("X-Scripted", f"yes, {self.queue_id}")
+        answers = {
+            "reject": Milter.REJECT,
+            "tempfail": Milter.TEMPFAIL,
+            "discard": Milter.DISCARD,
+        }
+        return int(answers.get(self.word, Milter.CONTINUE))
+
+
+Milter.factory = Scripted
+Milter.set_flags(Milter.ADDHDRS + Milter.QUARANTINE)
+Milter.runmilter("scripted", sys.argv[1], 60)
