@@ -28,8 +28,9 @@ from milterd.ports.scanner import (
 
 SCANNED = b"X-Virus-Scanned"
 STATUS = b"X-Virus-Status"
-FORGED_LIMIT = 1000
-"""A mail that brings more of these fields than that is refused: nobody does so by accident."""
+FORGED_LIMIT = 100
+"""A mail that brings more of these fields is refused: nobody does so by accident, and each
+deletion costs the MTA a look at the whole header."""
 
 
 class Action(enum.Enum):
@@ -50,6 +51,8 @@ class ClamavOptions:
     `clamd` is `unix:PATH` or `inet:PORT@HOST`; `timeout` is in seconds and bounds
     a whole scan; `max_size`, in octets, should not be above clamd's MaxFileSize
     and StreamMaxLength, above which clamd passes over a file as if it were clean.
+    Of limits reached inside a mail clamd tells only with `AlertExceedsMax yes`, and
+    of encrypted archives only with `AlertEncrypted yes` (clamd.conf(5)).
 
     `infected`, `unscannable`, `too_large` and `unavailable` are the four actions.
     By default a mail that cannot be looked into (encrypted, a limit reached, an

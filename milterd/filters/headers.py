@@ -37,7 +37,8 @@ class HeadersOptions:
     what `@name@` in rules stands for (`authserv_id`, `hostname`), each one value
     or several.  `match_time` and `mail_time` are seconds for one pattern on one
     field, and for all rules on one mail.  A mail that would need more than
-    `edits_limit` edits is refused: nobody writes such a header by accident.
+    `edits_limit` edits is refused: nobody writes such a header by accident, and
+    each edit costs the MTA a look at the whole header.
     """
 
     rules: tuple[str, ...] = ("submission-privacy", "inbound-hygiene")
@@ -46,7 +47,7 @@ class HeadersOptions:
     match_time: float = 0.1
     mail_time: float = 1.0
     on_timeout: OnTimeout = OnTimeout.SKIP
-    edits_limit: int = 1000
+    edits_limit: int = 100
 
 
 class HeadersFilter:

@@ -155,9 +155,10 @@ def read(path: Path) -> RuleFile:
 def find(name: str, directory: Path | None = None) -> Path:
     """The file of a rule set: in `directory`, or else among those that come with us.
 
-    Raises :class:`RuleError` that lists what there is.
+    A set in `directory` takes the place of ours with the same name.  Raises
+    :class:`RuleError` that lists what there is.
     """
-    directories = [directory] if directory else _own_directories()
+    directories = _own_directories() + ([directory] if directory else [])
     known = {path.stem: path for each in directories for path in sorted(each.glob("*.toml"))}
     if name in known:
         return known[name]

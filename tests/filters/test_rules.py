@@ -511,6 +511,15 @@ def test_check_finds_examples_that_fail(tmp_path: Path) -> None:
     assert "or 'with', is wrong" in problem
 
 
+def test_a_directory_adds_to_our_sets_and_may_replace_one(tmp_path: Path) -> None:
+    (tmp_path / "good.toml").write_text(GOOD)
+    own = tmp_path / "inbound-hygiene.toml"
+    own.write_text(GOOD.replace('"good"', '"inbound-hygiene"'))
+    assert find("good", tmp_path) == tmp_path / "good.toml"
+    assert find("inbound-hygiene", tmp_path) == own
+    assert find("submission-privacy", tmp_path) == find("submission-privacy")
+
+
 def test_a_set_that_is_not_there_is_named_with_its_neighbours() -> None:
     with pytest.raises(SetupError) as caught:
         FILTERS["headers"].build(HeadersOptions(("inbound-hygene", "../../etc/x")), Clocks())
