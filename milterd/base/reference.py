@@ -218,10 +218,15 @@ def _markdown_part(part: _Part) -> Iterator[str]:
         return
     yield "| key | value | default | meaning |\n|---|---|---|---|"
     for key, field in part.keys:
-        value = _value(key, field, {})
-        default = "required" if field.is_required() else f"`{value}`" if value != '""' else "none"
-        cells = (f"`{_key(key)}`", kind(field), default, _sentence(field))
+        cells = (f"`{_key(key)}`", kind(field), _default_cell(key, field), _sentence(field))
         yield "| " + " | ".join(each.replace("|", "\\|") for each in cells) + " |"
+
+
+def _default_cell(key: str, field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    empty = _default(field) in (None, "", (), {}, frozenset())
+    return "none" if empty else f"`{_value(key, field, {})}`"
 
 
 def _sentence(field: FieldInfo) -> str:

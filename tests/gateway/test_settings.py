@@ -1,0 +1,164 @@
+"""The settings of both halves as one file, and the page about them."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from pydantic.fields import FieldInfo
+from typer.testing import CliRunner
+
+from milterd.base import reference, settings
+from milterd.base.settings import ConfigError
+from milterd.config import MilterdConfig
+from smtpgw import supervisor, wiring
+from smtpgw.cli import app
+from smtpgw.config import GatewaySettings
+from smtpgw.queue.tools import shard_directory
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def default_file() -> str:
+    done = CliRunner().invoke(app, ["config"])
+    assert done.exit_code == 0
+    return done.output
+
+
+def test_the_printed_file_holds_both_halves_once_and_is_the_default(default_file: str) -> None:
+    tables = re.findall(r"^#?\[+([a-z._]+)", default_file, re.MULTILINE)
+    assert len(tables) == len(set(tables))
+    assert {"log", "metrics", "milterd", "filter.clamav", "smtpgw", "smtpgw.queue"} <= set(tables)
+    assert settings.parse(default_file, GatewaySettings) == GatewaySettings()
+    assert settings.parse(default_file, MilterdConfig) == MilterdConfig()
+
+
+def test_every_line_of_the_printed_file_can_be_put_in_force(default_file: str) -> None:
+    lines = [
+        line[1:] if line.startswith("#") and line[1:2] != " " else line
+        for line in default_file.split("\n")
+    ]
+    text = "\n".join(lines)
+    loaded = settings.parse(text, GatewaySettings).smtpgw
+    assert loaded.listener[0].name == "mx"
+    assert loaded.milter[0].name == "clamav"
+    assert settings.parse(text, MilterdConfig)
+
+
+def test_the_page_about_settings_is_current() -> None:
+    """If not: python -m milterd.base.reference milterd.config:MilterdConfig
+    smtpgw.config:GatewaySettings > docs/configuration.md"""
+    page = (DOCS / "configuration.md").read_text()
+    assert page == reference.page(MilterdConfig, GatewaySettings)
+
+
+def test_every_key_is_explained() -> None:
+    for name, field in wiring_fields(GatewaySettings):
+        assert field.description, name
+
+
+def wiring_fields(model: type[settings.Table]) -> list[tuple[str, FieldInfo]]:
+    """Every key of every table below a model."""
+    found = []
+    for name, field in model.model_fields.items():
+        inner = settings._models(field.annotation) or [
+            one
+            for each in getattr(field.annotation, "__args__", ())
+            for one in settings._models(each)
+        ]
+        if inner:
+            found += wiring_fields(inner[0])
+        else:
+            found.append((f"{model.__name__}.{name}", field))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        ('mydestination = ["exa mple"]', "smtpgw.mydestination[0]", "a domain"),
+        ('mynetworks = ["192.0.2.1/24"]', "smtpgw.mynetworks[0]", "a network"),
+        ("workers = 0", "smtpgw.workers", "greater than or equal to 1"),
+        ("smtpd_timeout = -1", "smtpgw.smtpd_timeout", "seconds"),
+        ('smtpd_timeout = "5 minutes"', "smtpgw.smtpd_timeout", "seconds"),
+        ("message_size_limit = 2000\n", "smtpgw", "message_size_limit above header_size_limit"),
+        ("[[smtpgw.listener]]\nname = 'a b'\naddress = ':25'", "smtpgw.listener[0].name", "a name"),
+        (
+            "[[smtpgw.listener]]\nname = 'a'\naddress = ':25'\nmilters = ['b']",
+            "smtpgw",
+            "no milter is called 'b'",
+        ),
+        (
+            "[[smtpgw.listener]]\nname = 'a'\naddress = ':25'\ntls_cert = '/x'",
+            "smtpgw.listener[0]",
+            "both tls_cert and tls_key",
+        ),
+        (
+            "[[smtpgw.milter]]\nname='a'\naddress='unix:/x'\n[[smtpgw.milter]]\nname='a'\n"
+            "address='unix:/x'",
+            "smtpgw.milter",
+            "every name once",
+        ),
+        (
+            "[[smtpgw.milter]]\nname='a'\naddress='unix:/x'\ndefault_action='acept'",
+            "smtpgw.milter[0].default_action",
+            "'accept'",
+        ),
+        ("[smtpgw.delivery]\ndefault = 'lmtp:x'", "smtpgw.delivery.default", "HOST:PORT"),
+        ("[smtpgw.transport]\n'example.net' = 'uucp:x'", 'smtpgw.transport."example.net"', "lmtp"),
+        ("[smtpgw.queue]\nminimal_backoff_time = '2h'", "smtpgw.queue", "minimal_backoff_time"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_where_it_stands(
+    text: str, key: str, expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings.parse(f"[smtpgw]\n{text}", GatewaySettings)
+    (problem,) = caught.value.problems
+    assert problem.key == key
+    assert expected in problem.expected
+    assert problem.line
+
+
+def test_certificates_that_do_not_serve_are_found_before_they_are_needed(tmp_path: Path) -> None:
+    (tmp_path / "cert").write_text("no certificate")
+    text = (
+        f"[[smtpgw.listener]]\nname='mx'\naddress='127.0.0.1:25'\n"
+        f"tls_cert='{tmp_path}/cert'\ntls_key='{tmp_path}/cert'"
+    )
+    with pytest.raises(ConfigError, match="listener mx: tls_cert"):
+        wiring.check(settings.parse(text, GatewaySettings).smtpgw)
+
+
+def test_a_listener_asks_the_milters_it_names_in_their_tables_order() -> None:
+    text = "".join(f"[[smtpgw.milter]]\nname='{n}'\naddress='unix:/{n}'\n" for n in "abc")
+    text += "[[smtpgw.listener]]\nname='mx'\naddress=':25'\nmilters=['c', 'a']\n"
+    text += "[[smtpgw.listener]]\nname='all'\naddress=':26'\n"
+    loaded = settings.parse(text, GatewaySettings).smtpgw
+    names = [[each.name for each in wiring.milters(loaded, one)] for one in loaded.listener]
+    assert names == [["a", "c"], ["a", "b", "c"]]
+
+
+def test_shards_of_fewer_workers_are_shared_out(tmp_path: Path) -> None:
+    for number in range(5):
+        directory = shard_directory(tmp_path, number)
+        directory.mkdir()
+        (directory / "queue.db").touch()
+    assert supervisor.shards_of(0, 2, tmp_path) == [0, 2, 4]
+    assert supervisor.shards_of(1, 2, tmp_path) == [1, 3]
+    assert supervisor.shards_of(5, 6, tmp_path) == [5]
+
+
+def test_passed_sockets_go_to_listeners_by_name_and_then_in_order() -> None:
+    text = "".join(f"[[smtpgw.listener]]\nname='{n}'\naddress=':25'\n" for n in "abc")
+    loaded = settings.parse(text, GatewaySettings)
+    one, two, three, four = (socket.socket() for _ in range(4))
+    given = [("unknown", one), ("a", two), ("unknown", three)]
+    assert supervisor.assign(loaded, given) == {"a": two, "b": one, "c": three}
+    with pytest.raises(supervisor.StartError, match="4 sockets were passed, for 3 listeners"):
+        supervisor.assign(loaded, [*given, ("unknown", four)])
+    for each in (one, two, three, four):
+        each.close()
