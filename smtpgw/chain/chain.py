@@ -20,9 +20,10 @@ from milterd.core.decision import Reason, Reply, Verdict
 from milterd.core.mail import Direction, Mail, Session
 from smtpgw.chain.health import Health
 from smtpgw.chain.macros import client_facts, recipient_facts, sender_facts
-from smtpgw.chain.member import GO_ON, Log, Member, Observer, SessionFacts, Shared
+from smtpgw.chain.member import Member
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.chain.results import ChainResult, StageResult
+from smtpgw.chain.shared import GO_ON, Log, Observer, SessionFacts, Shared
 
 Ask = Callable[[Member], Awaitable[StageResult]]
 NOTHING: Mapping[str, bytes] = {}
@@ -38,7 +39,8 @@ class Chain:
     `milters` are asked in this order, those of other listeners left out.
     `macros` are the facts of the gateway and the listener, names without braces
     (`j`, `v`, `daemon_name`, `daemon_addr`).  `health` is to be shared by the
-    sessions of a process.  `clock` gives seconds and only measures.  One method
+    sessions of a process.  `log` is bound by the caller to session and listener.
+    `clock` gives seconds and only measures.  One method
     runs at a time; others wait for it.
     """
 

@@ -8,10 +8,12 @@ use, and closed, so that no late reply can be taken for that of another event.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import cast
 
 from milterd.base.sockets import SocketAddress
@@ -257,3 +259,14 @@ async def _connect_unix(path: str) -> socket.socket:
         opened.close()
         raise
     return opened
+
+
+@contextlib.asynccontextmanager
+async def total_time(seconds: float) -> AsyncIterator[None]:
+    """Bound a whole event, however often the milter says that it is still at work."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        detail = f"no verdict within {seconds:g} s"
+        raise MilterFault(FaultKind.TIMEOUT, detail) from None

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from milterd.core.actions import Edit
 from milterd.core.mail import HeaderField, Mail
+from milterd.wire.constants import CHUNK, Protocol
 from milterd.wire.constants import Command as Code
-from milterd.wire.constants import Protocol
 from milterd.wire.convert import EditCollector, header_to_wire
 from milterd.wire.errors import PeerError
 from milterd.wire.limits import Limits
@@ -61,6 +61,7 @@ class Showing:
         self._patience = patience
         self._wire_limits = limits
         self._wanted = client.connection.wanted
+        self._chosen: dict[Code, Values] = {}
 
     async def run(self) -> Outcome:
         """Show it all, or as much as the milter wants.  Raises MilterFault."""
@@ -85,7 +86,11 @@ class Showing:
                 return
 
     def _macros(self, code: Code) -> Values:
-        return select(code, self._wanted, self._facts)
+        """The macros for an event; the same for every header field and piece of body."""
+        known = self._chosen.get(code)
+        if known is None:
+            known = self._chosen[code] = select(code, self._wanted, self._facts)
+        return known
 
     async def _end(self) -> Outcome:
         """End of message, and the edits until the verdict."""
@@ -116,6 +121,13 @@ class Showing:
 
 
 def to_wire(field: HeaderField, leading_space: bool) -> Header:
-    """The field as a milter sees it; NUL, which a C string cannot carry, as a space."""
+    """The field as a milter sees it.
+
+    NUL, which a C string cannot carry, is shown as a space, and a field that
+    libmilter would drop the connection over is cut at what one packet holds.
+    """
     shown = header_to_wire(field, leading_space)
-    return replace(shown, value=shown.value.replace(b"\0", b" ")) if b"\0" in shown.value else shown
+    room = CHUNK - len(shown.name) - len(b"\0\0")
+    if b"\0" not in shown.value and len(shown.value) <= room:
+        return shown
+    return replace(shown, value=shown.value[: max(room, 0)].replace(b"\0", b" "))

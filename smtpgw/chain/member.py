@@ -7,82 +7,26 @@ every later event, one that accepted a message is left alone until the next.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import enum
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Protocol as Interface
+from collections.abc import Mapping
+from dataclasses import replace
 
 from milterd.core.actions import Edit
 from milterd.core.decision import Reason, Reply, Verdict
-from milterd.core.mail import Client, Mail
+from milterd.core.mail import Mail
 from milterd.wire import messages as wire
 from milterd.wire.constants import Actions, Protocol
 from milterd.wire.constants import Command as Code
 from milterd.wire.errors import PeerError
-from milterd.wire.limits import Limits
 from milterd.wire.mta import MtaConnection
 from smtpgw.chain import replies
-from smtpgw.chain.client import MilterClient, connect
+from smtpgw.chain.client import MilterClient, connect, total_time
 from smtpgw.chain.content import Outcome, Showing
 from smtpgw.chain.edits import hold_text, review
 from smtpgw.chain.faults import FaultKind, MilterFault
-from smtpgw.chain.health import Health
 from smtpgw.chain.macros import select
-from smtpgw.chain.options import DefaultAction, EditLimits, MilterOptions
+from smtpgw.chain.options import DefaultAction, MilterOptions
 from smtpgw.chain.results import StageResult
-
-GO_ON = StageResult()
-
-
-class Log(Interface):
-    """What is used of a structlog logger."""
-
-    def info(self, event: str, **values: object) -> object: ...
-    def warning(self, event: str, **values: object) -> object: ...
-
-
-Observer = Callable[[str, str, float, str], None]
-"""Called after each event with milter, stage, seconds and outcome, for metrics."""
-
-
-class State(enum.Enum):
-    """Where the milter stands in this session."""
-
-    NEW = "not connected yet"
-    OPEN = "is told of everything"
-    PASSED = "accepted this message"
-    OUT = "accepted the connection"
-    FIXED = "refused the connection or failed: one answer to everything"
-
-
-@dataclass(slots=True)
-class SessionFacts:
-    """What a session knows that milters are told; one object, shared by its members."""
-
-    client: Client = field(default_factory=Client)
-    helo: bytes | None = None
-    helo_serial: int = 0
-    macros: dict[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What the members of a chain have in common."""
-
-    facts: SessionFacts
-    limits: EditLimits
-    health: Health
-    log: Log
-    clock: Callable[[], float]
-    observe: Observer
-
-    @property
-    def wire_limits(self) -> Limits:
-        """The edit limits as the connection enforces them."""
-        limits = self.limits
-        return Limits(edits=limits.count, edit_octets=limits.octets, replaced_body=limits.body_size)
+from smtpgw.chain.shared import GO_ON, Shared, State
 
 
 class Member:
@@ -201,7 +145,7 @@ class Member:
         client, began = self._client, self._shared.clock()
         macros = select(code, client.connection.wanted, self._macros(facts))
         try:
-            async with _total(self.options.total_timeout):
+            async with total_time(self.options.total_timeout):
                 reply = await client.event(command, macros, patience=self.options.command_timeout)
             result = self._with_hold(client, stage, self._judge(stage, reply))
         except MilterFault as fault:
@@ -235,7 +179,7 @@ class Member:
             limits=self._shared.wire_limits,
         )
         try:
-            async with _total(self.options.total_timeout):
+            async with total_time(self.options.total_timeout):
                 outcome = await showing.run()
             result, edits = self._conclude(outcome)
             result = self._with_hold(client, "message", result)
@@ -393,14 +337,3 @@ class Member:
 
 def _path(address: bytes) -> bytes:
     return b"<%b>" % address
-
-
-@contextlib.asynccontextmanager
-async def _total(seconds: float) -> AsyncIterator[None]:
-    """Bound a whole event, however often the milter says that it is still at work."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError:
-        detail = f"no verdict within {seconds:g} s"
-        raise MilterFault(FaultKind.TIMEOUT, detail) from None

@@ -97,6 +97,26 @@ def test_a_large_body_in_a_file_arrives_whole(
     run(main())
 
 
+@pytest.mark.parametrize("size", [65_000, 65_535, 70_000, 100_000])
+def test_a_field_longer_than_a_packet_is_no_reason_to_defer(
+    clamav_milter: Milter, size: int
+) -> None:
+    plain = mail(b"hello\r\n", 9)
+    long = HeaderField(b"X-Long", b" " + b"\r\n\t".join([b"z" * 900] * (size // 903)))
+    exact = HeaderField(b"X-Exact", b" " + b"z" * (size - 8))
+
+    async def main() -> None:
+        for each in (long, exact):
+            chain = chain_of(MilterOptions("clamav", clamav_milter.address))
+            result = await walk(chain, plain.with_headers([*plain.headers, each]), "Q9")
+            await chain.close()
+            assert isinstance(result, ChainResult)
+            assert result.verdict is Verdict.CONTINUE, result.reasons
+            assert each in result.mail.headers
+
+    run(main())
+
+
 @pytest.mark.parametrize("where", ["first", "second"])
 def test_eicar_is_refused_with_clamav_milters_own_reply(
     clamav_milter: Milter, opendkim: Milter, where: str
