@@ -143,8 +143,7 @@ class Listener:
         Then connections are dropped, and hand-overs cancelled; what was committed
         by then stays committed.  Returns whether all ended by themselves.
         """
-        if self._server is not None:
-            self._server.close()
+        self.stop_accepting()
         for each in list(self._sessions):
             each.drain()
         in_time = await self._until_idle(patience)
