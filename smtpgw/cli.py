@@ -59,14 +59,6 @@ def run(config: ConfigOption = DEFAULT_FILE) -> None:
     raise typer.Exit(status)
 
 
-@app.command(hidden=True)
-def worker(shards: list[int]) -> None:
-    """A worker process; the supervisor starts it."""
-    from smtpgw import worker as process
-
-    raise typer.Exit(process.main(shards))
-
-
 @app.command(epilog="Example: smtpgw check --config gatepost.toml --json")
 def check(
     config: ConfigOption = DEFAULT_FILE,

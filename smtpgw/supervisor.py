@@ -135,7 +135,7 @@ class Gateway:
 
     def _children(self, settings: GatewaySettings) -> list[Child]:
         count = settings.smtpgw.workers
-        base = (sys.executable, "-m", "smtpgw", "worker")
+        base = (sys.executable, "-m", "smtpgw.worker")
         return [
             Child(
                 f"worker-{number}",

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TypeVar
 
@@ -125,8 +126,9 @@ class Worker:
             self._log.warning("no answer to the supervisor", reason=str(error))
 
 
-def main(shards: Sequence[int], environ: Mapping[str, str] = os.environ) -> int:
-    """Run a worker; the exit status."""
+def main(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
+    """Run a worker for the shards with these numbers; the exit status."""
+    shards = [int(each) for each in words]
     number = environ.get(control.CHANNEL, "")
     if not number.isdecimal():
         raise SystemExit("smtpgw worker: started by smtpgw run, not by hand")
@@ -140,3 +142,7 @@ def main(shards: Sequence[int], environ: Mapping[str, str] = os.environ) -> int:
         return 1
     finally:
         logs.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -63,7 +63,9 @@ class Gateway:
         self.queue = self.place / "queue"
         self.configure()
 
-    def configure(self, top: str = "", tables: str = "", delivery: str = "") -> None:
+    def configure(
+        self, top: str = "", tables: str = "", delivery: str = "", stop_timeout: float = 1
+    ) -> None:
         """Write the settings: lines for [smtpgw], further tables, the delivery's default."""
         self.file.write_text(
             f"""
@@ -74,7 +76,7 @@ smtpgw = "127.0.0.1:{self.metrics_port}"
 [smtpgw]
 myhostname = "gw.example.net"
 mydestination = ["example.net"]
-stop_timeout = 3
+stop_timeout = {stop_timeout}
 {top}
 [[smtpgw.listener]]
 name = "mx"
