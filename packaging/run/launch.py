@@ -11,7 +11,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -136,12 +135,11 @@ def _sweep(site: Site) -> None:
 
 def _welcome(site: Site, addresses: list[sockets.SocketAddress]) -> str:
     where = addresses[0] if addresses else sockets.SocketAddress("inet", host="?")
-    host = socket.gethostname()
     return f"""
 Gatepost takes mail on {where.host}:{where.port}.  Try this from another terminal:
 
   swaks --server {where.host}:{where.port} --from me@example.org --to u@example.net \\
-        --header 'User-Agent: {host}'
+        --header 'User-Agent: Something 1.0'
 
 The mail will be in {site.var}/mail/u@example.net/new/: scanned, signed, and without its
 User-Agent.  Settings: {site.settings}.  Ctrl-C stops everything.
