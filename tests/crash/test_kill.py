@@ -24,6 +24,10 @@ from tests.peers.process import wait_for
 KILLS = int(os.environ.get("GATEPOST_KILLS", "200"))
 SEED = int(os.environ.get("GATEPOST_KILL_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 CLIENTS = 8
+STORM = 0.2
+"""How many kills do not wait until the kill before has been got over."""
+PATIENCE = 30.0
+"""Seconds the gateway may take, after any kill, until it accepts mail again."""
 SETTLE = 90.0
 """Seconds the gateway may take, alive and without load, until it owes nobody a mail."""
 
@@ -37,10 +41,11 @@ def _message(name: str) -> bytes:
 
 async def _kill_under_load(daemons: list[Daemon], ledger: Ledger, dice: random.Random) -> Killer:
     killer = Killer(daemons)
+    await ledger.reaches(lambda: len(ledger.promised) > CLIENTS, PATIENCE)
     while sum(killer.killed.values()) < KILLS:
-        await _some_traffic(ledger, dice)
         for each in daemons:
             each.keep_up()
+        await _some_traffic(ledger, dice)
         daemon = dice.choice(daemons)
         tree = daemon.tree()
         if tree:
@@ -49,9 +54,12 @@ async def _kill_under_load(daemons: list[Daemon], ledger: Ledger, dice: random.R
 
 
 async def _some_traffic(ledger: Ledger, dice: random.Random) -> None:
-    """Until some more mails were accepted, or for a while if nothing can be accepted now."""
+    """Until some more mails were accepted; now and then sooner, while things still start."""
+    if dice.random() < STORM:
+        await ledger.reaches(lambda: False, dice.uniform(0.0, 1.0))
+        return
     enough = len(ledger.promised) + dice.randint(1, 30)
-    await ledger.reaches(lambda: len(ledger.promised) >= enough, dice.uniform(0.0, 1.2))
+    await ledger.reaches(lambda: len(ledger.promised) >= enough, PATIENCE)
 
 
 async def _storm(place: Town, dice: random.Random) -> tuple[Ledger, Killer]:

@@ -1,0 +1,159 @@
+"""The one test that holds the house together.
+
+For every mail: what comes over a milter socket is what the pure filter decided, and
+the gateway queues exactly apply(mail, edits).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+import structlog
+
+from milterd.core.actions import Edit
+from milterd.core.apply import apply
+from milterd.core.decision import Decision, Verdict
+from milterd.core.mail import (
+    Client,
+    Direction,
+    Envelope,
+    Family,
+    HeaderField,
+    Mail,
+    Recipient,
+    Session,
+    body_octets,
+    parse_message,
+)
+from milterd.filters import CheckedFilter
+from milterd.lab.client import Played, play
+from smtpgw.chain.chain import Chain
+from smtpgw.chain.options import MilterOptions
+from smtpgw.chain.results import ChainResult
+from smtpgw.intake import Intake
+from smtpgw.queue.clock import QueueClock, SystemClock
+from smtpgw.queue.sqlite import SqliteOptions, SqliteStore
+from tests.corpus.corpus import messages
+from tests.golden.conftest import HOSTS, House
+from tests.golden.filters import NAMES
+from tests.peers.process import directory
+
+BATCH = 16
+"""Mails under way at once: the hosts serve many MTAs at a time."""
+
+
+def _mail(octets: bytes, direction: Direction) -> Mail:
+    ours = direction is Direction.ORIGINATING
+    macros = {"auth_authen": b"me", "auth_type": b"PLAIN"} if ours else {}
+    session = Session(
+        Client(b"client.example.org", Family.INET, b"192.0.2.7", 4321), b"helo", direction, macros
+    )
+    envelope = Envelope(b"a@example.net", (), (Recipient(b"u@example.net"),))
+    return replace(parse_message(octets), session=session, envelope=envelope)
+
+
+GOLDEN = [
+    (name, _mail(octets, list(Direction)[number % 2]))
+    for number, (name, octets) in enumerate(messages())
+]
+
+
+def _decide(filter_: CheckedFilter, mail: Mail) -> Decision:
+    return filter_.decide(mail, filter_.gather(mail))
+
+
+Words = tuple[Verdict, tuple[Edit, ...], tuple[int, str, str] | None]
+
+
+def _decided(decision: Decision) -> Words:
+    """What of a decision goes over the wire."""
+    reply = decision.reply
+    said = (reply.code, reply.enhanced, reply.text) if reply else None
+    return decision.verdict, decision.edits, said
+
+
+def _heard(played: Played) -> Words:
+    """The same, as it came."""
+    reply = played.reply
+    said = (reply.code, reply.enhanced, " ".join(reply.lines)) if reply else None
+    return played.verdict, played.edits, said
+
+
+async def _play_all(address: str, mails: list[Mail]) -> list[Played]:
+    played: list[Played] = []
+    for at in range(0, len(mails), BATCH):
+        played += await asyncio.gather(*(play(address, each) for each in mails[at : at + BATCH]))
+    return played
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_socket_says_what_the_filter_decided(house: House, host: str, name: str) -> None:
+    pure = [_decide(house.pure[name], mail) for _, mail in GOLDEN]
+    played = asyncio.run(_play_all(house.hosted[host, name], [mail for _, mail in GOLDEN]))
+    differing = {
+        label: (_decided(decision), _heard(said))
+        for (label, _), decision, said in zip(GOLDEN, pure, played, strict=True)
+        if _decided(decision) != _heard(said)
+    }
+    assert differing == {}
+    assert any(each.edits for each in pure), "no mail was edited: this proves nothing"
+
+
+def _after_all(house: House, mail: Mail) -> Mail:
+    """The mail after the filters one by one, each asked what the ones before made of it."""
+    for name in NAMES:
+        decision = _decide(house.pure[name], mail.with_headers(mail.visible()))
+        assert decision.verdict is Verdict.CONTINUE
+        mail = apply(mail, decision.edits)
+    return mail
+
+
+async def _queue_all(house: House, host: str, mails: list[Mail]) -> list[bytes]:
+    """The octets that stand in the queue after the chain and the intake."""
+    milters = [MilterOptions(name, house.hosted[host, name]) for name in NAMES]
+    with directory("queue") as home:
+        store = SqliteStore.open(home, SqliteOptions(queue_minfree=0))
+        clock = QueueClock(SystemClock())
+        await store.recover(clock.now())
+        intake = Intake(store, clock)
+        queued = []
+        for mail in mails:
+            queue_id = intake.new_id()
+            result = await _ask(milters, mail, queue_id)
+            assert result.verdict is Verdict.CONTINUE, result.reasons
+            await intake.accept(result.mail, queue_id=queue_id)
+            content = await store.content(queue_id)
+            queued.append(content.head + body_octets(content.body))
+        await store.close()
+    return queued
+
+
+async def _ask(milters: list[MilterOptions], mail: Mail, queue_id: str) -> ChainResult:
+    chain = Chain(milters, log=structlog.get_logger())
+    session, envelope = mail.session, mail.envelope
+    await chain.connect(session)
+    await chain.helo(session.helo)
+    await chain.mail(
+        envelope.sender, (), {"i": queue_id.encode(), **session.macros}, direction=session.direction
+    )
+    await chain.rcpt(envelope.recipients[0].address)
+    await chain.data()
+    result = await chain.message(mail, queue_id)
+    await chain.close()
+    return result
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_queue_holds_the_mail_with_its_edits_and_nothing_else(house: House, host: str) -> None:
+    ours = HeaderField(b"Received", b" from client\r\n\tby mx.example.net; now", hidden=True)
+    mails = [mail.with_headers((ours, *mail.headers)) for _, mail in GOLDEN]
+    queued = asyncio.run(_queue_all(house, host, mails))
+    differing = [
+        label
+        for (label, _), mail, octets in zip(GOLDEN, mails, queued, strict=True)
+        if octets != b"".join(_after_all(house, mail).pieces())
+    ]
+    assert differing == []
