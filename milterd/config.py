@@ -102,6 +102,11 @@ class MilterdSettings(Table):
     idle_timeout: Duration = Field(
         default=7210.0, gt=0, description="an MTA connection without a word is closed after this"
     )
+    service_throttle_time: Duration = Field(
+        default=60.0,
+        gt=0,
+        description="longest pause before a filter that keeps ending is started again",
+    )
     connections: int = Field(
         default=500, gt=0, description="MTA connections at a time of a native host's process"
     )
@@ -266,7 +271,7 @@ class HeadersSettings(FilterTable):
         default=OnTimeout.SKIP, description="pass over a rule that takes longer, or tempfail"
     )
     edits_limit: int = Field(
-        default=1000, ge=1, description="a mail that needs more changes is refused"
+        default=100, ge=1, description="a mail that needs more changes is refused"
     )
 
     def options(self) -> HeadersOptions:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from milterd.base import logs, metrics, notify, sockets
 from milterd.base.settings import ConfigError
-from milterd.base.supervise import Child, Supervisor
+from milterd.base.supervise import Backoff, Child, Supervisor
 from milterd.config import MilterdConfig, load
 from milterd.filter_process import RETIREMENT
 
@@ -91,6 +91,7 @@ class Daemon:
             self._children,
             log=self._log,
             grace=_GRACE,
+            backoff=Backoff.up_to(self._config.milterd.service_throttle_time),
             on_reload=self._on_reload,
             on_stop=self._on_stop,
             prepare=self._prepare,
