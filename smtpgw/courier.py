@@ -205,15 +205,15 @@ class Courier:
             await self._note(attempt, destination, outcomes)
 
     async def _deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
-        avoid = self._health.avoid(destination, self._clock.now())
-        if avoid is not None:
-            return _all_deferred(job, avoid, "4.4.1")
         limit = self._limits.get(destination)
         if limit is None:
             limit = asyncio.Semaphore(self._options.default_destination_concurrency_limit)
             self._limits[destination] = limit
         try:
             async with asyncio.timeout(self._manager.options.lease_time), limit:
+                avoid = self._health.avoid(destination, self._clock.now())
+                if avoid is not None:
+                    return _all_deferred(job, avoid, "4.4.1")
                 outcomes = await self._deliverers[destination.transport].deliver(destination, job)
         except TimeoutError:
             return _all_deferred(job, "delivery took longer than its lease", "4.4.2")

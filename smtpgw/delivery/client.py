@@ -202,13 +202,13 @@ class _Transaction:
         )
         mail = commands.mail_from(self._job, peer.offered, eight_bit=eight_bit, utf8=utf8)
         rcpts = [commands.rcpt_to(each, peer.offered) for each in self._targets]
-        reset = b"RSET\r\n" if peer._used else b""
+        if peer._used:
+            await self._reset()
+        peer._used = True
         batched = b"PIPELINING" in peer.offered
         if batched:
-            await self._send_first(b"".join([reset, mail, *rcpts, b"DATA\r\n"]))
-        if reset:
-            await self._reset(b"" if batched else reset)
-        peer._used = True
+            lines = b"".join([mail, *rcpts, b"DATA\r\n"])
+            await peer._wire.send(lines, options.lmtp_mail_timeout, "MAIL")
         reply = await self._one(b"" if batched else mail, options.lmtp_mail_timeout, "MAIL")
         if reply.kind != 2:
             for each in self._targets:
@@ -225,20 +225,14 @@ class _Transaction:
             b"" if batched else b"DATA\r\n", options.lmtp_data_init_timeout, "DATA"
         )
 
-    async def _send_first(self, lines: bytes) -> None:
+    async def _reset(self) -> None:
+        """See that a kept connection lives and is in step, before anything depends on it."""
+        peer = self._peer
         try:
-            await self._peer._wire.send(lines, self._options.lmtp_mail_timeout, "MAIL")
-        except Lost:
-            if self._peer._used:
-                raise Stale from None
-            raise
-
-    async def _reset(self, line: bytes) -> None:
-        try:
-            reply = await self._one(line, self._options.lmtp_rset_timeout, "RSET")
+            reply = await peer._ask(b"RSET\r\n", self._options.lmtp_rset_timeout, "RSET")
         except Lost:
             raise Stale from None
-        if reply.kind != 2:
+        if reply.kind != 2 or peer._wire.unread:
             raise Stale
 
     async def _one(self, line: bytes, limit: float, what: str) -> Reply:

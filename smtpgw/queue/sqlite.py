@@ -253,7 +253,9 @@ class SqliteStore:
         return await self._read(rows.counts)
 
     async def recover(self, now: float) -> Recovery:
-        return await self.committer.do(lambda batch: recover(batch, self._shard, self.seen, now))
+        found = await self.committer.do(lambda batch: recover(batch, self._shard, self.seen, now))
+        await self.changed()  # what was changed until now is known
+        return found
 
     async def close(self) -> None:
         await self.committer.stop()

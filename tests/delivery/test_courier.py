@@ -20,7 +20,7 @@ from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.states import MailState, RecipientState
 from smtpgw.queue.store import Filter, StoreFull
 from smtpgw.queue.tools import QueueTool
-from tests.delivery.peer import CLOSE, STALL, Peer, listening, pool, road
+from tests.delivery.peer import CLOSE, STALL, Peer, listening, road
 from tests.queue.support import FakeClock, message, new, opened, run, until
 
 _DAY = 86400.0
@@ -342,21 +342,22 @@ def test_one_dead_destination_hurts_nobody_else(tmp_path: Path) -> None:
 
 def test_a_destination_that_refuses_is_not_asked_for_each_mail(tmp_path: Path) -> None:
     async def scenario() -> None:
+        peer = Peer({"CONNECT": b"421 4.3.2 busy\r\n" + CLOSE})
         options = CourierOptions(default_destination_concurrency_limit=1, failed_cohort_limit=3)
-        connections = pool()
-        async with road(
-            tmp_path,
-            Destination("lmtp", "unix:/nonexistent"),
-            options=options,
-            deliverers=connections,
-        ) as way:
+        async with listening(peer) as where, road(tmp_path, where, options=options) as way:
             for _ in range(20):
                 await way.accept(message())
             await until(lambda: len(way.seen) == 20)
             await until(lambda: not way.courier.active)
+            assert peer.connections == 3
             assert (await way.store.counts())[MailState.DEFERRED] == 20
-            (first, *_) = await way.store.list(Filter())
-            assert "connect to unix:/nonexistent: No such file" in first.recipients[0].text
+            for each in await way.store.list(Filter()):
+                assert each.recipients[0].text == "greeting refused: 421 4.3.2 busy"
+            peer.answers["CONNECT"] = b"220 here again\r\n"
+            tool = QueueTool(tmp_path)
+            assert tool.flush(way.clock.wall()) == 20
+            tool.close()
+            await way.wait_empty()
 
     run(scenario())
 

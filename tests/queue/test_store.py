@@ -328,6 +328,27 @@ def test_a_damaged_body_file_is_set_aside(tmp_path: Path, harm: str) -> None:
     run(scenario())
 
 
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    """Not even one to the very octets that were stored."""
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "00", options=_SMALL) as store:
+            item = new(store, message(b"x" * 200))
+            await store.add(item)
+            path = tmp_path / "00/bodies" / item.queue_id
+            path.rename(tmp_path / "moved")
+            path.symlink_to(tmp_path / "moved")
+            with pytest.raises(Damaged, match="symbolic links"):
+                await store.content(item.queue_id)
+
+    run(scenario())
+    (tmp_path / "00/lock").unlink()
+    (tmp_path / "00/lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        SqliteStore.open(tmp_path / "00")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_orphan_body_files_go_and_strange_things_stay(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path / "00"):
