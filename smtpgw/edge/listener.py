@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import secrets
 import socket
 from collections import Counter
@@ -42,7 +43,7 @@ class Listener:
         log: FilteringBoundLogger | None = None,
         trace: Callable[[], str] = new_trace,
     ) -> None:
-        self._options = options
+        self.reconfigure(options)
         self._road = road
         self._log = log or logs.get("edge")
         self._trace = trace
@@ -106,9 +107,16 @@ class Listener:
         limits = self._options.limits
         if len(self._sessions) >= limits.connections:
             return BUSY
-        if address and self._by_address[address] >= limits.client_connections:
+        if self._by_address[address] >= limits.client_connections and not self._exempts(address):
             return BUSY_WITH_YOU
         return None
+
+    def _exempts(self, address: bytes) -> bool:
+        """Whether this client, or one without an address, may come as often as it likes."""
+        if not address:
+            return True
+        parsed = ipaddress.ip_address(address.decode("ascii"))
+        return any(parsed in each for each in self._exempt)
 
     def _gone(self, protocol: Conversation) -> None:
         self._turned_away.discard(protocol)
@@ -129,8 +137,13 @@ class Listener:
         return task
 
     def reconfigure(self, options: EdgeOptions) -> None:
-        """Serve whoever connects from now on by these options; sessions keep theirs."""
+        """Serve whoever connects from now on by these options; sessions keep theirs.
+
+        Raises ValueError for an exception that is no network.
+        """
         self._options = options
+        networks = options.limits.client_limit_exceptions
+        self._exempt = tuple(ipaddress.ip_network(each) for each in networks)
 
     def stop_accepting(self) -> None:
         """Accept nobody more; sessions go on until they end."""

@@ -55,7 +55,8 @@ class Limits:
     last accepted mail; beyond the soft one each error waits `error_sleep_time`
     seconds.  `recipient_overshoot_limit` is how many recipients too many are
     refused before each counts as an error.  `connections` is for one listener in
-    one process, `client_connections` for one client address of those.
+    one process, `client_connections` for one client address of those, except for
+    the networks in `client_limit_exceptions` (CIDR).
     """
 
     recipient_limit: int = 1000
@@ -66,6 +67,7 @@ class Limits:
     error_sleep_time: float = 1.0
     connections: int = 1000
     client_connections: int = 50
+    client_limit_exceptions: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
 
 
 @dataclass(frozen=True, slots=True)

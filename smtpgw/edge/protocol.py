@@ -194,16 +194,15 @@ class GatewaySMTP(Conversation):
 
     async def smtp_DATA(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.4."""
-        early = self.inbox.waiting
         answer = NO_ARGUMENT if arg else self.dialogue.refusal("DATA")
         if answer is None:
             answer = await self.dialogue.data()
+        early = self.inbox.waiting
         if not answer.positive:
             return _closing(answer) if early else answer
         if early and self.options.forbid_unauth_pipelining:
             return EARLY_MESSAGE
         await self.say(answer)
-        await self.flush()
         return await self._receive(DataReader(self.options.content))
 
     async def _receive(self, reader: DataReader) -> Answer:

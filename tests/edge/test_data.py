@@ -172,6 +172,7 @@ FIELD = b"Received: from a by b\r\n"
     [
         (b"A: b\r\n\r\n" + b"x" * 100 + b"\r\n", ContentOptions(message_size_limit=100), TOO_LARGE),
         (b"A: " + b"x" * 200_000 + b"\r\n", OPTIONS, HEADER_TOO_LARGE),
+        (b"A: " + b"x" * 102_400 + b"\r\n\r\nx\r\n", OPTIONS, HEADER_TOO_LARGE),
         (b"A: " + b"x\r\n " * 300_000 + b"\r\n", OPTIONS, HEADER_TOO_LARGE),
         (b"a:\r\n" * 100_000 + b"\r\n", OPTIONS, HEADER_TOO_LARGE),
         (FIELD * 51 + b"\r\n", OPTIONS, TOO_MANY_HOPS),
@@ -179,7 +180,7 @@ FIELD = b"Received: from a by b\r\n"
         (b"x\r\n" * 100, ContentOptions(spool_directory=Path("/nonexistent"), spool_threshold=9),
          NO_SPACE),
     ],
-    ids=["size", "E03-field", "E03-folds", "E03-fields", "E04-51", "E04-many", "no-spool"],
+    ids=["size", "E03-field", "E03-whole", "E03-folds", "E03-fields", "E04-51", "E04-many", "no-spool"],
 )  # fmt: skip
 @pytest.mark.parametrize("step", [1000, 262_144])
 def test_limits(content: bytes, options: ContentOptions, answer: Answer, step: int) -> None:

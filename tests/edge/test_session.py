@@ -13,8 +13,8 @@ import pytest
 
 from smtpgw.edge.listener import serve
 from smtpgw.edge.options import ContentOptions, Limits
-from smtpgw.edge.road import Answer
-from tests.edge.harness import QUICK, SECRET, Client, Ledger, Server, wait_for
+from smtpgw.edge.road import Answer, Connection
+from tests.edge.harness import QUICK, SECRET, Client, Ledger, RecordingRoad, Server, wait_for
 
 MAIL = b"MAIL FROM:<a@example.com>\r\n"
 RCPT = b"RCPT TO:<u@example.net>\r\n"
@@ -270,6 +270,36 @@ def test_a_message_that_dribbles_beyond_its_deadline() -> None:
         assert time.monotonic() - begin < 3
 
 
+def test_replies_do_not_wait_for_the_rest_of_a_chunk() -> None:
+    with Server() as server, server.client() as client:
+        client.send(MAIL + RCPT + b"BDAT 10 LAST\r\na\r\n")
+        assert [client.reply()[0] for _ in range(2)] == [250, 250]
+        client.send(b"bcdefgh")
+        client.expect(250)
+        assert server.accepted[0].octets == b"\r\na\r\nbcdefgh\r\n"
+
+
+def test_a_body_sent_while_data_is_decided_is_no_command() -> None:  # C02
+    class Slow(Ledger):
+        def session(self, connection: Connection) -> RecordingRoad:
+            road = super().session(connection)
+
+            async def data() -> Answer:
+                await asyncio.sleep(0.3)
+                return Answer(451, "4.7.1", "Not now")
+
+            road.data = data
+            return road
+
+    with Server(ledger=Slow()) as server, server.client() as client:
+        client.send(MAIL + RCPT + b"DATA\r\n")
+        time.sleep(0.1)
+        client.send(MAIL + RCPT)
+        assert [client.reply()[0] for _ in range(3)] == [250, 250, 451]
+        assert client.closed() == b""
+        assert server.ledger.calls.count("mail") == 1
+
+
 def test_a_chunk_that_never_comes() -> None:
     with Server(quick(smtpd_timeout=0.3)) as server, server.client() as client:
         client.send(MAIL + RCPT + b"BDAT 10 LAST\r\nabc")
@@ -356,7 +386,7 @@ def test_data_refused_by_the_road_is_discarded_as_a_chunk_too() -> None:
 
 
 def test_limits_on_connections() -> None:  # E12
-    options = replace(QUICK, limits=Limits(client_connections=2))
+    options = replace(QUICK, limits=Limits(client_connections=2, client_limit_exceptions=()))
     with Server(options) as server:
         first, second = server.client(), server.client()
         with Client(server.port) as third:
@@ -368,6 +398,12 @@ def test_limits_on_connections() -> None:  # E12
             fourth.command(b"QUIT", 221)
         second.socket.close()
         first.socket.close()
+
+
+def test_own_networks_may_come_as_often_as_they_like() -> None:
+    options = replace(QUICK, limits=Limits(client_connections=1))
+    with Server(options) as server, server.client(), server.client() as second:
+        second.command(b"QUIT", 221)
 
 
 def test_a_global_limit_on_connections() -> None:
