@@ -30,14 +30,13 @@ def apply(mail: Mail, edits: Iterable[Edit]) -> Mail:
     A quarantine leaves the mail as it is: it says where the mail goes.
     Body and header that no edit touches are the same objects as before.
     """
-    headers: list[HeaderField] | None = None
+    header: _Header | None = None
     envelope, body, separator = mail.envelope, mail.body, mail.separator
     for edit in edits:
         match edit:
             case AddHeader() | InsertHeader() | ChangeHeader():
-                if headers is None:
-                    headers = list(mail.headers)
-                _edit_header(headers, edit)
+                header = header or _Header(mail.headers)
+                header.edit(edit)
             case ReplaceBody():
                 body = edit.body
                 separator = separator or (CRLF if body.size else b"")
@@ -45,36 +44,61 @@ def apply(mail: Mail, edits: Iterable[Edit]) -> Mail:
                 pass
             case _:
                 envelope = _edit_envelope(envelope, edit)
-    kept = mail.headers if headers is None else tuple(headers)
+    kept = mail.headers if header is None else header.fields()
     return replace(mail, envelope=envelope, headers=kept, body=body, separator=separator)
 
 
-def _edit_header(headers: list[HeaderField], edit: AddHeader | InsertHeader | ChangeHeader) -> None:
-    new = HeaderField(edit.name, edit.value)
-    match edit:
-        case AddHeader():
-            headers.append(new)
-        case InsertHeader():
-            headers.insert(edit.index, new)
-        case ChangeHeader():
-            at = _find(headers, edit.name, edit.index or 1)
-            if at is None:
-                if edit.value:
-                    headers.append(new)
-            elif edit.value:
-                headers[at] = new
-            else:
-                del headers[at]
+class _Header:
+    """Header fields under edit.
 
+    A deleted field leaves an empty place, so that the index of places by name holds
+    from one change to the next: a thousand changes look at the header once.
+    """
 
-def _find(headers: list[HeaderField], name: bytes, nth: int) -> int | None:
-    """Where the nth visible field of that name stands."""
-    for at, each in enumerate(headers):
-        if not each.hidden and each.named(name):
-            nth -= 1
-            if nth == 0:
-                return at
-    return None
+    def __init__(self, fields: Iterable[HeaderField]) -> None:
+        self._places: list[HeaderField | None] = list(fields)
+        self._named: dict[bytes, list[int]] | None = None
+
+    def fields(self) -> tuple[HeaderField, ...]:
+        """What is there now."""
+        return tuple(each for each in self._places if each is not None)
+
+    def edit(self, edit: AddHeader | InsertHeader | ChangeHeader) -> None:
+        """Carry out one edit."""
+        new = HeaderField(edit.name, edit.value)
+        match edit:
+            case AddHeader():
+                self._append(new)
+            case InsertHeader():
+                self._places = list(self.fields())
+                self._places.insert(edit.index, new)
+                self._named = None
+            case ChangeHeader():
+                self._change(new, edit.index or 1)
+
+    def _append(self, new: HeaderField) -> None:
+        if self._named is not None:
+            self._named.setdefault(new.name.lower(), []).append(len(self._places))
+        self._places.append(new)
+
+    def _change(self, new: HeaderField, nth: int) -> None:
+        places = self._index().setdefault(new.name.lower(), [])
+        if nth > len(places):
+            if new.value:
+                self._append(new)
+        elif new.value:
+            self._places[places[nth - 1]] = new
+        else:
+            self._places[places.pop(nth - 1)] = None
+
+    def _index(self) -> dict[bytes, list[int]]:
+        """The places of the visible fields by name in lower case, top to bottom."""
+        if self._named is None:
+            self._named = {}
+            for at, each in enumerate(self._places):
+                if each is not None and not each.hidden:
+                    self._named.setdefault(each.name.lower(), []).append(at)
+        return self._named
 
 
 def _edit_envelope(
