@@ -199,7 +199,7 @@ class LibmilterHost:
         options[:] = [int(connection.actions), int(connection.protocol), 0, 0]
         if Actions.SETSYMLIST in connection.actions:
             for stage, names in negotiation.MACROS.items():
-                context.setsymlist(int(stage), " ".join(names).encode())
+                context.setsymlist(int(stage), " ".join(names))
         return int(milter.CONTINUE)
 
     def _on_connect(

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from milterd.core.decision import Verdict
+from milterd.host import negotiation
 from milterd.wire import messages as m
 from milterd.wire.constants import Actions, Protocol
 from tests.host.conftest import Hosting
@@ -111,6 +112,11 @@ def test_edits_that_were_not_asked_for_are_not_made(hosting: Hosting) -> None:
         answer = mta.greet().message(case("headers"))
     assert answer.edits == ()
     assert answer.reply.text.startswith(b"451 4.3.0 ")
+
+
+def test_every_macro_is_asked_for_by_name(host) -> None:
+    with host.mta() as mta:
+        assert dict(mta.negotiated.macros) == dict(negotiation.MACROS)
 
 
 def test_an_mta_that_offers_less(host) -> None:
