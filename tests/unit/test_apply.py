@@ -5,6 +5,8 @@ The rules: facts of the milter protocol as Postfix 3.7 carries it out (cleanup_m
 
 from __future__ import annotations
 
+import timeit
+
 from hypothesis import given
 from hypothesis import strategies as st
 
