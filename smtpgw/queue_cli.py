@@ -57,12 +57,18 @@ def _queue_id_or_all(value: str) -> str:
     return value if value == "ALL" else _queue_id(value)
 
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", callback=_queue_id)]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A queue id.", callback=_queue_id)]
 IdsArgument = Annotated[
     list[str],
-    typer.Argument(metavar="ID...", callback=lambda value: [_queue_id(each) for each in value]),
+    typer.Argument(
+        metavar="ID...",
+        help="Queue ids.",
+        callback=lambda value: [_queue_id(each) for each in value],
+    ),
 ]
-IdOrAllArgument = Annotated[str, typer.Argument(metavar="ID|ALL", callback=_queue_id_or_all)]
+IdOrAllArgument = Annotated[
+    str, typer.Argument(metavar="ID|ALL", help="A queue id, or ALL.", callback=_queue_id_or_all)
+]
 
 
 @queue.command("list", epilog="Example: smtpgw queue list --state hold --json")

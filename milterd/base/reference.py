@@ -218,8 +218,16 @@ def _markdown_part(part: _Part) -> Iterator[str]:
         return
     yield "| key | value | default | meaning |\n|---|---|---|---|"
     for key, field in part.keys:
-        cells = (f"`{_key(key)}`", kind(field), _default_cell(key, field), _sentence(field))
-        yield "| " + " | ".join(each.replace("|", "\\|") for each in cells) + " |"
+        yield _markdown_row(key, key, field)
+        # The keys of a table that is written inline, as one value.
+        model = _shape(field.annotation)[1]
+        for below, each in model.model_fields.items() if model else ():
+            yield _markdown_row(f"{key}.{below}", below, each)
+
+
+def _markdown_row(shown: str, key: str, field: FieldInfo) -> str:
+    cells = (f"`{shown}`", kind(field), _default_cell(key, field), _sentence(field))
+    return "| " + " | ".join(each.replace("|", "\\|") for each in cells) + " |"
 
 
 def _default_cell(key: str, field: FieldInfo) -> str:
