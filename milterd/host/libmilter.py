@@ -87,6 +87,8 @@ class LibmilterHost:
         self._busy: set[_Connection] = set()
         self._stop: tuple[float, bool] | None = None
         self._descriptor = -1
+        self._may_begin = threading.Event()
+        self._ended = False
 
     # --- the seam -------------------------------------------------------------------
 
@@ -94,11 +96,13 @@ class LibmilterHost:
         self._register()
         self._take_socket()
         threading.Thread(target=self._main, name="libmilter", daemon=True).start()
+        self._may_begin.set()
         with self._changed:
             while self._stop is None:
                 self._changed.wait(0.5)  # signal handlers run between two waits
-        self._leave_socket()
-        self._drain(*self._stop)
+        if not self._ended:
+            self._leave_socket()
+            self._drain(*self._stop)
 
     def stop(self, grace: float, *, sessions: bool = False) -> None:
         with self._changed:  # an RLock: the handler may have interrupted its owner
@@ -106,11 +110,16 @@ class LibmilterHost:
             self._changed.notify_all()
 
     def _main(self) -> None:
-        """libmilter's own loop; it ends when it cannot go on, which `sys.excepthook` logs."""
+        """libmilter's own loop.  It ends by itself only when it cannot go on."""
+        # The C library blocks all signals in a thread while it makes another.  Until the
+        # main thread is out of that, a SIGTERM would go to libmilter's signal thread.
+        self._may_begin.wait()
         try:
             milter.main()
-        finally:
-            self.stop(0.0)
+        except milter.error:
+            self._around.log.exception("libmilter ended", filter=self._judge.filter.name)
+        self._ended = True
+        self.stop(0.0)
 
     def _drain(self, grace: float, sessions: bool) -> None:
         deadline = self._around.clock() + grace

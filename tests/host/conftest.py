@@ -54,7 +54,8 @@ class Hosted:
 
     def log(self, event: str) -> list[dict[str, Any]]:
         """The log lines with that event."""
-        lines = [json.loads(each) for each in self.log_path.read_text().splitlines()]
+        text = self.log_path.read_text()
+        lines = [json.loads(each) for each in text.splitlines() if each.startswith("{")]
         return [each for each in lines if each["event"] == event]
 
     def close(self) -> None:

@@ -118,7 +118,6 @@ class Mta:
         while self.wire.awaiting or not found:
             data = self.socket.recv(65536)
             if not data:
-                self.wire.eof()
                 raise ConnectionError("the milter closed")
             found += self.wire.receive(data)
         return found

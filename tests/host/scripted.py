@@ -12,6 +12,7 @@ import os
 import time
 from typing import Any
 
+from milterd.base import logs
 from milterd.core.actions import (
     AddHeader,
     AddRecipient,
@@ -85,6 +86,7 @@ class Script:
     def gather(self, mail: Mail) -> str:
         case = b"".join(mail.values(b"X-Case")).strip().decode()
         if case.startswith("slow:"):
+            logs.get("script").info("slow begins")
             time.sleep(float(case[5:]))
         if case == "raise-gather":
             raise RuntimeError("secret of gather in /etc/passwd")

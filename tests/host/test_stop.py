@@ -1,0 +1,82 @@
+"""How a host ends: what it waits for, and what not."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from milterd.wire import messages as m
+from tests.host.conftest import Hosted, Hosting, until
+from tests.host.scripted import CASES
+
+AGAIN = [(b"Subject", b" old"), (b"X-Case", b" headers")]
+
+
+@pytest.fixture
+def host(hosting: Hosting) -> Hosted:
+    return hosting("script")
+
+
+def test_nothing_in_progress_is_not_waited_for(host: Hosted) -> None:
+    """An idle session, one after a message, and one after an aborted message."""
+    with host.mta() as idle, host.mta() as done, host.mta() as aborted:
+        idle.greet()
+        assert done.greet().message(AGAIN).edits == CASES["headers"].edits
+        aborted.greet().begin(AGAIN)
+        aborted.say(m.Abort())
+        aborted.say(m.Helo(b"again"))
+        done.message(AGAIN)  # so that the abort before has been taken
+        assert host.stop() < 0.9  # its grace is a second
+
+
+def test_a_message_in_progress_gets_its_grace_and_no_more(host: Hosted) -> None:
+    with host.mta() as stuck, host.mta() as busy:
+        stuck.greet().begin(AGAIN)
+        busy.greet().begin([(b"X-Case", b" slow:0.6")])
+        busy.socket.sendall(busy.wire.send(m.EndOfMessage()))
+        until(lambda: host.log("slow begins"))
+        began = time.monotonic()
+        host.process.send_signal(signal.SIGTERM)
+        assert busy._replies() == [m.Continue()]
+        assert host.process.wait(10) == 0
+        assert 0.9 < time.monotonic() - began < 2
+
+
+def test_the_retired_finish_their_sessions_and_the_next_process_takes_new_ones(
+    host: Hosted,
+) -> None:
+    with host.mta() as session:
+        session.greet().message(AGAIN)
+        retired = host.process
+        retired.send_signal(signal.SIGUSR1)
+        host.start()
+        with host.mta() as new:
+            assert new.greet().message(AGAIN).edits == CASES["headers"].edits
+        assert session.message(AGAIN).edits == CASES["headers"].edits
+        assert retired.poll() is None
+    assert retired.wait(10) == 0
+
+
+def test_two_processes_serve_one_socket(host: Hosted) -> None:
+    first = host.process
+    host.start()
+    for _ in range(3):
+        with host.mta() as mta:
+            assert mta.greet().message(AGAIN).edits == CASES["headers"].edits
+    first.kill()
+    first.wait(10)
+    with host.mta() as mta:
+        assert mta.greet().message(AGAIN).edits == CASES["headers"].edits
+
+
+def test_a_filter_that_kills_its_process_is_seen_as_a_lost_connection(host: Hosted) -> None:
+    with host.mta() as mta:
+        mta.greet().begin([(b"X-Case", b" die")])
+        with pytest.raises(ConnectionError):
+            mta.end()
+    assert host.process.wait(10) == -signal.SIGABRT
+    host.start()
+    with host.mta() as mta:
+        assert mta.greet().message(AGAIN).edits == CASES["headers"].edits
