@@ -31,7 +31,7 @@ lint: ## ruff and mypy --strict
 
 bench: ## measure: what a mail costs, each number with what it was measured on
 	@packaging/setup test
-	@for each in $(sort $(wildcard tests/bench/*.py)); do \
+	@for each in $(sort $(shell grep -l __main__ tests/bench/*.py)); do \
 	  echo "== $$each"; $(ROOT) $(PYTHON) -m "$$(echo $${each%.py} | tr / .)" || exit 1; done
 
 lock: ## write the lock files anew from pyproject.toml (make lock UPGRADE=--upgrade)
