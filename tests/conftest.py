@@ -30,6 +30,15 @@ __all__ = [
 ]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (pytest -n), the tests of a file share one, and so what they start;
+    a mark xdist_group puts tests of several files together instead."""
+    for each in items:
+        if each.get_closest_marker("xdist_group") is None:
+            each.add_marker(pytest.mark.xdist_group(each.nodeid.partition("::")[0]))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
