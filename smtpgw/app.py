@@ -57,7 +57,7 @@ class App:
                 posts.append(await Post.open(each, settings, clock, patience))
         except BaseException:
             for post in posts:
-                await post.close(0.0)
+                await post.close()
             raise
         means = Means(
             intake=posts[0].intake,
@@ -122,8 +122,11 @@ class App:
         """Stop accepting, let what is under way end within `patience` seconds, and
         commit what is known.  Idle clients are told 421 at once."""
         listeners = [*(each.listener for each in self._doors.values()), *self._leaving]
-        await asyncio.gather(*(each.drain(patience) for each in listeners))
-        await asyncio.gather(*(each.close(patience) for each in self.posts))
+        await asyncio.gather(
+            *(each.drain(patience) for each in listeners),
+            *(each.drain(patience) for each in self.posts),
+        )
+        await asyncio.gather(*(each.close() for each in self.posts))
 
 
 def spool(settings: Smtpgw) -> Path:

@@ -122,8 +122,11 @@ class Post:
         """Mails by state."""
         return await self.store.counts()
 
-    async def close(self, patience: float) -> None:
-        """End deliveries within `patience` seconds, commit, let go of the shard."""
+    async def drain(self, patience: float) -> None:
+        """Begin no more deliveries, and let those under way end within `patience` seconds.
+
+        Mail may still come in; it is delivered after the next start.
+        """
         if self._courier is not None:
             broken = await self._courier.drain(patience)
             if broken:
@@ -132,6 +135,9 @@ class Post:
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Commit what waits, and let go of the shard."""
         await self.store.close()
 
 

@@ -117,19 +117,22 @@ class Gateway:
                 del self._opened[address]
 
     def _serve_metrics(self, settings: GatewaySettings) -> None:
-        if self._endpoint is not None:
-            self._endpoint.close()
-            self._endpoint = None
+        """Serve at the address in `settings`, and no more at another.
+
+        Raises StartError, and leaves everything as it was.
+        """
         where = settings.metrics.smtpgw
-        if not where:
+        if self._endpoint is not None and where == self._settings.metrics.smtpgw:
             return
         try:
-            self._endpoint = metrics.serve(
-                where, self._source, allow_remote=settings.metrics.allow_remote
-            )
-        except (ValueError, sockets.SocketError) as error:
+            new = metrics.serve(where, self._source, allow_remote=True) if where else None
+        except sockets.SocketError as error:
             raise StartError(f"metrics.smtpgw: {error}") from error
-        self._log.info("metrics", address=_shown(self._endpoint.address))
+        if self._endpoint is not None:
+            self._endpoint.close()
+        self._endpoint = new
+        if new is not None:
+            self._log.info("metrics", address=_shown(new.address))
 
     # -- workers -----------------------------------------------------------------
 
@@ -201,9 +204,9 @@ class Gateway:
             new = config.load(self._path)
             require_unchanged(self._path, self._settings, new)
             listeners = self._open(new)
-            if new.metrics != self._settings.metrics:
-                self._serve_metrics(new)
+            self._serve_metrics(new)
         except (ConfigError, StartError) as error:
+            self._close_unused()
             for line in str(error).splitlines():
                 self._log.error("settings not taken, the old ones stay", reason=line)
             notify.notify("READY=1")

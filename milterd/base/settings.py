@@ -16,11 +16,21 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 
+from milterd.base import sockets
+from milterd.base.durations import Kind
 from milterd.base.toml_lines import Location, key_lines
 
 TABLES = ("log", "metrics", "milterd", "filter", "smtpgw")
@@ -47,20 +57,39 @@ class LogSettings(Table):
     )
 
 
+def _address(text: str) -> str:
+    if text:
+        sockets.parse(text)
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address), Kind("address")]
+"""A socket address (:func:`milterd.base.sockets.parse`), or nothing."""
+
+
 class MetricsSettings(Table):
     """Where each daemon serves its Prometheus metrics."""
 
-    milterd: str = Field(
-        default="127.0.0.1:9811",
-        description='address for milterd: "host:port" or "unix:/path"; empty turns it off',
-    )
-    smtpgw: str = Field(
-        default="127.0.0.1:9810", description="address for smtpgw, in the same form"
-    )
     allow_remote: bool = Field(
         default=False,
         description="permit addresses other than loopback; anyone who reaches them may read",
     )
+    milterd: Address = Field(
+        default="127.0.0.1:9811",
+        description='address for milterd: "host:port" or "unix:/path"; empty turns it off',
+    )
+    smtpgw: Address = Field(
+        default="127.0.0.1:9810", description="address for smtpgw, in the same form"
+    )
+
+    @field_validator("milterd", "smtpgw")
+    @classmethod
+    def _loopback(cls, text: str, info: ValidationInfo) -> str:
+        if text and not (info.data.get("allow_remote") or sockets.parse(text).loopback):
+            raise ValueError(
+                "expected a loopback address or a UNIX socket, unless metrics.allow_remote is true"
+            )
+        return text
 
 
 class CommonSettings(Table):

@@ -145,9 +145,8 @@ def _listen_unix(path: str, mode: int, uid: int, gid: int, backlog: int) -> sock
     with _directory_lock(path):
         _clear(path)
         new = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o777 & ~mode)
+        before = os.umask(0o777 & ~mode)  # bind makes the name with what this leaves of 0777
         try:
-            os.fchmod(new.fileno(), mode)  # Linux gives the name this mode, less the umask
             new.bind(path)
             if uid >= 0 or gid >= 0:
                 os.chown(path, uid, gid, follow_symlinks=False)

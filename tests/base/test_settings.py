@@ -102,6 +102,15 @@ def test_nothing_is_taken_for_something_else() -> None:
     ]
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:9810", "9810", "192.0.2.1:1"])
+def test_metrics_are_for_this_machine_unless_said_otherwise(address: str) -> None:
+    (found,) = problems(f'[metrics]\nsmtpgw = "{address}"\n')
+    assert (found.line, found.key) == (2, "metrics.smtpgw")
+    text = f'[metrics]\nallow_remote = true\nsmtpgw = "{address}"\n'
+    if address != "9810":
+        assert settings.parse(text, Root).metrics.smtpgw == address
+
+
 def test_good_settings_become_values() -> None:
     text = '[smtpgw]\ntimeout = "5m"\nlimit = "25M"\nmaybe = 3\n[[smtpgw.listener]]\nname = "x"\n'
     half = settings.parse(text, Root).smtpgw

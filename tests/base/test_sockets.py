@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -201,6 +203,18 @@ def test_of_many_starting_at_once_one_gets_the_socket(place: Path) -> None:
     for each in racers:
         each.communicate("end\n")
     assert sorted(answers) == ["mine", "taken", "taken", "taken"]
+
+
+def test_whoever_starts_waits_for_another_start_in_the_directory(place: Path) -> None:
+    lock = os.open(place, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with ThreadPoolExecutor() as pool:
+        starting = pool.submit(sockets.listen, unix(place / "s"))
+        with pytest.raises(TimeoutError):
+            starting.result(0.2)
+        assert not (place / "s").exists()
+        os.close(lock)
+        starting.result(5).close()
 
 
 def test_remove_takes_away_what_was_closed(place: Path) -> None:

@@ -138,6 +138,30 @@ def test_a_program_that_is_not_there_is_tried_again_not_fatal() -> None:
     assert supervise_while([sleeper("a")], body, on_exit=lambda name, *_: ended.append(name)) == 0
 
 
+def test_a_terminals_interrupt_is_for_the_supervisor_alone() -> None:
+    async def body(supervisor: Supervisor) -> None:
+        assert os.getpgid(supervisor.pids()["a"]) != os.getpgid(0)
+
+    supervise_while([sleeper("a")], body)
+
+
+def test_each_start_is_prepared_anew() -> None:
+    starts: list[int] = []
+
+    def prepare(child: Child) -> Child:
+        starts.append(len(starts))
+        return Child(child.name, child.command, environ={"START": str(starts[-1])})
+
+    async def body(supervisor: Supervisor) -> None:
+        first = supervisor.pids()["a"]
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: supervisor.pids().get("a", first) != first)
+        environ = Path(f"/proc/{supervisor.pids()['a']}/environ")
+        await until(lambda: b"START=1\0" in environ.read_bytes())
+
+    supervise_while([sleeper("a")], body, prepare=prepare)
+
+
 def test_exits_are_told() -> None:
     ended: list[tuple[str, int]] = []
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 
 import Milter
 
@@ -27,6 +28,11 @@ class Scripted(Milter.Base):
     def header(self, name: str, value: str) -> int:
         if name == "Subject":
             self.word = value
+        return int(Milter.CONTINUE)
+
+    def abort(self) -> int:
+        with Path(sys.argv[1].removeprefix("unix:") + ".aborts").open("a") as log:
+            log.write("abort\n")
         return int(Milter.CONTINUE)
 
     def eom(self) -> int:

@@ -65,7 +65,8 @@ def test_a_good_reload_is_for_new_sessions_and_leaves_the_old_ones(gateway: Gate
     with gateway.client() as old:
         other = free_port()
         gateway.configure(
-            'mynetworks = ["192.0.2.0/24"]\nrelay_domains = ["example.com"]',
+            'mynetworks = ["192.0.2.0/24"]\nrelay_domains = ["example.com"]\n'
+            "message_size_limit = 1234567",
             f'[[smtpgw.listener]]\nname = "second"\naddress = "127.0.0.1:{other}"\n',
         )
         workers = gateway.workers()
@@ -73,6 +74,10 @@ def test_a_good_reload_is_for_new_sessions_and_leaves_the_old_ones(gateway: Gate
         until(lambda: gateway.count("ready") == 2, what="the reload")
         assert accepts(other)
         assert gateway.send(recipients=("u@example.com",))[0] == 250
+        with gateway.client() as new:
+            assert new.esmtp_features["size"] == "1234567"
+        old.ehlo("again")
+        assert old.esmtp_features["size"] == "26214400"
         code, _ = send_by(old, b"Subject: x\r\n\r\nx\r\n", "a@example.org", ["u@example.com"])
         assert code == 550
         old.rset()
@@ -90,13 +95,22 @@ def test_a_bad_reload_changes_nothing(gateway: Gateway) -> None:
     for top, tables, reason in (
         ("workrs = 2", "", "smtpgw.workrs"),
         ("", '[[smtpgw.listener]]\nname = "x"\naddress = "192.0.2.1:25"\n', "192.0.2.1"),
+        ("", '[metrics]\nsmtpgw = "192.0.2.1:9"\nallow_remote = true\n', "metrics.smtpgw"),
+        ("", "[smtpgw.queue]\ndirectory = '/tmp/other'\n", "smtpgw.queue.directory"),
         ("", '[[smtpgw.listener]]\nname = "mx"\naddress = "127.0.0.1:1"\n', "every name once"),
     ):
         gateway.configure(top, tables)
+        text = gateway.file.read_text()
+        if "[smtpgw.queue]" in tables:
+            text = text.replace(f'[smtpgw.queue]\ndirectory = "{gateway.queue}"', "")
+        if "[metrics]" in tables:
+            text = text.replace(f'[metrics]\nsmtpgw = "127.0.0.1:{gateway.metrics_port}"', "")
+        gateway.file.write_text(text)
         reload(gateway)
         until(functools.partial(refusal_with, gateway, reason), what=reason)
         assert gateway.send()[0] == 250
-    gateway.delivered(count=3)
+        assert gateway.metrics()
+    gateway.delivered(count=5)
     assert gateway.process is not None
     assert gateway.process.poll() is None
 

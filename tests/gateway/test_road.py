@@ -263,6 +263,16 @@ def test_two_mails_of_a_session_know_nothing_of_each_other(with_milter: Gateway,
     assert not (with_milter.mail / user).exists()
 
 
+def test_a_milter_hears_of_a_transaction_given_up_at_once(with_milter: Gateway, user: str) -> None:
+    aborts = with_milter.place / "milter.aborts"
+    with with_milter.client() as client:
+        client.mail("a@example.org")
+        client.rcpt(user)
+        before = aborts.stat().st_size if aborts.exists() else 0
+        client.rset()
+        until(lambda: aborts.exists() and aborts.stat().st_size > before, what="the abort")
+
+
 def test_a_milter_that_dies_costs_451_and_nothing_else(gateway: Gateway, milter: Path) -> None:
     gateway.configure(tables=milter_table(milter))
     gateway.start()
