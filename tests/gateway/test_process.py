@@ -92,10 +92,12 @@ def test_a_good_reload_is_for_new_sessions_and_leaves_the_old_ones(gateway: Gate
 
 def test_a_bad_reload_changes_nothing(gateway: Gateway) -> None:
     gateway.start()
+    port = free_port()
+    second = f'[[smtpgw.listener]]\nname = "second"\naddress = "127.0.0.1:{port}"\n'
     for top, tables, reason in (
         ("workrs = 2", "", "smtpgw.workrs"),
         ("", '[[smtpgw.listener]]\nname = "x"\naddress = "192.0.2.1:25"\n', "192.0.2.1"),
-        ("", '[metrics]\nsmtpgw = "192.0.2.1:9"\nallow_remote = true\n', "metrics.smtpgw"),
+        ("", f'[metrics]\nsmtpgw = "192.0.2.1:9"\nallow_remote = true\n{second}', "9@192.0.2.1"),
         ("", "[smtpgw.queue]\ndirectory = '/tmp/other'\n", "smtpgw.queue.directory"),
         ("", '[[smtpgw.listener]]\nname = "mx"\naddress = "127.0.0.1:1"\n', "every name once"),
     ):
@@ -110,6 +112,7 @@ def test_a_bad_reload_changes_nothing(gateway: Gateway) -> None:
         until(functools.partial(refusal_with, gateway, reason), what=reason)
         assert gateway.send()[0] == 250
         assert gateway.metrics()
+        assert not accepts(port)
     gateway.delivered(count=5)
     assert gateway.process is not None
     assert gateway.process.poll() is None

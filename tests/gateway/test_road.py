@@ -6,11 +6,13 @@ import re
 import shutil
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.gateway.conftest import milter_table
 from tests.gateway.gateway import Gateway, send_by, until
@@ -151,6 +153,28 @@ def test_our_own_fault_is_451_with_a_reference_that_the_log_has(gateway: Gateway
     assert "/" not in text
     assert gateway.send()[0] == 250
     gateway.delivered()
+
+
+def test_tls_is_offered_where_there_is_a_certificate_and_told_in_the_trace(
+    gateway: Gateway,
+) -> None:
+    authority = trustme.CA()
+    server = authority.issue_cert("gw.example.net")
+    server.private_key_and_cert_chain_pem.write_to_path(gateway.place / "tls.pem")
+    text = gateway.file.read_text()
+    files = "".join(f'tls_{each} = "{gateway.place}/tls.pem"\n' for each in ("cert", "key"))
+    gateway.file.write_text(text.replace('name = "mx"\n', f'name = "mx"\n{files}'))
+    gateway.start()
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.check_hostname = False
+    with gateway.client() as client:
+        assert client.starttls(context=context)[0] == 220
+        client.ehlo("client.example.org")
+        assert not client.has_extn("starttls")
+        code, _ = send_by(client, b"Subject: x\r\n\r\n", "a@example.org", ["u@example.net"])
+    assert code == 250
+    assert b"with ESMTPS id" in gateway.delivered()[0]
 
 
 def test_submission_is_for_our_own_networks_only(gateway: Gateway) -> None:
