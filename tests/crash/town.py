@@ -34,13 +34,7 @@ socket_directory = "{home}/m"
 socket_group = ""
 service_throttle_time = "0.3s"
 
-[filter.clamav]
-clamd = "unix:{clamd}"
-
-[filter.headers]
-
-[filter.dkim]
-signing_table = [{{ domain = "example.net", selector = "s", key = "{home}/key.pem" }}]
+{tables}
 
 [smtpgw]
 myhostname = "mx.example.net"
@@ -60,7 +54,16 @@ maximal_backoff_time = "2s"
 qmgr_message_active_limit = {deliveries}
 
 [smtpgw.delivery]
-default = "lmtp:unix:{home}/sink"
+default = "{delivery}"
+"""
+_TABLES = """
+[filter.clamav]
+clamd = "unix:{clamd}"
+
+[filter.headers]
+
+[filter.dkim]
+signing_table = [{{ domain = "example.net", selector = "s", key = "{home}/key.pem" }}]
 """
 
 
@@ -72,6 +75,7 @@ class Town:
     settings: Path
     port: int
     daemons: Sequence[Daemon]
+    filters: Sequence[str] = FILTERS
 
     deliveries_in_flight: int = DELIVERIES
     """Mails in delivery at once in one worker: what one crash may deliver twice."""
@@ -82,7 +86,7 @@ class Town:
 
     def wait_until_up(self) -> None:
         """Until the gateway answers and every filter listens."""
-        for each in FILTERS:
+        for each in self.filters:
             path = self.home / "m" / f"{each}.sock"
             wait_for(lambda path=path: answers(path), f"{path} answers")
         wait_for(lambda: answers(self.port, b"220"), "the gateway answers")
@@ -108,39 +112,49 @@ class Town:
 
 
 @contextmanager
-def town(workers: int = 1) -> Iterator[Town]:
-    """Lay it out, with a clamd that is not killed; whatever still runs at the end is."""
+def town(
+    *, workers: int = 1, delivery: str = "", filters: bool = True, deliveries: int = DELIVERIES
+) -> Iterator[Town]:
+    """Lay it out, with a clamd that is not killed; whatever still runs at the end is.
+
+    `delivery` is where mail goes, the sink's socket if empty.
+    """
     with ExitStack() as stack:
         home = stack.enter_context(directory("town"))
-        scanner = stack.enter_context(clamd(stack.enter_context(directory("clamd"))))
         port = free_port()
         (home / "m").mkdir()
-        _make_key(home / "key.pem")
-        milters = "".join(
-            f'[[smtpgw.milter]]\nname = "{each}"\naddress = "unix:{home}/m/{each}.sock"\n'
-            for each in FILTERS
-        )
+        names = FILTERS if filters else ()
+        tables = ""
+        if filters:
+            scanner = stack.enter_context(clamd(stack.enter_context(directory("clamd"))))
+            _make_key(home / "key.pem")
+            tables = _TABLES.format(home=home, clamd=scanner.socket)
         settings = home / "gatepost.toml"
         settings.write_text(
             _SETTINGS.format(
                 home=home,
-                clamd=scanner.socket,
                 port=port,
                 workers=workers,
-                milters=milters,
-                deliveries=DELIVERIES,
+                tables=tables,
+                milters="".join(_milter(home, each) for each in names),
+                deliveries=deliveries,
+                delivery=delivery or f"lmtp:unix:{home}/sink",
             )
         )
         daemons = [
             Daemon(("-m", name, "run", "--config", str(settings)), home / f"{name}.log")
-            for name in ("milterd", "smtpgw")
+            for name in (("milterd", "smtpgw") if filters else ("smtpgw",))
         ]
         try:
-            yield Town(home, settings, port, daemons)
+            yield Town(home, settings, port, daemons, names, deliveries)
         finally:
             for each in daemons:
                 for pid in reversed(each.tree()):
                     Killer([]).kill(each, pid)
+
+
+def _milter(home: Path, name: str) -> str:
+    return f'[[smtpgw.milter]]\nname = "{name}"\naddress = "unix:{home}/m/{name}.sock"\n'
 
 
 def _make_key(path: Path) -> None:
