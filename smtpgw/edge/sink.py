@@ -38,10 +38,12 @@ class ContentSink:
         self.fault: Answer | None = None
         self._options = options
         self._size = 0
+        self._added = 0  # octets of our own: they are not held against the client
         self._ends_line = True
         self._notes: list[str] = []
         self._head = bytearray()
         self._searched = 0
+        self._undecided = 0
         self._fields: tuple[HeaderField, ...] | None = None
         self._separator = b""
         self._body = _Spool(options)
@@ -54,7 +56,10 @@ class ContentSink:
         self._ends_line = octets.endswith(b"\n")
         if self._size > self._options.message_size_limit:
             self.refuse(TOO_LARGE)
-            return
+        else:
+            self._take(octets)
+
+    def _take(self, octets: bytes) -> None:
         if self._fields is None:
             self._take_head(octets)
         else:
@@ -69,7 +74,8 @@ class ContentSink:
         """The message, or why it is refused."""
         if self.fault is None and not self._ends_line:
             self._notes.append(FINAL_CRLF_NOTE)
-            self.write(CRLF)
+            self._added += len(CRLF)
+            self._take(CRLF)
         if self.fault is None and self._fields is None:
             self._parse(bytes(self._head), b"")
         if self.fault is not None:
@@ -80,7 +86,7 @@ class ContentSink:
             self.refuse(NO_SPACE)
             return NO_SPACE
         fields, notes = self._fields or (), tuple(self._notes)
-        return Content(fields, self._separator, body, self._size, notes)
+        return Content(fields, self._separator, body, self._size + self._added, notes)
 
     def discard(self) -> None:
         """Give up what was kept."""
@@ -97,30 +103,42 @@ class ContentSink:
         self._searched = len(self._head)
         if end:
             self._parse(bytes(self._head[:end]), bytes(self._head[end:]))
-        elif len(self._head) > self._options.header_size_limit:
+        elif len(self._head) > self._options.header_size_limit and self._decided():
             self._parse_unfinished(bytes(self._head))
+
+    def _decided(self) -> bool:
+        """Whether the line that may end the header has come far enough to say so.
+
+        Keeps a client that sends octet by octet from having all parsed each time.
+        """
+        line = self._undecided
+        whole = self._head.find(CRLF, line) >= 0
+        return not line or whole or len(self._head) - line > _LONGEST_NAME
 
     def _parse_unfinished(self, block: bytes) -> None:
         """No blank line within the limit: the header ended without one, or is too large."""
-        _, _, end = split_header(_mailbox_line(block))
-        rest = _mailbox_line(block)[end:]
+        marked = _mailbox_line(block)
+        fields, _, end = split_header(marked)
+        rest = marked[end:]
         if CRLF in rest or len(rest) > _LONGEST_NAME:
             self._parse(block, b"")
-        else:
-            self._check_hops(split_header(block)[0])
+        elif end > self._options.header_size_limit:
+            self._check_hops(fields)
             self.refuse(HEADER_TOO_LARGE)
+        else:
+            self._undecided = len(block) - len(rest)
 
     def _parse(self, block: bytes, rest: bytes) -> None:
         """Take `block` as the header with what may follow it, and `rest` as body."""
         marked = _mailbox_line(block)
         fields, separator, end = split_header(marked)
         body = marked[end:] + rest
-        self._size += len(marked) - len(block)
+        self._added += len(marked) - len(block)
         if marked is not block:
             self._notes.append(MAILBOX_LINE_NOTE)
         if body and not separator:
             separator = CRLF
-            self._size += len(CRLF)
+            self._added += len(CRLF)
             self._notes.append(SEPARATOR_NOTE)
         self._fields, self._separator = fields, separator
         self._head.clear()

@@ -88,7 +88,7 @@ FRAGMENTS = st.lists(
 ).map(b"".join)  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(FRAGMENTS, st.lists(st.integers(0, 200), max_size=8), st.sampled_from([1, 6, 1 << 20]))
 @example(b"\r\n.\r\nNOOP\r\n", [1, 2, 3, 4, 5], 1)
 @example(b"x\r\n.\r", [], 1)
@@ -180,7 +180,7 @@ FIELD = b"Received: from a by b\r\n"
         (b"x\r\n" * 100, ContentOptions(spool_directory=Path("/nonexistent"), spool_threshold=9),
          NO_SPACE),
     ],
-    ids=["size", "E03-field", "E03-whole", "E03-folds", "E03-fields", "E04-51", "E04-many", "no-spool"],
+    ids=["size", "E03-field", "E03-whole", "E03-fold", "E03-all", "E04-51", "E04-many", "no-spool"],
 )  # fmt: skip
 @pytest.mark.parametrize("step", [1000, 262_144])
 def test_limits(content: bytes, options: ContentOptions, answer: Answer, step: int) -> None:
@@ -206,6 +206,32 @@ def test_a_body_that_begins_without_blank_line_may_be_long() -> None:
     got = reader.finish()
     assert isinstance(got, Content)
     assert octets_of(got) == b"A: b\r\n\r\n" + body
+
+
+@pytest.mark.parametrize("cut", range(95, 125))
+def test_where_pieces_are_cut_does_not_decide_about_the_header(cut: int) -> None:
+    stream = b"A: " + b"x" * 95 + b"\r\nno field at all\r\nx\r\n.\r\n"
+    options = ContentOptions(header_size_limit=100)
+    reader, _ = read_data([stream[:cut], stream[cut:]], options)
+    got = reader.finish()
+    assert isinstance(got, Content)
+    assert octets_of(got) == stream[:100] + b"\r\n" + stream[100:-3]
+    reader, _ = read_data([b"A:" + stream[:cut], stream[cut:]], options)
+    assert reader.finish() == HEADER_TOO_LARGE
+
+
+def test_a_line_that_comes_octet_by_octet_is_not_parsed_each_time() -> None:
+    reader = DataReader(OPTIONS)
+    reader.feed(b"A:\r\n" * 25_600)
+    begin = time.perf_counter()
+    for _ in range(900):
+        reader.feed(b"n")
+    assert time.perf_counter() - begin < 2
+    reader.feed(b"\r\n.\r\n")
+    got = reader.finish()
+    assert isinstance(got, Content)
+    assert len(got.headers) == 25_600
+    assert got.body.size == 902
 
 
 def test_more_than_twice_the_limit_is_an_overrun() -> None:
@@ -251,16 +277,16 @@ def test_from_lines_a_million_times_in_linear_time() -> None:  # A18
 
 
 def test_clean_data_passes_quickly(tmp_path: Path) -> None:
-    """A guard against a loop by line; the figure for a quiet machine is ten times this."""
+    """A guard against a loop by line; a quiet machine does five times this."""
     line = b"The quick brown fox jumps over the lazy dog and some more text.\r\n"
     piece = line * (262_144 // len(line))
     options = ContentOptions(message_size_limit=1 << 30, spool_directory=tmp_path)
     reader = DataReader(options)
     reader.feed(b"A: b\r\n\r\n")
-    begin = time.perf_counter()
+    begin = time.process_time()
     for _ in range(200):
         reader.feed(piece)
-    speed = 200 * len(piece) / (time.perf_counter() - begin) / 1e6
+    speed = 200 * len(piece) / (time.process_time() - begin) / 1e6
     reader.discard()
     print(f"{speed:.0f} MB/s")
-    assert speed > 40
+    assert speed > 60

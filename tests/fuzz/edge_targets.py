@@ -46,12 +46,12 @@ class MemoryTransport(asyncio.Transport):
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         super().__init__({"peername": ("192.0.2.1", 4711), "sockname": ("192.0.2.2", 25)})
-        self.written = bytearray()
+        self.writes: list[bytes] = []
         self._protocol = protocol
         self._closing = False
 
     def write(self, data: Any) -> None:
-        self.written += data
+        self.writes.append(bytes(data))
 
     def is_closing(self) -> bool:
         return self._closing
@@ -80,7 +80,8 @@ def _raise(_logger: object, _name: str, event: Any) -> Any:
 LOG = structlog.wrap_logger(structlog.PrintLogger(), processors=[_raise])
 
 
-async def _session(pieces: list[bytes], options: EdgeOptions) -> tuple[bytes, Ledger]:
+async def run_session(pieces: list[bytes], options: EdgeOptions) -> tuple[list[bytes], Ledger]:
+    """What a session that is sent these pieces writes, and what its road was given."""
     ledger, loop, tasks = Ledger(), asyncio.get_running_loop(), set[asyncio.Task[Any]]()
     gone = asyncio.Event()
 
@@ -107,7 +108,7 @@ async def _session(pieces: list[bytes], options: EdgeOptions) -> tuple[bytes, Le
     await asyncio.wait_for(gone.wait(), 10)
     await session.close()
     await asyncio.gather(*tasks)
-    return bytes(transport.written), ledger
+    return transport.writes, ledger
 
 
 def fuzz_session(data: bytes) -> None:
@@ -123,7 +124,8 @@ def fuzz_session(data: bytes) -> None:
     )
     size, sent = data[1] % 64 or len(data), data[2:]
     pieces = [sent[at : at + size] for at in range(0, len(sent), size)]
-    written, ledger = asyncio.run(_session(pieces, options))
+    writes, ledger = asyncio.run(run_session(pieces, options))
+    written = b"".join(writes)
     assert _REPLIES.match(written), written
     assert written.startswith(b"220 ")
     assert ledger.calls.count("close") == 1
