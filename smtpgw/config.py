@@ -95,6 +95,12 @@ class Listener(settings.Table):
         description="the certificate's private key in PEM",
         examples=["/etc/gatepost/tls/key.pem"],
     )
+    hide_client: bool | None = Field(
+        default=None,
+        description="leave the client's name and address out of the Received field of mail our own "
+        "users send; without this key, submission listeners do",
+        examples=[True],
+    )
     milters: tuple[Name, ...] | None = Field(
         default=None,
         description="names of the milters this listener asks, in the order of their tables; "
@@ -107,6 +113,11 @@ class Listener(settings.Table):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("expected both tls_cert and tls_key, or neither")
         return self
+
+    @property
+    def hides_client(self) -> bool:
+        """Whether our trace of originating mail leaves out where it came from."""
+        return self.profile == "submission" if self.hide_client is None else self.hide_client
 
 
 class Milter(settings.Table):
@@ -249,6 +260,11 @@ class Smtpgw(settings.Table):
     message_size_limit: Size = Field(
         default=26214400, ge=1024, description="octets of a message, header included"
     )
+    always_add_missing_headers: bool = Field(
+        default=False,
+        description="add a missing Date and Message-ID to mail of strangers too; mail that our own "
+        "users send gets them in any case",
+    )
     header_size_limit: Size = Field(
         default=102400, ge=1024, description="octets of all header fields of a message"
     )
@@ -334,7 +350,13 @@ class Smtpgw(settings.Table):
     @property
     def hostname(self) -> str:
         """What the gateway calls itself."""
-        return self.myhostname or socket.getfqdn()
+        return self.myhostname or _machine_name()
+
+
+def _machine_name() -> str:
+    """The machine's full name, or its bare one where nobody knows a domain for it."""
+    full = socket.getfqdn()
+    return full if "." in full else socket.gethostname()
 
 
 def _only(known: set[str], used: tuple[str, ...], where: str, kind: str) -> None:

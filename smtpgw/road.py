@@ -23,15 +23,12 @@ from smtpgw.chain.chain import Chain
 from smtpgw.chain.health import Health
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.chain.results import ChainResult, StageResult
+from smtpgw.cleanup import Arrival, CleanupOptions, prepare
 from smtpgw.edge.content import Content
-from smtpgw.edge.received import received_field
 from smtpgw.edge.road import Answer, Connection, Hello, SessionRoad
 from smtpgw.intake import Intake
 from smtpgw.policy.relay import RELAY_DENIED, RelayPolicy
 from smtpgw.queue.store import QueueError
-
-MAIL_NAME = b"Gatepost"
-"""What we call ourselves in the Received field, and to milters as {v}."""
 
 _REFUSALS = {
     Verdict.REJECT: Reply(550, "5.7.1", "Command rejected"),
@@ -43,7 +40,7 @@ _REFUSALS = {
 class Plan:
     """What the settings say about mail from one listener."""
 
-    hostname: str
+    cleanup: CleanupOptions
     policy: RelayPolicy
     submission: bool = False
     milters: tuple[MilterOptions, ...] = ()
@@ -236,27 +233,16 @@ class GatewaySession:
         )
 
     def _mail(self, transaction: _Transaction, envelope: Envelope, content: Content) -> Mail:
-        hostname = self._plan.hostname.encode()
-        whole = tuple(
-            each if b"@" in each.address else replace(each, address=each.address + b"@" + hostname)
-            for each in envelope.recipients
-        )
-        envelope = replace(envelope, recipients=whole)
-        trace = received_field(
-            self._connection.client,
-            self._hello,
-            envelope,
-            by=hostname,
-            mail_name=MAIL_NAME,
-            queue_id=transaction.queue_id.encode(),
-            when=self._means.wall(),
-        )
-        return Mail(
-            session=replace(self._session(), direction=transaction.direction),
-            envelope=envelope,
-            headers=(trace, *content.headers),
-            body=content.body,
-            separator=content.separator,
+        return prepare(
+            Arrival(
+                session=replace(self._session(), direction=transaction.direction),
+                hello=self._hello,
+                envelope=envelope,
+                content=content,
+                queue_id=transaction.queue_id,
+                when=self._means.wall(),
+            ),
+            self._plan.cleanup,
         )
 
     # -- what a command comes to -----------------------------------------------------

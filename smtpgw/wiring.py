@@ -11,6 +11,7 @@ from milterd.base import sockets
 from milterd.base.settings import ConfigError, Problem
 from milterd.core.mail import Direction
 from smtpgw.chain.options import EditLimits, MilterOptions
+from smtpgw.cleanup import MAIL_NAME, CleanupOptions
 from smtpgw.config import Listener, Milter, Smtpgw
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery.client import ClientOptions
@@ -23,7 +24,7 @@ from smtpgw.policy.relay import RelayOptions, RelayPolicy
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.sqlite import SqliteOptions
-from smtpgw.road import MAIL_NAME, Plan
+from smtpgw.road import Plan
 
 
 def milters(settings: Smtpgw, listener: Listener) -> tuple[MilterOptions, ...]:
@@ -68,7 +69,11 @@ def plan(settings: Smtpgw, listener: Listener) -> Plan:
     """The road of a listener's mail."""
     submission = listener.profile == "submission"
     return Plan(
-        hostname=settings.hostname,
+        cleanup=CleanupOptions(
+            myhostname=settings.hostname,
+            hide_client=listener.hides_client,
+            always_add_missing_headers=settings.always_add_missing_headers,
+        ),
         policy=policy(settings),
         submission=submission,
         milters=milters(settings, listener),
