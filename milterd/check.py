@@ -6,7 +6,10 @@ or a filter that would do nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +49,13 @@ def examine(path: Path, *, offline: bool = False) -> list[Finding]:
     return [each for name in names for each in _examine_filter(config, name, offline)]
 
 
+def report(path: Path, findings: Sequence[Finding]) -> str:
+    """The findings as one JSON object, for programs."""
+    errors = any(each.level == "error" for each in findings)
+    found = [asdict(each) for each in findings]
+    return json.dumps({"file": str(path), "ok": not errors, "findings": found})
+
+
 def _examine_filter(config: MilterdConfig, name: str, offline: bool) -> list[Finding]:
     try:
         built = build(config, name)
@@ -54,3 +64,8 @@ def _examine_filter(config: MilterdConfig, name: str, offline: bool) -> list[Fin
     if name in _EXAMPLES:
         return [Finding("error", name, each) for each in built.check()]
     return [] if offline else [Finding("warning", name, each) for each in built.check()]
+
+
+if __name__ == "__main__":  # how the supervisor tries settings, without a command line's cost
+    file = Path(sys.argv[1])
+    sys.stdout.write(report(file, examine(file, offline=True)))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -64,8 +62,7 @@ def check(
     errors = any(each.level == "error" for each in findings)
     out = Console(soft_wrap=True, highlight=False)
     if as_json:
-        found = [dataclasses.asdict(each) for each in findings]
-        out.out(json.dumps({"file": str(config), "ok": not errors, "findings": found}))
+        out.out(checking.report(config, findings))
     else:
         for each in findings:
             style = "red" if each.level == "error" else "yellow"
@@ -80,14 +77,6 @@ def check(
 def config() -> None:
     """Print the tables of milterd with their defaults, every key explained."""
     Console(soft_wrap=True, highlight=False).out(reference.generate(MilterdConfig), end="")
-
-
-@app.command(hidden=True)
-def filter_process(name: str, listener: int, orders: int) -> None:
-    """One filter's process; the supervisor starts it."""
-    from milterd import filter_process as process
-
-    process.main(name, listener, orders)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 for each filter.
 
 It parses no mail, and reads no key: settings are tried in a process of their own
-(`milterd check`) before they are taken, at the start as at SIGHUP.  At SIGHUP new
+(as `milterd check` does) before they are taken, at the start as at SIGHUP.  At SIGHUP new
 processes take over the sockets that stay, while the old ones finish what they have;
 settings that are wrong change nothing.
 """
@@ -169,7 +169,7 @@ class Daemon:
         return [
             Child(
                 f"{name}-{self._generation}.{number}",
-                (sys.executable, "-m", "milterd", "filter-process", name),
+                (sys.executable, "-m", "milterd.filter_process", name),
                 environ=self._environ,
             )
             for name, each in config.filter.present().items()
@@ -270,10 +270,8 @@ class Daemon:
 
     async def _tried(self) -> list[str]:
         """What is wrong with the settings in the file, found out in another process."""
-        command = ("check", "--config", str(self._path), "--offline", "--json")
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "milterd", *command, stdout=asyncio.subprocess.PIPE
-        )
+        command = (sys.executable, "-m", "milterd.check", str(self._path))
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         try:
             async with asyncio.timeout(_CHECK_TIME):
                 output, _ = await process.communicate()

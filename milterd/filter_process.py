@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from typing import NoReturn
 
 from milterd.base import logs, metrics, supervise
@@ -77,3 +78,7 @@ def main(name: str, listener: int, orders: int) -> NoReturn:
     logs.flush()
     # libmilter's threads cannot be ended, and a filter's may still wait for a peer.
     os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

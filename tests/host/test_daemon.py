@@ -74,7 +74,7 @@ authserv_id = "mx.example.net"
         return self
 
     def ready(self, count: int = 1) -> Milterd:
-        until(lambda: self.running() and len(self.log("serving")) >= count)
+        until(lambda: self.running() and len(self.log("serving")) >= count, 40)
         return self
 
     def running(self) -> bool:
