@@ -203,9 +203,11 @@ class Member:
                 )
             return result, ()
         checked = review(outcome.edits, self._shared.limits)
-        reasons = list(result.reasons) or [self._reason("continue", outcome.stage)]
+        reasons = list(result.reasons)
         if checked.edits:
             reasons.append(self._reason("edited", outcome.stage, edits=str(len(checked.edits))))
+        elif not reasons:
+            reasons.append(self._reason("continue", outcome.stage))
         for each in (*outcome.refused, *checked.refused):
             self._shared.log.warning("milter edit refused", milter=self.name, edit=each)
             reasons.append(self._reason("edit refused", outcome.stage, edit=each))
