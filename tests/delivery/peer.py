@@ -57,11 +57,13 @@ class Peer:
         self.commands: list[bytes] = []
         self.messages: list[bytes] = []
         self.connections = 0
-        self._recipients = 0
+        self._recipients: dict[asyncio.StreamWriter, int] = {}
         self._writers: set[asyncio.StreamWriter] = set()
 
     def _answer(self, verb: str, line: bytes) -> bytes:
-        answer = self.answers.get(verb, b"500 5.5.2 what?\r\n")
+        return self._pick(self.answers.get(verb, b"500 5.5.2 what?\r\n"), line)
+
+    def _pick(self, answer: Answer | list[Answer], line: bytes) -> bytes:
         if isinstance(answer, list):
             answer = answer.pop(0) if len(answer) > 1 else answer[0]
         return answer(line) if callable(answer) else answer
@@ -78,6 +80,7 @@ class Peer:
             pass  # the client may hang up whenever it likes
         finally:
             self._writers.discard(writer)
+            self._recipients.pop(writer, None)
             writer.close()
 
     async def _command(
@@ -86,17 +89,16 @@ class Peer:
         self.commands.append(line)
         verb = line[:4].strip().upper().decode()
         if verb in ("MAIL", "RSET"):
-            self._recipients = 0
+            self._recipients[writer] = 0
         answer = self._answer(verb, line)
         if verb == "RCPT" and answer.startswith(b"2"):
-            self._recipients += 1
+            self._recipients[writer] += 1
         if not await self._say(writer, answer):
             return False
         if verb == "DATA" and answer.startswith(b"354"):
             self.messages.append(await reader.readuntil(b"\r\n.\r\n"))
-            done = self.answers.get("DOT", b"250 2.0.0 stored\r\n" * self._recipients)
-            self.answers["DOT>"] = done
-            return await self._say(writer, self._answer("DOT>", line))
+            done = self.answers.get("DOT", b"250 2.0.0 stored\r\n" * self._recipients[writer])
+            return await self._say(writer, self._pick(done, line))
         return verb != "QUIT"
 
     async def _say(self, writer: asyncio.StreamWriter, answer: bytes) -> bool:
