@@ -242,7 +242,6 @@ class Conversation(SMTP):
         plain, context = self._wire, self.tls_context
         if plain is None or context is None:
             raise Goodbye
-        self.inbox.clear()
         plain.pause_reading()  # the client's hello is for TLS, not for the inbox
         self._out += ready.encode()
         await self.flush()
@@ -259,7 +258,7 @@ class Conversation(SMTP):
             raise Goodbye
         self.transport = self._wire = secure
         self._writer._transport = secure  # type: ignore[attr-defined] # as aiosmtpd does
-        self.inbox.clear()
         self.inbox.attach(secure)
+        self.inbox.clear()  # what came before TLS
         self.secure = True
         return facts(secure.get_extra_info("ssl_object"))

@@ -294,7 +294,7 @@ class GatewaySMTP(Conversation):
             refusal = TLS_ALREADY
         refusal = refusal or self.dialogue.refusal("STARTTLS")
         if refusal is None:
-            await self.dialogue.secured(await self.start_tls(READY_FOR_TLS))
+            self.dialogue.secured(await self.start_tls(READY_FOR_TLS))
         return refusal
 
     async def smtp_QUIT(self, arg: str) -> Answer:  # noqa: N802

@@ -120,9 +120,11 @@ class Session:
         can_tls = self._options.tls_context is not None and self._tls is None
         return (*offer, "STARTTLS") if can_tls else offer
 
-    async def secured(self, tls: Tls) -> None:
-        """TLS is on: all that was said before is forgotten (RFC 3207 section 4.2)."""
-        await self.reset()
+    def secured(self, tls: Tls) -> None:
+        """TLS is on: all that was said before is forgotten (RFC 3207 section 4.2).
+
+        There is no transaction to give up: STARTTLS is refused during one.
+        """
         self._tls = tls
         self.state = State.START
         self.announced = frozenset()

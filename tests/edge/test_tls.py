@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import warnings
 from dataclasses import replace
@@ -66,6 +67,17 @@ def test_what_was_pipelined_in_the_clear_is_forgotten(options: EdgeOptions, tail
         client.command(b"EHLO x", 250)
         client.command(b"MAIL FROM:<a@b>", 250)
         assert server.ledger.calls.count("mail") == 1
+
+
+def test_more_cleartext_than_the_server_reads_ahead_is_no_handshake(options: EdgeOptions) -> None:
+    with Server(options) as server:
+        client = server.client()
+        with contextlib.suppress(ConnectionError):
+            client.send(b"STARTTLS\r\n" + b"MAIL FROM:<x@y>\r\n" * 60_000)
+        assert b"250" not in client.closed()
+        wait_for(lambda: server.listener.idle)
+        assert "mail" not in server.ledger.calls
+        client.socket.close()
 
 
 def test_state_is_forgotten(options: EdgeOptions) -> None:  # D02
