@@ -106,6 +106,7 @@ def edge(settings: Smtpgw, listener: Listener) -> EdgeOptions:
             hard_error_limit=settings.smtpd_hard_error_limit,
             connections=settings.default_process_limit,
             client_connections=settings.smtpd_client_connection_count_limit,
+            client_limit_exceptions=settings.mynetworks,
         ),
         tls_context=tls_context(listener),
     )
