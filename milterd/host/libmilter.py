@@ -50,6 +50,10 @@ from milterd.host.judge import Judge, Surroundings
 from milterd.wire import messages as wire
 from milterd.wire.constants import Actions, Protocol, Stage
 
+SETTLING = 0.25
+"""Seconds from the end of the last message's callback to an exit: libmilter writes the
+final reply after the callback has returned, and tells nobody when that is done."""
+
 _RETURN_CODES = {
     Verdict.CONTINUE: milter.CONTINUE,
     Verdict.ACCEPT: milter.ACCEPT,
@@ -85,6 +89,7 @@ class LibmilterHost:
         self._changed = threading.Condition(threading.RLock())
         self._connections: set[_Connection] = set()
         self._busy: set[_Connection] = set()
+        self._settled_at = 0.0
         self._stop: tuple[float, bool] | None = None
         self._descriptor = -1
         self._may_begin = threading.Event()
@@ -102,7 +107,7 @@ class LibmilterHost:
                 self._changed.wait(0.5)  # signal handlers run between two waits
         if not self._ended:
             self._leave_socket()
-            self._drain(*self._stop)
+            self._drain()
 
     def stop(self, grace: float, *, sessions: bool = False) -> None:
         with self._changed:  # an RLock: the handler may have interrupted its owner
@@ -121,14 +126,21 @@ class LibmilterHost:
         self._ended = True
         self.stop(0.0)
 
-    def _drain(self, grace: float, sessions: bool) -> None:
-        deadline = self._around.clock() + grace
+    def _drain(self) -> None:
+        """Wait for what :meth:`stop` said, which a second call may shorten."""
+        asked: tuple[float, bool] | None = None
+        deadline = 0.0
         with self._changed:
-            while self._connections if sessions else self._busy:
-                left = deadline - self._around.clock()
-                if left <= 0:
-                    break
-                self._changed.wait(min(left, 0.5))
+            while self._stop is not None:
+                if self._stop is not asked:
+                    asked = self._stop
+                    deadline = self._around.clock() + asked[0]
+                now = self._around.clock()
+                waited_for = self._connections if asked[1] else self._busy
+                until = deadline if waited_for else min(deadline, self._settled_at)
+                if now >= until:
+                    return
+                self._changed.wait(min(until - now, 0.5))
 
     # --- the socket -----------------------------------------------------------------
 
@@ -255,6 +267,7 @@ class LibmilterHost:
     def _idle(self, connection: _Connection) -> None:
         with self._changed:
             self._busy.discard(connection)
+            self._settled_at = self._around.clock() + SETTLING
             self._changed.notify_all()
 
     # --- the end of a message -------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import uvloop
@@ -93,7 +94,7 @@ class NativeHost:
                 )
                 await asyncio.sleep(_WAIT)
                 continue
-            connection = _Connection(self._judge, self._around, self._pool)
+            connection = _Connection(self._judge, self._around, self._pool, self._ended.set)
             task = asyncio.create_task(connection.run(accepted))
             self._connections[task] = connection
             task.add_done_callback(lambda task: self._forget(task, room))
@@ -126,8 +127,15 @@ class NativeHost:
 class _Connection:
     """One MTA connection."""
 
-    def __init__(self, judge: Judge, around: Surroundings, pool: ThreadPoolExecutor | None) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        around: Surroundings,
+        pool: ThreadPoolExecutor | None,
+        on_idle: Callable[[], None],
+    ) -> None:
         self._judge = judge
+        self._on_idle = on_idle
         self._around = around
         self._pool = pool
         self._collector = Collector(judge.options)
@@ -149,6 +157,7 @@ class _Connection:
         reader = asyncio.StreamReader(_PIECE, loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.connect_accepted_socket(lambda: protocol, accepted)
+        transport.set_write_buffer_limits(high=0)  # so that drain() means: all is written
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         try:
             await self._talk(reader, writer)
@@ -215,6 +224,7 @@ class _Connection:
                 collector.body(octets)
             case wire.Abort() | wire.QuitNewConnection():
                 collector.forget()
+                self._on_idle()
             case _:
                 pass
 
@@ -239,7 +249,10 @@ class _Connection:
         decision = mail if isinstance(mail, Decision) else await self._judged(mail)
         decision = await self._say(decision, writer)
         judge.record(decision, collector.client, collector.queue_id, started)
-        collector.forget()
+        async with asyncio.timeout(judge.options.idle_timeout):
+            await writer.drain()
+        collector.forget()  # only now is the message over: see `busy`
+        self._on_idle()
 
     async def _judged(self, mail: Mail) -> Decision:
         if self._pool is None:

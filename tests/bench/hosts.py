@@ -28,7 +28,7 @@ from milterd.wire import messages as m
 from milterd.wire.frames import FrameDecoder
 from milterd.wire.mta import MtaConnection
 from tests.host.conftest import Hosted, until
-from tests.host.mta import Mta
+from tests.host.mta import ANSWERED, Mta
 from tests.host.test_daemon import Milterd, children
 
 HOSTS = ("libmilter", "native")
@@ -157,7 +157,7 @@ host = "{host}"
         made.start()
         address = str(path / f"{name}.sock")
         try:
-            until(lambda: made.running() and Path(address).exists())
+            until(lambda: made.running() and Path(address).exists(), 60)
             Mta(address).close()
             (child,) = children(made.pid)
             yield address, child, made
@@ -252,7 +252,10 @@ def others() -> None:
             idle = Mta(address).greet()
             note("SIGTERM to exit, idle session open", f"{stop(pid):.2f} s")
             idle.close()
-        with milterd(host, "headers") as (address, pid, made), Mta(address).greet() as busy:
+        with milterd(host, "dkim") as (address, pid, _):
+            load(address, pid, 20_000_000, 4)
+            note("most memory, 8 mails of 20 MB at once", f"{memory(pid, 'VmHWM'):.0f} MiB")
+            busy = Mta(address, protocol=ANSWERED).greet()
             busy.begin(HEADERS)
             note("the same, a message half way that goes no further", f"{stop(pid):.2f} s")
         with scripted(host) as hosted, hosted.mta() as mta:

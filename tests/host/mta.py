@@ -17,6 +17,9 @@ from milterd.wire.mta import MtaConnection, Negotiated
 PATIENCE = 10.0
 """Seconds for any answer; a test that waits longer has failed."""
 
+ANSWERED = Protocol.ALL & ~Protocol.NR_MAIL
+"""An offer under which MAIL is answered: so a test knows that a message has begun."""
+
 Macros = Sequence[tuple[bytes, bytes]]
 
 

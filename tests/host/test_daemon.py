@@ -21,7 +21,7 @@ import pytest
 from milterd.core.actions import ChangeHeader
 from milterd.wire import messages as m
 from tests.host.conftest import ROOT, until
-from tests.host.mta import Mta
+from tests.host.mta import ANSWERED, Mta
 
 AGENT = [(b"User-Agent", b" Mutt"), (b"Subject", b" x")]
 ORIGINATING = ((b"j", b"mx.example"), (b"{daemon_name}", b"ORIGINATING"))
@@ -101,8 +101,8 @@ authserv_id = "mx.example.net"
         lines = [each for each in self.log_path.read_text().splitlines() if each.startswith("{")]
         return [each for each in map(json.loads, lines) if each["event"] == event]
 
-    def mta(self) -> Mta:
-        return Mta(self.path).greet(macros=ORIGINATING)
+    def mta(self, **more: Any) -> Mta:
+        return Mta(self.path, **more).greet(macros=ORIGINATING)
 
     def works(self) -> bool:
         with self.mta() as mta:
@@ -140,7 +140,7 @@ both_hosts = pytest.mark.parametrize("milterd", ["libmilter", "native"], indirec
 def test_it_runs_and_stops_in_time_and_leaves_nothing(milterd: Milterd) -> None:
     milterd.start().ready()
     assert stat.S_IMODE(Path(milterd.path).stat().st_mode) == 0o660
-    idle, busy = milterd.mta(), milterd.mta()
+    idle, busy = milterd.mta(), milterd.mta(protocol=ANSWERED)
     busy.begin(AGENT)
     pids = [*children(milterd.pid), milterd.pid]
     status, seconds = milterd.stop()
@@ -155,7 +155,7 @@ def test_it_runs_and_stops_in_time_and_leaves_nothing(milterd: Milterd) -> None:
 @both_hosts
 def test_a_message_in_progress_is_finished_before_the_end(milterd: Milterd) -> None:
     milterd.start().ready()
-    with milterd.mta() as mta:
+    with milterd.mta(protocol=ANSWERED) as mta:
         mta.begin(AGENT)
         milterd.send(signal.SIGTERM)
         until(lambda: milterd.log("stopping"))
@@ -254,7 +254,7 @@ def test_good_settings_are_taken_without_losing_a_connection(milterd: Milterd) -
     milterd.start().ready()
     before = children(milterd.pid)
     inode = Path(milterd.path).stat().st_ino
-    open_session = milterd.mta()
+    open_session = milterd.mta(protocol=ANSWERED)
     open_session.begin(AGENT)
     milterd.write('rules = ["inbound-hygiene"]')
     milterd.send(signal.SIGHUP)

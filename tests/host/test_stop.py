@@ -9,6 +9,7 @@ import pytest
 
 from milterd.wire import messages as m
 from tests.host.conftest import Hosted, Hosting, until
+from tests.host.mta import ANSWERED
 from tests.host.scripted import CASES
 
 AGAIN = [(b"Subject", b" old"), (b"X-Case", b" headers")]
@@ -32,7 +33,7 @@ def test_nothing_in_progress_is_not_waited_for(host: Hosted) -> None:
 
 
 def test_a_message_in_progress_gets_its_grace_and_no_more(host: Hosted) -> None:
-    with host.mta() as stuck, host.mta() as busy:
+    with host.mta(protocol=ANSWERED) as stuck, host.mta() as busy:
         stuck.greet().begin(AGAIN)
         busy.greet().begin([(b"X-Case", b" slow:0.6")])
         busy.socket.sendall(busy.wire.send(m.EndOfMessage()))
