@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +66,7 @@ def _run(site: Site, addresses: list[sockets.SocketAddress]) -> int:
     parts = Parts({"PYTHONUNBUFFERED": "1"})
     status = 0
     try:
-        for part in _parts(site):
+        for part in _parts(site, addresses):
             parts.start(part, lambda: bool(told))
         if not told:
             say(_welcome(site, addresses))
@@ -81,7 +82,7 @@ def _run(site: Site, addresses: list[sockets.SocketAddress]) -> int:
     return status
 
 
-def _parts(site: Site) -> list[Part]:
+def _parts(site: Site, addresses: list[sockets.SocketAddress]) -> list[Part]:
     python = [sys.executable, "-m"]
     settings = ["run", "--config", str(site.settings)]
     clamd = shutil.which("clamd", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "clamd"
@@ -93,8 +94,25 @@ def _parts(site: Site) -> list[Part]:
             lambda: sockets.alive(str(site.clamd_socket)),
         ),
         Part("milterd", [*python, "milterd", *settings]),
-        Part("smtpgw", [*python, "smtpgw", *settings]),
+        # Its greeting comes when the filters answer too: then the first mail waits for nobody.
+        Part(
+            "smtpgw",
+            [*python, "smtpgw", *settings],
+            answers=lambda: all(_greets(each) for each in addresses),
+        ),
     ]
+
+
+def _greets(address: sockets.SocketAddress) -> bool:
+    """Whether the gateway says 220 there."""
+    try:
+        with socket.create_connection((address.host, address.port), timeout=10) as client:
+            greeting = client.recv(512)
+            client.sendall(b"QUIT\r\n")
+            client.recv(512)
+            return greeting.startswith(b"220")
+    except OSError:
+        return False
 
 
 def _lock(site: Site) -> int:

@@ -35,7 +35,7 @@ class Part:
     command: Sequence[str]
     log: Path | None = None
     answers: Callable[[], bool] | None = None
-    start_within: float = 30.0
+    start_within: float = 60.0
 
 
 @dataclass
