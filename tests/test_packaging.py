@@ -82,8 +82,8 @@ def test_a_socket_gets_the_directory_s_group_without_membership() -> None:
         shutil.chown(path, "nobody", "postfix")
         path.chmod(0o2750)
         code = (
-            "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-            "from milterd.base import sockets\n"
+            "import os; from milterd.base import sockets\n"
+            "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
             f"address = sockets.parse('unix:{path}/x.sock')\n"
             "sockets.listen(address, 0o660, '', 'postfix')\n"
             "found = os.stat(address.path); print(oct(found.st_mode & 0o777), found.st_gid)\n"

@@ -19,9 +19,11 @@ class SmtpSink:
     peer: Peer
 
     def mails(self) -> list[bytes]:
-        """Every mail so far as the sink wrote it: its own X- fields and a Received on top,
-        line ends as LF."""
-        return [each.read_bytes() for each in sorted(self.directory.iterdir())]
+        """Every whole mail so far as the sink wrote it: its own X- fields and a Received on
+        top, line ends as LF.  What the sink still has open is not whole."""
+        taken = sorted(self.directory.iterdir())
+        opened = {each.resolve() for each in Path(f"/proc/{self.peer.pid}/fd").iterdir()}
+        return [each.read_bytes() for each in taken if each.resolve() not in opened]
 
 
 @contextmanager
