@@ -1,19 +1,17 @@
-"""`make run` as a person meets it: started, sent a mail or two, stopped with Ctrl-C."""
+"""`make run` where something is in its way, and what it keeps between two runs.
+
+That it works is shown in tests/scenarios/test_make_run.py.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import re
 import signal
-import smtplib
 import socket
 import subprocess
 import sys
 import tempfile
-import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from milterd.ports import keys
-from tests.peers import mail_dkim, opendkim
-from tests.peers.process import answers, directory, free_port, program, wait_for
+from tests.peers.process import answers, directory, free_port, wait_for
 
 TOP = Path(__file__).parents[2]
-EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$" + b"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 
 
 @dataclass
@@ -110,66 +105,6 @@ def laid_out(var: Path) -> Path:
 def left(var: Path) -> list[Path]:
     """Sockets that are still there."""
     return [each for each in var.rglob("*") if each.is_socket()]
-
-
-def swaks(port: int, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [program("swaks", "swaks"), "--server", f"127.0.0.1:{port}", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-
-def zipped(octets: bytes) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("eicar.com", octets)
-    return base64.encodebytes(made.getvalue())
-
-
-def test_a_mail_is_scanned_cleaned_signed_and_stored_and_a_virus_refused(running: Site) -> None:
-    one, var = running, running.var
-    rcpt = "u@example.net"
-    sent = swaks(one.port, "--from", "me@example.org", "--to", rcpt,
-                 "--header", "User-Agent: Something 1.0")  # fmt: skip
-    assert sent.returncode == 0, sent.stdout
-    new = var / "mail" / rcpt / "new"
-    wait_for(lambda: new.is_dir() and any(new.iterdir()), "the mail arrives")
-    (path,) = new.iterdir()
-    mail = path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    assert b"\nUser-Agent:" not in mail
-    assert b"\nX-Virus-Scanned:" in mail
-    assert b"This is a test mailing" in mail
-    records = {
-        f"gatepost-{kind}._domainkey.example.org": keys.load(var / f"keys/{kind}.pem").record
-        for kind in ("rsa", "ed25519")
-    }
-    judged = mail_dkim.verify(mail, records)
-    assert {(each["algorithm"], each["result"]) for each in judged} >= {("rsa-sha256", "pass")}
-    assert "succeeded" in opendkim.verify(mail, records)
-
-    infected = var.parent / "infected"
-    infected.write_bytes(
-        b"From: me@example.org\r\nTo: u@example.net\r\nMIME-Version: 1.0\r\n"
-        b"Content-Type: application/zip\r\nContent-Transfer-Encoding: base64\r\n\r\n"
-        + zipped(EICAR)
-    )
-    refused = swaks(one.port, "--from", "me@example.org", "--to", rcpt, "--data", f"@{infected}")
-    assert re.search(r"^<\*\* 550 5\.7\.1 .*Eicar", refused.stdout, re.MULTILINE), refused.stdout
-    assert len(list(new.iterdir())) == 1
-
-
-def test_ctrl_c_ends_everything_within_three_seconds(var: Path) -> None:
-    with ready(var, free_port()) as one, smtplib.SMTP("127.0.0.1", one.port) as client:
-        client.ehlo()  # a session is open, and a mail half sent
-        client.docmd("MAIL FROM:<me@example.org>")
-        assert len(one.processes()) >= 4
-        before = time.monotonic()
-        one.process.send_signal(signal.SIGINT)
-        assert one.wait() == 0
-        assert time.monotonic() - before < 3.0
-        assert not one.processes()
-        assert "killed" not in one.said().splitlines()[-2:]
-        client.close()
-    assert not left(var)
-    assert not answers(one.port)
 
 
 def test_it_starts_again_with_the_same_keys_and_keeps_edited_settings(laid_out: Path) -> None:
