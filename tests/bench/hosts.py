@@ -257,7 +257,7 @@ def others() -> None:
             note("most memory, 8 mails of 20 MB at once", f"{memory(pid, 'VmHWM'):.0f} MiB")
             busy = Mta(address, protocol=ANSWERED).greet()
             busy.begin(HEADERS)
-            note("the same, a message half way that goes no further", f"{stop(pid):.2f} s")
+            note("SIGTERM to exit, a message half way that goes no further", f"{stop(pid):.2f} s")
         with scripted(host) as hosted, hosted.mta() as mta:
             answer = mta.greet().message([(b"X-Case", b" 8bit")])
             said = "written as they are" if answer.edits else answer.reply.text[:9].decode()
