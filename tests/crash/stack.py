@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,8 @@ class Killer:
 
     daemons: Sequence[Daemon]
     killed: dict[str, int] = field(default_factory=dict)
+    gateway_kills: list[float] = field(default_factory=list)
+    """When (time.monotonic) a process of the gateway was killed."""
 
     def kill(self, daemon: Daemon, pid: int) -> bool:
         """SIGKILL one process of a daemon; False if it was gone already."""
@@ -83,4 +86,6 @@ class Killer:
             daemon.process.wait(10)
         what = f"{daemon.command[1]} {place}"
         self.killed[what] = self.killed.get(what, 0) + 1
+        if daemon.command[1] == "smtpgw":
+            self.gateway_kills.append(time.monotonic())
         return True

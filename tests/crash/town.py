@@ -91,10 +91,6 @@ class Town:
             wait_for(lambda path=path: answers(path), f"{path} answers")
         wait_for(lambda: answers(self.port, b"220"), "the gateway answers")
 
-    def gateway_kills(self, killer: Killer) -> int:
-        """How often a process of the gateway was killed."""
-        return sum(times for what, times in killer.killed.items() if what.startswith("smtpgw"))
-
     def logs(self) -> str:
         """The end of what the daemons said."""
         return "\n".join(each.log.read_text(errors="replace")[-5000:] for each in self.daemons)
