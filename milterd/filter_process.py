@@ -74,7 +74,12 @@ def main(name: str, listener: int, orders: int) -> NoReturn:
     if parent is not None:
         supervise.watch_parent(parent, lambda: host.stop(GRACE))
     log.info("serving", filter=name, host=kind.value)
-    host.serve()
+    try:
+        host.serve()
+    except Exception as error:  # the log has it, and the supervisor starts another
+        log.critical("host failed", filter=name, host=kind.value, exc_info=error)
+        logs.flush()
+        os._exit(1)
     logs.flush()
     # libmilter's threads cannot be ended, and a filter's may still wait for a peer.
     os._exit(0)

@@ -67,8 +67,11 @@ class NativeHost:
         if self._stop is not None:
             self._wake()  # told to stop before the loop ran
         accepting = asyncio.create_task(self._accept())
+        stopped = asyncio.create_task(self._stopped.wait())
         try:
-            await self._stopped.wait()
+            await asyncio.wait((accepting, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if accepting.done():  # by a fault of ours: better a new process than a deaf one
+                accepting.result()
             accepting.cancel()
             self._listener.close()
             await self._drain()

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
+from pathlib import Path
 
 import pytest
+import structlog
 
+from milterd.host import native
+from milterd.host.judge import Judge, Surroundings
+from milterd.host.options import Options
 from milterd.wire import messages as m
 from tests.host.conftest import Hosted, Hosting, until
 from tests.host.mta import ANSWERED
-from tests.host.scripted import CASES
+from tests.host.scripted import CASES, FILTERS
 
 AGAIN = [(b"Subject", b" old"), (b"X-Case", b" headers")]
 
@@ -81,3 +87,22 @@ def test_a_filter_that_kills_its_process_is_seen_as_a_lost_connection(host: Host
     host.start()
     with host.mta() as mta:
         assert mta.greet().message(AGAIN).edits == CASES["headers"].edits
+
+
+def test_a_native_host_that_can_accept_no_more_ends(
+    monkeypatch: pytest.MonkeyPatch, short_path: Path
+) -> None:
+    """Its supervisor starts another one; a process that listens and never answers helps nobody."""
+
+    def fail(*_: object) -> None:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(native, "_Connection", fail)
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(str(short_path / "s"))
+        listener.listen()
+        around = Surroundings(structlog.get_logger(), lambda: "trace")
+        judge = Judge(FILTERS["script"](), Options(), around)
+        client.connect(str(short_path / "s"))
+        with pytest.raises(TypeError, match="ours"):
+            native.NativeHost(judge, listener, around).serve()
