@@ -26,7 +26,9 @@ class Ledger:
     """Promises made by the gateway, and deliveries it made."""
 
     promised: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    delivered: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
+    delivered: dict[Key, list[tuple[float, float]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     octets: dict[str, bytes] = field(default_factory=dict)
     refused: int = 0
     broken: int = 0
@@ -48,8 +50,8 @@ class Ledger:
         promised = ((mail, each) for mail, rcpts in self.promised.items() for each in rcpts)
         return {key for key in promised if key not in self.delivered}
 
-    def twice(self) -> dict[Key, list[float]]:
-        """Delivered more than once, with the times of it."""
+    def twice(self) -> dict[Key, list[tuple[float, float]]]:
+        """Delivered more than once, with the times it began and was complete."""
         return {key: times for key, times in self.delivered.items() if len(times) > 1}
 
 
@@ -131,8 +133,9 @@ class Sink:
                     rcpts.append(line.split(b"<")[1].split(b">")[0].decode())
                     writer.write(b"250 2.1.5 ok\r\n")
                 elif verb == b"DATA":
+                    began = time.monotonic()
                     writer.write(b"354 go\r\n")
-                    self._store(await reader.readuntil(b"\r\n.\r\n"), rcpts)
+                    self._store(await reader.readuntil(b"\r\n.\r\n"), rcpts, began)
                     writer.write(b"250 2.0.0 stored\r\n" * len(rcpts))
                     rcpts = []
                 else:
@@ -144,11 +147,11 @@ class Sink:
         finally:
             writer.close()
 
-    def _store(self, message: bytes, rcpts: list[str]) -> None:
+    def _store(self, message: bytes, rcpts: list[str], began: float) -> None:
         mark = _MARK.search(message)
         assert mark is not None, message[:200]
         name = mark[1].decode()
         self._ledger.octets[name] = message[:-3]
         for rcpt in rcpts:
-            self._ledger.delivered[name, rcpt].append(time.monotonic())
+            self._ledger.delivered[name, rcpt].append((began, time.monotonic()))
         self._ledger.news.set()
