@@ -148,13 +148,12 @@ class Halves:
         """A command of ours with these settings."""
         return [sys.executable, "-m", module, *words, "--config", str(self.settings)]
 
-    def reload(self, name: str, peer: Peer) -> None:
-        """Have a daemon take the settings as they stand now; they have to be good."""
-        event = "ready" if name == "smtpgw" else "serving"
-        number = 1 if name == "smtpgw" else len(FILTERS)
-        before = len(self.events(name, event))
-        os.kill(peer.pid, signal.SIGHUP)
-        wait_for(lambda: len(self.events(name, event)) - before >= number, f"{name} reloads")
+    def reload(self, milterd: Peer) -> None:
+        """Have milterd take the settings as they stand now; they have to be good."""
+        before = len(self.events("milterd", "serving"))
+        os.kill(milterd.pid, signal.SIGHUP)
+        serving = lambda: len(self.events("milterd", "serving")) - before >= len(FILTERS)  # noqa: E731 - once
+        wait_for(serving, "milterd reloads")
 
     # -- what they say ---------------------------------------------------------------
 
