@@ -53,11 +53,12 @@ class _Token:
 
 
 # Octets above 127 are allowed as RFC 6532 does; control characters nowhere.
+# No possessive group: Debian 12's first CPython 3.11.2 takes one octet too many with it.
 _BLANK = re.compile(rb"(?:[ \t]|\r\n(?=[ \t]))+")
 _ATOM = re.compile(rb"[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+")
-_QUOTED = re.compile(rb'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t -~\x80-\xff]|\r\n(?=[ \t]))*+)"')
+_QUOTED = re.compile(rb'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t -~\x80-\xff]|\r\n(?=[ \t]))*)"')
 _LITERAL = re.compile(rb"\[[^\[\]\\\x00-\x1f\x7f]*+\]")
-_COMMENT = re.compile(rb"\\[\t -~\x80-\xff]|[()]|(?:[^()\\\x00-\x08\x0a-\x1f\x7f]|\r\n(?=[ \t]))++")
+_COMMENT = re.compile(rb"\\[\t -~\x80-\xff]|[()]|(?:[^()\\\x00-\x08\x0a-\x1f\x7f]|\r\n(?=[ \t]))+")
 _PAIR = re.compile(rb"\\(.)")
 
 
