@@ -109,7 +109,8 @@ class GatewaySession:
         )
 
     async def connect(self) -> Answer | None:
-        answer = self._stage("CONNECT", await self._chain.connect(self._session()))
+        result = await self._chain.connect(self._session())
+        answer = self._stage("CONNECT", result) if _at_once(result) else None
         if answer is None:
             return None
         # RFC 5321 section 4.3.2 knows no other codes in place of a banner.
@@ -119,7 +120,8 @@ class GatewaySession:
     async def helo(self, hello: Hello) -> Answer | None:
         self._hello = hello
         await self.reset()
-        return self._stage("HELO", await self._chain.helo(hello.name, _tls_macros(hello)))
+        result = await self._chain.helo(hello.name, _tls_macros(hello))
+        return self._stage("HELO", result) if result.hangup else None
 
     async def mail(self, sender: Path, params: MailParams) -> Answer | None:
         try:
@@ -296,6 +298,15 @@ class GatewaySession:
             direction=self._direction(),
             macros=_tls_macros(self._hello),
         )
+
+
+def _at_once(result: StageResult) -> bool:
+    """Whether a refusal at CONNECT takes the banner's place.
+
+    As with Postfix, what is temporary does not: the milter is asked no more, and its
+    refusal is the answer to MAIL, which clients understand better.
+    """
+    return result.hangup or (result.reply is not None and result.reply.code >= 500)
 
 
 def _own(error: QueueError, reference: str) -> Reply:
