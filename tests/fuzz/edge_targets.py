@@ -9,10 +9,9 @@ installed, else the saved seeds.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import re
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,7 @@ from smtpgw.edge.protocol import GatewaySMTP
 from smtpgw.edge.road import Connection
 from smtpgw.edge.session import Session
 from tests.edge.harness import Ledger, RecordingRoad
-
-SEEDS = Path(__file__).with_name("seeds")
+from tests.fuzz.driver import Target, run
 
 CONTENT = ContentOptions(message_size_limit=300, header_size_limit=80, spool_threshold=64)
 OPTIONS = EdgeOptions(content=CONTENT, limits=Limits(recipient_limit=3, error_sleep_time=0.0))
@@ -154,34 +152,11 @@ def fuzz_data(data: bytes) -> None:
                 each.close()
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {
+TARGETS: dict[str, Target] = {
     "edge_session": fuzz_session,
     "edge_data": fuzz_data,
 }
 
 
-def seeds(name: str) -> list[bytes]:
-    """The saved inputs of a target: found faults, and a start for the search."""
-    return [each.read_bytes() for each in sorted((SEEDS / name).iterdir())]
-
-
-def _main(arguments: list[str]) -> int:
-    if len(arguments) < 2 or arguments[1] not in TARGETS:
-        print(f"usage: edge_targets.py {'|'.join(TARGETS)} [atheris options]", file=sys.stderr)
-        return 2
-    name = arguments[1]
-    try:
-        atheris = importlib.import_module("atheris")
-    except ImportError:
-        print("atheris is not installed: trying the saved seeds only", file=sys.stderr)
-        for each in seeds(name):
-            TARGETS[name](each)
-        return 0
-    atheris.instrument_all()
-    atheris.Setup([arguments[0], *arguments[2:], str(SEEDS / name)], TARGETS[name])
-    atheris.Fuzz()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv))
+    sys.exit(run(TARGETS, sys.argv))

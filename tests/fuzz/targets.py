@@ -7,9 +7,7 @@ runs one under atheris, where that is installed, from the saved seeds.
 
 from __future__ import annotations
 
-import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -25,8 +23,8 @@ from milterd.wire.limits import Limits
 from milterd.wire.milter import MilterConnection
 from milterd.wire.mta import MtaConnection
 from milterd.wire.states import EDIT_ACTIONS, EVENTS
+from tests.fuzz.driver import Target, run
 
-SEEDS = Path(__file__).with_name("seeds")
 LIMITS = Limits(frame=4096, macros=512, edits=20, edit_octets=2048, replaced_body=2048)
 
 _WAY: tuple[m.CommandMessage, ...] = (
@@ -156,7 +154,7 @@ def fuzz_edits(data: bytes) -> None:
         list(edit_to_replies(edit, leading_space=False))
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {
+TARGETS: dict[str, Target] = {
     "frames": fuzz_frames,
     "mta": fuzz_mta,
     "milter": fuzz_milter,
@@ -164,28 +162,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 }
 
 
-def seeds(name: str) -> list[bytes]:
-    """The saved inputs of a target: found faults, and a start for the search."""
-    return [each.read_bytes() for each in sorted((SEEDS / name).iterdir())]
-
-
-def _main(arguments: list[str]) -> int:
-    if len(arguments) < 2 or arguments[1] not in TARGETS:
-        print(f"usage: targets.py {'|'.join(TARGETS)} [atheris options]", file=sys.stderr)
-        return 2
-    name = arguments[1]
-    try:
-        atheris = importlib.import_module("atheris")
-    except ImportError:
-        print("atheris is not installed: trying the saved seeds only", file=sys.stderr)
-        for each in seeds(name):
-            TARGETS[name](each)
-        return 0
-    atheris.instrument_all()
-    atheris.Setup([arguments[0], *arguments[2:], str(SEEDS / name)], TARGETS[name])
-    atheris.Fuzz()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv))
+    sys.exit(run(TARGETS, sys.argv))

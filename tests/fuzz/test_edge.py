@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.edge_targets import TARGETS, seeds
+from tests.fuzz.driver import seeds
+from tests.fuzz.edge_targets import TARGETS
 
 _lines = st.sampled_from(
     [

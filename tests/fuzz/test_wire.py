@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from milterd.wire import messages as m
 from milterd.wire.errors import PeerError
 from milterd.wire.milter import MilterConnection
-from tests.fuzz.targets import TARGETS, seeds
+from tests.fuzz.driver import seeds
+from tests.fuzz.targets import TARGETS
 from tests.wire.helpers import EXAMPLES, REPLIES
 from tests.wire.strategies import commands, replies
 
