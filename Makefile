@@ -27,7 +27,7 @@ lint: ## ruff and mypy --strict
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy packaging/run/*.py
+	$(PYTHON) -m mypy packaging/run/*.py packaging/commands.py
 
 bench: ## measure: what a mail costs, each number with what it was measured on
 	@packaging/setup test
