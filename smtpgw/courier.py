@@ -101,6 +101,8 @@ class Courier:
         )
         self._active: set[asyncio.Task[None]] = set()
         self._settling: set[asyncio.Task[None]] = set()
+        self._at_rest = asyncio.Event()
+        self._at_rest.set()
 
     @property
     def active(self) -> int:
@@ -110,20 +112,29 @@ class Courier:
     async def run(self) -> None:
         """Deliver until :meth:`drain`.  Raises StoreFailed: outcomes could not be kept."""
         while not self._manager.stopping:
-            try:
-                leases = await self._manager.next(len(self._active))
-            except StoreFailed:
-                raise
-            except QueueError as error:
-                self._log.error("queue.lease", outcome="error", reason=str(error))
+            started = await self._start_due()
+            if started is None:
                 await asyncio.sleep(self._options.pause)
-                continue
+            elif not started and self._active:
+                await asyncio.wait(self._active, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _start_due(self) -> int | None:
+        """Begin an attempt for each mail that is due; how many, None if the queue cannot say."""
+        self._at_rest.clear()
+        try:
+            leases = await self._manager.next(len(self._active))
             if self._manager.take_flushed():
                 self._health.forget()
             for lease in leases:
                 self._start(lease)
-            if not leases and self._active:
-                await asyncio.wait(self._active, return_when=asyncio.FIRST_COMPLETED)
+            return len(leases)
+        except StoreFailed:
+            raise
+        except QueueError as error:
+            self._log.error("queue.lease", outcome="error", reason=str(error))
+            return None
+        finally:
+            self._at_rest.set()
 
     def _start(self, lease: Lease) -> None:
         task = asyncio.ensure_future(self._attempt(lease))
@@ -142,6 +153,8 @@ class Courier:
         that are known are committed in any case.
         """
         self._manager.stop()
+        # What is being leased now is ours: its attempt begins, and is waited for.
+        await self._at_rest.wait()
         if self._active:
             await asyncio.wait(self._active, timeout=deadline)
         broken = list(self._active)

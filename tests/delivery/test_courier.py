@@ -18,7 +18,7 @@ from smtpgw.dsn import DsnOptions
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.states import MailState, RecipientState
-from smtpgw.queue.store import Filter, StoreFull
+from smtpgw.queue.store import Filter, Lease, StoreFull
 from smtpgw.queue.tools import QueueTool
 from tests.delivery.peer import CLOSE, STALL, Peer, listening, road
 from tests.queue.support import FakeClock, message, new, opened, run, until
@@ -388,6 +388,34 @@ def test_draining_finishes_what_is_under_way_and_keeps_the_rest(tmp_path: Path) 
             async with opened(tmp_path / "00") as store:
                 (left,) = await store.list(Filter())
                 assert [each.address for each in left.open] == [b"v@stuck.example"]
+
+    run(scenario())
+
+
+def test_draining_waits_for_what_is_being_leased_just_now(tmp_path: Path) -> None:
+    """Or it would be delivered, and its outcome lost with the store that was closed."""
+
+    async def scenario() -> None:
+        peer = Peer()
+        async with listening(peer) as where, road(tmp_path, where) as way:
+            lease, leased, go_on = way.store.lease, asyncio.Event(), asyncio.Event()
+
+            async def slow(now: float, limit: int, duration: float) -> list[Lease]:
+                found = await lease(now, limit, duration)
+                if found:
+                    leased.set()
+                    await go_on.wait()
+                return found
+
+            way.store.lease = slow  # type: ignore[method-assign] # a slow disk, at the right moment
+            await way.accept(message())
+            await leased.wait()
+            draining = asyncio.ensure_future(way.courier.drain(5))
+            await asyncio.sleep(0)
+            go_on.set()
+            assert await draining == 0
+            assert await way.empty()
+            assert len(peer.messages) == 1
 
     run(scenario())
 
