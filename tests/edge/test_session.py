@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -281,11 +282,14 @@ def test_replies_do_not_wait_for_the_rest_of_a_chunk() -> None:
 
 
 def test_a_body_sent_while_data_is_decided_is_no_command() -> None:  # C02
+    asked = threading.Event()
+
     class Slow(Ledger):
         def session(self, connection: Connection) -> RecordingRoad:
             road = super().session(connection)
 
             async def data() -> Answer:
+                asked.set()
                 await asyncio.sleep(0.3)
                 return Answer(451, "4.7.1", "Not now")
 
@@ -294,7 +298,7 @@ def test_a_body_sent_while_data_is_decided_is_no_command() -> None:  # C02
 
     with Server(ledger=Slow()) as server, server.client() as client:
         client.send(MAIL + RCPT + b"DATA\r\n")
-        time.sleep(0.1)
+        assert asked.wait(10)
         client.send(MAIL + RCPT)
         assert [client.reply()[0] for _ in range(3)] == [250, 250, 451]
         assert client.closed() == b""

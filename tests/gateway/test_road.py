@@ -125,7 +125,6 @@ def test_too_large_a_mail_leaves_nothing(running: Gateway, user: str) -> None:
     assert len(running.delivered(user)) == 1
 
 
-@pytest.mark.skipif(shutil.which("swaks") is None, reason="needs swaks")
 def test_swaks_is_content(running: Gateway, user: str) -> None:
     done = subprocess.run(
         [

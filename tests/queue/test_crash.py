@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import random
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -166,7 +165,6 @@ _POINTS = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace injects the kills")
 @pytest.mark.timeout(180)
 def test_killed_at_a_system_call() -> None:
     """The sweep: SIGKILL as the nth such call is entered, n from the first accept on."""
@@ -190,7 +188,6 @@ def test_killed_at_a_system_call() -> None:
     assert outcomes["killed"] >= len(_POINTS) * 0.9
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace injects the error")
 @pytest.mark.parametrize("inject", ["fdatasync:error=EIO:when=4", "fsync:error=EIO:when=3"])
 def test_a_failed_sync_is_not_retried(inject: str) -> None:
     """After EIO nothing more is accepted; what was acknowledged before is there."""

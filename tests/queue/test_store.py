@@ -533,7 +533,6 @@ run(go())
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a tmpfs needs root")
 def test_a_full_disk_refuses_and_recovers_alone(tmp_path: Path) -> None:
     ran = subprocess.run(
         ["unshare", "-m", sys.executable, "-c", _FULL_DISK, str(tmp_path)],
