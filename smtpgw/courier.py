@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from smtpgw import dsn, settling
+from smtpgw import settling
 from smtpgw.delivery import router
 from smtpgw.delivery.health import Health
 from smtpgw.delivery.outcome import (
@@ -26,7 +26,7 @@ from smtpgw.delivery.outcome import (
     Outcome,
     Target,
 )
-from smtpgw.dsn import DsnOptions, Report, Reported
+from smtpgw.dsn import DsnOptions
 from smtpgw.intake import Intake
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.manager import QueueManager
@@ -36,7 +36,6 @@ from smtpgw.queue.store import (
     Content,
     Damaged,
     Lease,
-    NewMail,
     NotFound,
     QueuedRecipient,
     QueueError,
@@ -45,6 +44,7 @@ from smtpgw.queue.store import (
     Store,
     StoreFailed,
 )
+from smtpgw.reports import Reporter
 
 Log = structlog.typing.FilteringBoundLogger
 Observe = Callable[[str, str, float], None]
@@ -93,8 +93,11 @@ class Courier:
     ) -> None:
         self._store, self._intake, self._manager, self._clock = store, intake, manager, clock
         self._schedule, self._router, self._deliverers = schedule, router, deliverers
-        self._chance, self._token, self._log, self._observe = chance, token, log, observe
+        self._chance, self._log, self._observe = chance, log, observe
         self._options = options or CourierOptions()
+        self._reporter = Reporter(
+            intake, clock=clock, schedule=schedule, token=token, log=log, options=self._options.dsn
+        )
         self._limits: dict[Destination, asyncio.Semaphore] = {}
         self._health = Health(
             cohort=self._options.failed_cohort_limit, rest=schedule.options.minimal_backoff_time
@@ -319,7 +322,7 @@ class Courier:
             }
         waits = any(isinstance(each, Deferred) for _, each in final.values())
         warn = waits and self._schedule.warn(born=mail.born, now=now, warned=mail.warned)
-        follow = self._reports(attempt, content, final, warn) if with_dsn else ()
+        follow = self._reporter.reports(mail, content, final, warn) if with_dsn else ()
         state = await self._store.settle(
             Settlement(
                 queue_id=mail.queue_id,
@@ -344,62 +347,6 @@ class Courier:
         if follow:
             self._intake.wake()
         return state
-
-    def _reports(
-        self,
-        attempt: _Attempt,
-        content: Content,
-        final: Mapping[int, tuple[Destination, Outcome]],
-        warn: bool,
-    ) -> tuple[NewMail, ...]:
-        """The DSNs that these outcomes call for: one for each kind of news."""
-        mail = attempt.lease.mail
-        kinds: dict[str, list[Reported]] = {}
-        for each in mail.recipients:
-            if each.number in final:
-                outcome = final[each.number][1]
-                action = settling.action(outcome, warn)
-                if action is not None:
-                    kinds.setdefault(action, []).append(settling.reported(each, action, outcome))
-        if not mail.sender and dsn.FAILED in kinds:
-            self._log.warning(
-                "dsn", queue_id=mail.queue_id, outcome="discarded", reason="null sender"
-            )
-        follow = []
-        for those in kinds.values():
-            new = self._report(attempt, content, tuple(those))
-            if new is not None:
-                follow.append(new)
-        return tuple(follow)
-
-    def _report(
-        self, attempt: _Attempt, content: Content, those: tuple[Reported, ...]
-    ) -> NewMail | None:
-        mail = attempt.lease.mail
-        queue_id = self._store.new_id()
-        left = mail.born + self._schedule.lifetime(not mail.sender) - self._clock.now()
-        report = Report(
-            queue_id=mail.queue_id,
-            sender=mail.sender,
-            sender_args=mail.sender_args,
-            content=content,
-            arrived=mail.arrived,
-            recipients=those,
-            retry_until=self._clock.wall() + max(left, 0.0),
-        )
-        built = dsn.build(
-            report, self._options.dsn, now=self._clock.wall(), queue_id=queue_id, token=self._token
-        )
-        if built is None:
-            return None
-        self._log.info(
-            "dsn",
-            queue_id=queue_id,
-            about=mail.queue_id,
-            outcome=those[0].action,
-            recipient=mail.sender.decode("utf-8", "backslashreplace"),
-        )
-        return self._intake.prepare(built, queue_id=queue_id)
 
 
 def _all_deferred(job: Job, text: str, enhanced: str) -> list[Outcome]:

@@ -48,3 +48,12 @@ def pytest_runtest_makereport(
     if report.failed:
         report.sections += [(f"log of {name}", text) for name, text in tails()]
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests measured (record_property "measured"), passed or failed."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "measured" and report.when == "call":
+                    terminalreporter.write_line(str(value))
