@@ -27,7 +27,7 @@ class DotStuffer:
             data, self._held = data[:-1], b"\r"
         if not data:
             return b""
-        return self._stuff(_STRAY.sub(b" ", data))
+        return self._stuff(_without_strays(data))
 
     def _stuff(self, data: bytes) -> bytes:
         out = data.replace(b"\r\n.", b"\r\n..")
@@ -41,3 +41,14 @@ class DotStuffer:
         rest = self._stuff(b" ") if self._held else b""
         self._held = b""
         return rest + (b".\r\n" if self._line_start else b"\r\n.\r\n")
+
+
+def _without_strays(data: bytes) -> bytes:
+    """The same with a space for each CR or LF that is no part of a CRLF.
+
+    Counting finds out in a fraction of the time whether there is any, which there hardly is.
+    """
+    pairs = data.count(b"\r\n")
+    if data.count(b"\r") == pairs == data.count(b"\n"):
+        return data
+    return _STRAY.sub(b" ", data)
