@@ -106,6 +106,7 @@ class Courier:
         self._settling: set[asyncio.Task[None]] = set()
         self._at_rest = asyncio.Event()
         self._at_rest.set()
+        self._closed = False
 
     @property
     def active(self) -> int:
@@ -128,6 +129,8 @@ class Courier:
             leases = await self._manager.next(len(self._active))
             if self._manager.take_flushed():
                 self._health.forget()
+            if self._closed:
+                return 0  # the queue was too slow: these are due again at the next start
             for lease in leases:
                 self._start(lease)
             return len(leases)
@@ -156,10 +159,14 @@ class Courier:
         that are known are committed in any case.
         """
         self._manager.stop()
+        end = self._clock.now() + deadline
         # What is being leased now is ours: its attempt begins, and is waited for.
-        await self._at_rest.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline):
+                await self._at_rest.wait()
+        self._closed = True
         if self._active:
-            await asyncio.wait(self._active, timeout=deadline)
+            await asyncio.wait(self._active, timeout=max(end - self._clock.now(), 0.0))
         broken = list(self._active)
         for each in broken:
             each.cancel()
