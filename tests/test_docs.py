@@ -22,7 +22,7 @@ from milterd.base import metrics, reference
 from tests.peers.process import answers, daemon, directory
 
 TOP = Path(__file__).parents[1]
-PAGES = sorted([*(TOP / "docs").glob("*.md"), TOP / "README.md", TOP / "CHANGELOG.md"])
+PAGES = sorted([*(TOP / "docs").rglob("*.md"), TOP / "README.md", TOP / "CHANGELOG.md"])
 OUR_PROGRAM = re.compile(
     r"^((?:/opt/gatepost/bin/)?(?:milterd|smtpgw|milterlab) [a-z].*)$", re.MULTILINE
 )

@@ -27,6 +27,8 @@ ROOMS: dict[str, set[str]] = {
     "milterd.filters": {"milterd.core", "milterd.ports"},
     "milterd.host": {"milterd.wire", "milterd.core", "milterd.base"},
     "milterd.lab": {"milterd.wire", "milterd.core", "milterd.base"},
+    "milterd.lab.commands": {"milterd.lab", "milterd.wire", "milterd.core", "milterd.base"},
+    "milterd.lab.cli": {"milterd.lab", "milterd.lab.commands"},
     # The composition root of the milter half: daemon, cli, config and what they start.
     "milterd": {
         "milterd.core", "milterd.base", "milterd.ports", "milterd.filters", "milterd.host",
@@ -54,8 +56,8 @@ LIBRARIES = {
     "aiosmtpd": {"smtpgw.edge"},
     "sqlite3": {"smtpgw.queue"},
     "pydantic": {"milterd.base", "milterd.filters", "milterd", "smtpgw"},
-    "typer": {"milterd", "milterd.lab", "smtpgw"},
-    "rich": {"milterd", "milterd.lab", "milterd.base", "smtpgw"},
+    "typer": {"milterd", "milterd.lab", "milterd.lab.cli", "milterd.lab.commands", "smtpgw"},
+    "rich": {"milterd", "milterd.lab", "milterd.lab.commands", "milterd.base", "smtpgw"},
     "prometheus_client": {"milterd.base"},
     "uvloop": {"milterd", "milterd.host", "milterd.lab", "smtpgw"},
 }

@@ -12,6 +12,8 @@ from milterd.wire.errors import FrameError
 
 _LENGTH = struct.Struct(">I")
 _SMALL = 2048
+HEAD = _LENGTH.size + 1
+"""Octets of a frame before its payload."""
 
 
 def frame(code: bytes, payload: bytes = b"") -> bytes:

@@ -23,7 +23,7 @@ from milterd.wire.constants import (
     Stage,
 )
 from milterd.wire.errors import LocalError, PeerError, WireError
-from milterd.wire.frames import FrameDecoder
+from milterd.wire.frames import HEAD, FrameDecoder
 from milterd.wire.limits import Limits
 from milterd.wire.replytext import parse_reply
 from milterd.wire.states import (
@@ -75,6 +75,7 @@ class MtaConnection:
         "_skip",
         "_spoiled",
         "_state",
+        "_taken",
         "_unanswered",
         "_unsent",
         "_violations",
@@ -105,7 +106,7 @@ class MtaConnection:
         self._unsent: frozenset[CommandType] = frozenset()
         self._unanswered: frozenset[CommandType] = frozenset()
         self._violations: dict[str, None] = {}
-        self._edits = self._edit_octets = self._new_body = 0
+        self._edits = self._edit_octets = self._new_body = self._taken = 0
 
     @property
     def state(self) -> State:
@@ -146,6 +147,11 @@ class MtaConnection:
     def violations(self) -> tuple[str, ...]:
         """What the milter did that it should not, and that was let pass; each once."""
         return tuple(self._violations)
+
+    @property
+    def taken(self) -> int:
+        """Octets of the milter's in whole packets that were good: where a bad one begins."""
+        return self._taken
 
     def skipping(self, kind: CommandType) -> bool:
         """Whether the milter asked for no more events of this kind for now."""
@@ -194,9 +200,13 @@ class MtaConnection:
             return []
         try:
             self._frames.feed(data)
-            return [self._take(code, payload) for code, payload in self._frames]
+            found = []
+            for code, payload in self._frames:
+                found.append(self._take(code, payload))
+                self._taken += len(payload) + HEAD
         except WireError as error:
             raise self._spoil(error) from None
+        return found
 
     def eof(self) -> None:
         """The milter closed.  PeerError if an answer was due, or half of one came."""

@@ -76,7 +76,7 @@ def test_the_worst_of_several_counts(peer: str, tmp_path: Path) -> None:
 
 def test_fault(tmp_path: Path) -> None:
     result = run.invoke(app, ["send", f"unix:{tmp_path}/none", _mail(tmp_path), "--json"])
-    assert result.exit_code == 3
+    assert result.exit_code == 5
     assert "no connection" in json.loads(result.stdout)["fault"]
 
 
@@ -107,7 +107,9 @@ def test_more_usage(peer: str, tmp_path: Path) -> None:
 def test_help_has_an_example_and_the_exit_codes() -> None:
     text = " ".join(run.invoke(app, ["send", "--help"]).stdout.split())
     assert "Example: milterlab send" in text
-    assert "Exit codes: 0 accepted, 1 refused, 2 wrong usage, 3 the milter is at fault" in text
+    assert (
+        "Exit codes: 0 accepted, 1 refused, 2 wrong usage, 3 the milter broke the protocol" in text
+    )
 
 
 def test_standard_input_as_a_program(peer: str) -> None:

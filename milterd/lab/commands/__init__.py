@@ -1,0 +1,1 @@
+"""The commands of `milterlab`, one module each; `milterd.lab.cli` gathers them."""
