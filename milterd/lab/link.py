@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import errno
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +30,8 @@ from milterd.wire.mta import MtaConnection, Negotiated
 _READ = 65536
 _LEAVE = 1.0
 """Seconds that the last octets may take to leave."""
+_AGAIN = 0.01
+"""Seconds between two attempts to reach a listener whose queue is full."""
 
 Side = Literal["mta", "milter"]
 Tap = Callable[[Side, bytes], None]
@@ -233,10 +238,29 @@ class Link:
 async def open_streams(
     target: SocketAddress,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to an address; OSError if there is none."""
-    if target.kind == "unix":
-        return await asyncio.open_unix_connection(target.path)
-    return await asyncio.open_connection(target.host, target.port)
+    """A connection to an address; OSError if there is none.
+
+    Waits, without end, while the listener's queue is full: give it a limit.
+    """
+    if target.kind != "unix":
+        return await asyncio.open_connection(target.host, target.port)
+    end = socket.socket(socket.AF_UNIX)
+    try:
+        end.setblocking(False)
+        await _reach(end, target.path)
+        return await asyncio.open_unix_connection(sock=end)
+    except BaseException:
+        end.close()
+        raise
+
+
+async def _reach(end: socket.socket, path: str) -> None:
+    """Connect, again and again while the queue is full (EAGAIN): asyncio takes that for a
+    connection that is under way."""
+    while (error := end.connect_ex(path)) == errno.EAGAIN:
+        await asyncio.sleep(_AGAIN)  # noqa: ASYNC110 - the kernel tells nobody of room in a queue
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 @asynccontextmanager
@@ -248,12 +272,14 @@ async def connect(
     actions: Actions = Actions.ALL,
     protocol: Protocol = Protocol.ALL,
     tap: Tap | None = None,
+    offer: m.Negotiate | None = None,
 ) -> AsyncIterator[Link]:
     """A connection to the milter at `address` (`unix:PATH`, `inet:PORT@HOST`), not yet
     negotiated; closed at the end.
 
-    `version`, `actions` and `protocol` are what to offer.  Raises MilterError if
-    there is no connection, ValueError for an address that is none.
+    `version`, `actions` and `protocol` are what to offer, `offer` one made as it is
+    instead.  Raises MilterError if there is no connection, ValueError for an address
+    that is none.
     """
     patience, target = patience or Patience(), parse(address)
     try:
@@ -265,9 +291,8 @@ async def connect(
     except OSError as error:
         message = f"no connection to {address}: {error.strerror or error}"
         raise MilterError(Fault.GONE, message, "connection") from error
-    link = Link(
-        *streams, MtaConnection(version=version, actions=actions, protocol=protocol), patience, tap
-    )
+    mta = MtaConnection(version=version, actions=actions, protocol=protocol, offer=offer)
+    link = Link(*streams, mta, patience, tap)
     try:
         yield link
     finally:

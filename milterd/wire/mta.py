@@ -59,8 +59,9 @@ class MtaConnection:
     """One connection to a milter, seen from the MTA.
 
     `version`, `actions` and `protocol` are what to offer; what a version does
-    not have is left out of the offer.  Raises LocalError for a version that is
-    not 2 to 6.
+    not have is left out of the offer.  `offer` is one made as it is instead, for
+    those who test a milter: with bits and versions that nobody knows.  Raises
+    LocalError for a version that is not 2 to 6.
     """
 
     __slots__ = (
@@ -88,11 +89,12 @@ class MtaConnection:
         actions: Actions = Actions.ALL,
         protocol: Protocol = Protocol.ALL,
         limits: Limits | None = None,
+        offer: m.Negotiate | None = None,
     ) -> None:
         if not OLDEST_VERSION <= version <= NEWEST_VERSION:
             raise LocalError(f"there is no milter protocol version {version}")
         self._limits = limits or Limits()
-        self._offer = m.Negotiate(
+        self._offer = offer or m.Negotiate(
             version,
             actions & ACTIONS_OF_VERSION[version],
             protocol & PROTOCOL_OF_VERSION[version],
