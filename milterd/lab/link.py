@@ -257,8 +257,8 @@ async def open_streams(
 async def _reach(end: socket.socket, path: str) -> None:
     """Connect, again and again while the queue is full (EAGAIN): asyncio takes that for a
     connection that is under way."""
-    while (error := end.connect_ex(path)) == errno.EAGAIN:
-        await asyncio.sleep(_AGAIN)  # noqa: ASYNC110 - the kernel tells nobody of room in a queue
+    while (error := end.connect_ex(path)) == errno.EAGAIN:  # noqa: ASYNC110 - nothing else tells
+        await asyncio.sleep(_AGAIN)
     if error:
         raise OSError(error, os.strerror(error))
 
