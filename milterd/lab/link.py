@@ -87,7 +87,10 @@ class Patience:
 
 
 class Link:
-    """A connection; get one with `connect`."""
+    """A connection; get one with `connect`.
+
+    `patience.answer` may be set anew for the waits to come.
+    """
 
     def __init__(
         self,
@@ -100,7 +103,7 @@ class Link:
         self.mta = mta
         self.stage = "negotiate"
         self._reader, self._writer, self._tap = reader, writer, tap
-        self._patience = patience
+        self.patience = patience
         self._ends = asyncio.get_running_loop().time() + patience.total
         self._frames = FrameDecoder(Limits().frame)
         self._raw = 0
@@ -129,6 +132,14 @@ class Link:
         octets = self.mta.send(command, macros)
         if octets:
             await self.write(octets)
+        return await self.answers()
+
+    async def answers(self) -> list[m.Reply]:
+        """What is due for an event sent before: edits and progress first, the reply last.
+
+        Empty where nothing is.  Raises MilterError; after one for silence the answer may
+        still be waited for.
+        """
         return [each for each in await self._answers() if not isinstance(each, Negotiated)]
 
     async def write(self, octets: bytes) -> None:
@@ -201,15 +212,15 @@ class Link:
 
     async def _within(self, doing: Awaitable[T]) -> T:
         now = asyncio.get_running_loop().time()
-        ends = min(now + self._patience.answer, self._ends)
+        ends = min(now + self.patience.answer, self._ends)
         try:
             async with asyncio.timeout_at(ends):
                 return await doing
         except TimeoutError:
             which = (
-                f"{self._patience.answer:g} s"
+                f"{self.patience.answer:g} s"
                 if ends < self._ends
-                else f"the {self._patience.total:g} s that all may take"
+                else f"the {self.patience.total:g} s that all may take"
             )
             raise self._error(Fault.SILENT, f"no answer within {which}") from None
         except OSError as error:
