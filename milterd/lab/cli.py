@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from milterd.lab.commands.conform import conform
 from milterd.lab.commands.send import send
 
 STATUSES = (
@@ -28,6 +29,12 @@ app.command(
     epilog="Example: milterlab send unix:/run/opendkim/opendkim.sock mail.eml "
     f"--from joe@example.net --auth joe --out signed.eml.  {STATUSES}"
 )(send)
+
+
+app.command(
+    epilog="Example: milterlab conform unix:/run/opendkim/opendkim.sock --to you@example.net.  "
+    "Exit codes: 0 no check failed, 1 some did, 2 wrong usage, 5 there is no milter."
+)(conform)
 
 
 def main() -> None:

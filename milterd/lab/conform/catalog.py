@@ -1,0 +1,26 @@
+"""All checks, in the order of the card."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+from milterd.lab.conform import messages, negotiation
+from milterd.lab.conform.check import Check
+
+CHECKS: tuple[Check, ...] = (
+    *negotiation.CHECKS,
+    *messages.CHECKS,
+)
+
+
+def matching(only: Sequence[str], skip: Sequence[str]) -> tuple[Check, ...]:
+    """The checks whose id fits a pattern of `only`, or any if that is empty, and none of
+    `skip`.  `*` and `?` are as in a shell; a subject stands for all its checks."""
+    return tuple(
+        each for each in CHECKS if (not only or _fits(each, only)) and not _fits(each, skip)
+    )
+
+
+def _fits(check: Check, patterns: Sequence[str]) -> bool:
+    return any(check.subject == each or fnmatch.fnmatchcase(check.name, each) for each in patterns)

@@ -1,0 +1,154 @@
+"""What a check may use: connections to the milter, mails, and limits on every wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from milterd.core.mail import Mail
+from milterd.lab.conform import samples
+from milterd.lab.conform.check import fail, not_applicable
+from milterd.lab.conform.talk import Judged, Talk, difference
+from milterd.lab.link import Fault, MilterError, Patience, connect
+from milterd.lab.show import reply_name
+from milterd.wire import messages as m
+from milterd.wire.errors import PeerError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to grade.
+
+    Seconds: `answer` for each answer, `quiet` for how long to wait where the milter may
+    stay silent, `check` for one check, `total` for all, `stop` for the milter's end.
+    `jobs`: checks at a time.  `mails`: the first is one that the milter accepts; the
+    others are judged in turns with it.  `pid`: the milter's process, which the last
+    check ends; None leaves it alone.
+    """
+
+    answer: float = 5.0
+    quiet: float = 0.3
+    check: float = 20.0
+    total: float = 300.0
+    stop: float = 15.0
+    jobs: int = 8
+    mails: Sequence[Mail] = field(default_factory=samples.default_mails)
+    pid: int | None = None
+
+
+class Context:
+    """One milter that is graded; shared by all checks."""
+
+    def __init__(self, address: str, options: Options) -> None:
+        self.address, self.options = address, options
+        self.mail = options.mails[0]
+        self._alone: dict[int, asyncio.Task[Judged]] = {}
+
+    @asynccontextmanager
+    async def connected(
+        self, *, offer: m.Negotiate | None = None, **options: Any
+    ) -> AsyncIterator[Talk]:
+        """A connection, nothing said yet; `options` are those of `link.connect`."""
+        patience = Patience(self.options.answer, self.options.total)
+        async with connect(self.address, patience=patience, offer=offer, **options) as link:
+            yield Talk(link, self.mail)
+
+    async def judged(self, mail: Mail | None = None, **options: Any) -> Judged:
+        """What the milter says to a mail on a connection of its own."""
+        async with self.connected(**options) as talk:
+            await talk.open()
+            judged = await talk.message(mail)
+            await talk.quit()
+        return judged
+
+    async def alone(self, mail: Mail | None = None) -> Judged:
+        """As `judged`, once for each mail of the options: what others are held against.
+
+        Does not apply where there is no judgement: a check of its own fails for that.
+        """
+        index = self.options.mails.index(mail or self.mail)
+        if index not in self._alone:
+            judging = self.judged(self.options.mails[index])
+            self._alone[index] = asyncio.create_task(judging)
+        try:
+            return await asyncio.shield(self._alone[index])
+        except MilterError as error:
+            not_applicable(f"a plain mail alone is not judged: {error}")
+
+    async def expect_same(self, seen: Judged, mail: Mail | None = None, when: str = "") -> None:
+        """Fail unless `seen` is what the milter says to that mail alone."""
+        expected = await self.alone(mail)
+        if not (found := difference(seen, expected)):
+            return
+        again = await self.judged(mail)
+        if difference(again, expected):
+            not_applicable(f"the milter judges one mail differently each time: {again}, {expected}")
+        fail(f"{when}: {found}" if when else found)
+
+    async def close(self) -> None:
+        """Nothing more is asked for."""
+        for each in self._alone.values():
+            each.cancel()
+        await asyncio.gather(*self._alone.values(), return_exceptions=True)
+
+    async def serves(self) -> None:
+        """Fail unless the milter serves the next client as ever."""
+        try:
+            judged = await self.judged()
+        except MilterError as error:
+            fail(f"the next client is not served: {error}", error.stage, error.octet)
+        await self.expect_same(judged, when="the next client")
+
+
+async def poked(context: Context, talk: Talk, octets: bytes) -> str:
+    """Send what breaks the protocol: what the milter does, in words.
+
+    It may answer, close or say nothing, but fails if it sends garbage, or stays open
+    after our end of file.
+    """
+    link = talk.link
+    try:
+        await link.write(octets)
+        said = await _heard(context, talk)
+        if said == CLOSES:
+            return said
+        link.end_of_file()
+        while (frame := await link.frame()) is not None:
+            _decoded(talk, frame)
+    except OSError:
+        return CLOSES
+    except MilterError as error:
+        if error.fault is Fault.GONE:
+            return CLOSES
+        if error.fault is Fault.SILENT:
+            fail(f"open {context.options.answer:g} s after our end of file", *_place(error))
+        raise
+    return said
+
+
+CLOSES = "closes"
+SILENCE = "says nothing"
+
+
+async def _heard(context: Context, talk: Talk) -> str:
+    try:
+        async with asyncio.timeout(context.options.quiet):
+            frame = await talk.link.frame()
+    except TimeoutError:
+        return SILENCE
+    return CLOSES if frame is None else f"answers {_decoded(talk, frame)}"
+
+
+def _decoded(talk: Talk, frame: tuple[int, bytes]) -> str:
+    try:
+        reply = m.decode_reply(*frame)
+    except PeerError as error:
+        raise talk.link.broken(error) from error
+    return type(reply).__name__ if isinstance(reply, m.Negotiate) else reply_name(reply)
+
+
+def _place(error: MilterError) -> tuple[str, int]:
+    return error.stage, error.octet

@@ -1,0 +1,204 @@
+"""One connection of a check: events as Postfix sends them, answers as values.
+
+A milter may settle a message or a session at any event; what a check wanted to see
+after that is not to be seen, and the check does not apply (NotApplicableError).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from milterd.core.mail import Mail
+from milterd.lab.conform.check import fail, not_applicable
+from milterd.lab.link import STAGES, Link
+from milterd.lab.postfix import Macros, content_events, session_events
+from milterd.lab.show import readable, reply_name
+from milterd.wire import messages as m
+from milterd.wire.mta import Negotiated
+from milterd.wire.states import CommandType, State
+
+_SEALED = re.compile(rb"[A-Za-z0-9+/]{20,}={0,2}")
+_DIGITS = re.compile(rb"[0-9]+")
+_SPACE = re.compile(rb"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a milter said to one message: where, with which reply, after which edits."""
+
+    stage: str
+    reply: m.Reply
+    edits: tuple[m.EditReply, ...] = field(default=())
+
+    @property
+    def verdict(self) -> str:
+        """`continue`, `accept`, `reject`, `tempfail`, `discard`..."""
+        if isinstance(self.reply, m.ReplyCode):
+            return "tempfail" if self.reply.text[:1] == b"4" else "reject"
+        return reply_name(self.reply)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What two judgements of one mail have in common, whenever they are made: digits
+        (times, ids) and long runs of base64 (signatures, hashes) are left out."""
+        text = self.reply.text if isinstance(self.reply, m.ReplyCode) else b""
+        return (self.stage, self.verdict, _constant(text), *map(_edit_shape, self.edits))
+
+    def __str__(self) -> str:
+        edits = f", {len(self.edits)} edits" if self.edits else ""
+        return f"{reply_name(self.reply)} at {self.stage}{edits}"
+
+
+def _constant(value: bytes) -> bytes:
+    tight = _SPACE.sub(b"", value)
+    return _DIGITS.sub(b"0", _SEALED.sub(b"~", tight))
+
+
+def _edit_shape(edit: m.EditReply) -> tuple[object, ...]:
+    index = getattr(edit, "index", 0)
+    parts = (getattr(edit, name, b"") for name in ("name", "value", "address", "args", "reason"))
+    octets = len(edit.octets) if isinstance(edit, m.ReplaceBodyChunk) else 0
+    return (type(edit).__name__, index, octets, *map(_constant, parts))
+
+
+def difference(seen: Judged, expected: Judged) -> str:
+    """In what two judgements of the same mail differ; empty if in nothing."""
+    if seen.shape == expected.shape:
+        return ""
+    if seen.shape[:3] != expected.shape[:3] or len(seen.edits) != len(expected.edits):
+        return f"{seen}, expected {expected}"
+    one, other = next(
+        pair
+        for pair in zip(seen.edits, expected.edits, strict=True)
+        if _edit_shape(pair[0]) != _edit_shape(pair[1])
+    )
+    return f"edit {readable(one.encode()[4:])}, expected {readable(other.encode()[4:])}"
+
+
+def settles(reply: m.Reply | None) -> bool:
+    """Whether nothing more of this message, or session, need be told."""
+    return not isinstance(reply, None | m.Continue | m.Skip | m.Progress | m.EditReply)
+
+
+def refuses(reply: m.Reply | None) -> bool:
+    """Whether it is a refusal, of a recipient or of more."""
+    return isinstance(reply, m.Reject | m.TempFail | m.ReplyCode)
+
+
+def message_events(
+    mail: Mail, leading_space: bool, chunks: Sequence[bytes] | None = None
+) -> Iterator[m.CommandMessage]:
+    """MAIL to end of message; `chunks` are the body's pieces if not the usual ones."""
+    envelope = mail.envelope
+    yield m.MailFrom(b"<%b>" % envelope.sender, envelope.sender_args)
+    for each in envelope.recipients:
+        yield m.RcptTo(b"<%b>" % each.address, each.args)
+    yield m.Data()
+    for event in content_events(mail, leading_space):
+        if chunks is None or not isinstance(event, m.BodyChunk | m.EndOfMessage):
+            yield event
+    if chunks is not None:
+        yield from map(m.BodyChunk, chunks)
+        yield m.EndOfMessage()
+
+
+class Talk:
+    """A conversation; `mail` is whose session it is."""
+
+    def __init__(self, link: Link, mail: Mail) -> None:
+        self.link, self.mta, self.mail = link, link.mta, mail
+        self.edits: list[m.EditReply] = []
+        self.agreed = Negotiated(0, link.mta.agreed_actions, link.mta.agreed_protocol)
+        self._macros: Macros | None = None
+
+    async def negotiate(self) -> Negotiated:
+        """Agree, on what the link was made to offer."""
+        self.agreed = await self.link.negotiate()
+        return self.agreed
+
+    async def open(self) -> Talk:
+        """Negotiation, CONNECT and HELO; does not apply if that settles the session."""
+        await self.negotiate()
+        for event in session_events(self.mail):
+            reply = await self.say(event)
+            if settles(reply) and not isinstance(reply, m.Discard):
+                not_applicable(f"the milter settles the session: {self.told(reply)}")
+        return self
+
+    async def say(self, event: m.CommandMessage) -> m.Reply | None:
+        """Send an event with its macros; the reply, None where none is due."""
+        replies = await self.link.say(event, self.macros_for(event))
+        self.edits += [each for each in replies if isinstance(each, m.EditReply)]
+        return replies[-1] if replies else None
+
+    def macros_for(self, event: m.CommandMessage) -> Sequence[tuple[bytes, bytes]]:
+        """What Postfix would say before this event."""
+        if self._macros is None:
+            self._macros = Macros(self.mail, self.mta.wanted)
+        return self._macros.before(event)
+
+    async def until(self, last: CommandType, mail: Mail | None = None) -> None:
+        """A message up to its first `last`; does not apply if it is settled before."""
+        self._begin(mail)
+        for event in message_events(self.mail, self.mta.leading_space):
+            reply = await self.say(event)
+            if settles(reply) and not (isinstance(event, m.RcptTo) and refuses(reply)):
+                not_applicable(f"the milter settles the message: {self.told(reply)}")
+            if type(event) is last:
+                return
+
+    async def message(
+        self, mail: Mail | None = None, *, chunks: Sequence[bytes] | None = None
+    ) -> Judged:
+        """A whole message, and the ABORT after it, as Postfix has it."""
+        self._begin(mail)
+        judged = await self._judged(chunks)
+        await self.say(m.Abort())
+        return judged
+
+    async def _judged(self, chunks: Sequence[bytes] | None) -> Judged:
+        refused = 0
+        reply: m.Reply | None = None
+        for event in message_events(self.mail, self.mta.leading_space, chunks):
+            reply = await self.say(event)
+            if isinstance(event, m.RcptTo) and refuses(reply):
+                refused += 1
+                if refused == len(self.mail.envelope.recipients):
+                    break
+            elif settles(reply):
+                break
+        return Judged(self.link.stage, reply or m.Continue(), tuple(self.edits))
+
+    def _begin(self, mail: Mail | None) -> None:
+        self.mail, self.edits = mail or self.mail, []
+        self._macros = Macros(self.mail, self.mta.wanted)
+
+    async def quit(self) -> None:
+        """QUIT, and what comes after it: nothing but the milter's end."""
+        self.link.stage = STAGES[m.Quit]
+        await self.link.write(self.mta.send(m.Quit()))
+        frames = await self.rest()
+        if frames:
+            self.fail(f"{frames[0]} after everything was answered")
+
+    async def rest(self) -> list[str]:
+        """All packets up to the milter's end of file, in words."""
+        found = []
+        while (frame := await self.link.frame()) is not None:
+            found.append(readable(bytes(frame[:1]) + frame[1]))
+        return found
+
+    @property
+    def told_to_close(self) -> bool:
+        """Whether the milter wants the session to end."""
+        return self.mta.state is State.CLOSING
+
+    def told(self, reply: m.Reply | None) -> str:
+        """A reply and where it was given."""
+        return f"{reply_name(reply)} at {self.link.stage}" if reply else "no reply"
+
+    def fail(self, seen: str) -> None:
+        """End the check as failed at this place of the conversation."""
+        fail(seen, self.link.stage, self.link.octet)
