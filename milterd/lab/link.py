@@ -65,6 +65,14 @@ class Fault(enum.Enum):
     GONE = status.GONE
 
 
+WORDS = {
+    Fault.BROKEN: "protocol error",
+    Fault.SILENT: "silent",
+    Fault.GONE: "connection lost",
+}
+"""Each fault where a person reads it."""
+
+
 class MilterError(Exception):
     """The milter could not be reached, did not answer in time, or broke the protocol.
 
@@ -237,12 +245,7 @@ class Link:
             raise self.broken(error) from error
 
     def _error(self, fault: Fault, what: str) -> MilterError:
-        words = {
-            Fault.BROKEN: "protocol error",
-            Fault.SILENT: "silent",
-            Fault.GONE: "connection lost",
-        }[fault]
-        text = f"{words} at {self.stage}, octet {self.octet} of the milter's: {what}"
+        text = f"{WORDS[fault]} at {self.stage}, octet {self.octet} of the milter's: {what}"
         return MilterError(fault, text, self.stage, self.octet)
 
 
@@ -258,16 +261,19 @@ async def open_streams(
     end = socket.socket(socket.AF_UNIX)
     try:
         end.setblocking(False)
-        await _reach(end, target.path)
+        await reach(end, target.path)
         return await asyncio.open_unix_connection(sock=end)
     except BaseException:
         end.close()
         raise
 
 
-async def _reach(end: socket.socket, path: str) -> None:
-    """Connect, again and again while the queue is full (EAGAIN): asyncio takes that for a
-    connection that is under way."""
+async def reach(end: socket.socket, path: str) -> None:
+    """Connect a socket that does not block; OSError if nobody listens.
+
+    Again and again, without end, while the queue is full (EAGAIN): asyncio takes that for
+    a connection that is under way.
+    """
     while (error := end.connect_ex(path)) == errno.EAGAIN:  # noqa: ASYNC110 - nothing else tells
         await asyncio.sleep(_AGAIN)
     if error:
