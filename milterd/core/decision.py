@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from milterd.core.actions import Edit
@@ -54,6 +54,22 @@ class Reason:
     source: str
     outcome: str
     facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A rule, a table's row or a setting that was tried on a mail, whatever came of it.
+
+    `looked` are the things it looked at, each with what was found there, in order.
+    """
+
+    rule: str
+    outcome: str
+    looked: tuple[tuple[str, str], ...] = ()
+
+
+Trace = Callable[[Tried], None]
+"""Who is told of all that is tried.  A filter that is given none makes no Tried."""
 
 
 @dataclass(frozen=True, slots=True)

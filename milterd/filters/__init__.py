@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from milterd.core.decision import Decision, Trace
 from milterd.core.filter import Filter
+from milterd.core.mail import Mail
 from milterd.filters.clamav import ClamavFilter, ClamavOptions
 from milterd.filters.dkim import DkimFilter, DkimOptions
 from milterd.filters.headers import HeadersFilter, HeadersOptions
@@ -21,7 +23,16 @@ from milterd.ports.clamd import Clamd, ClamdAddress
 
 
 class CheckedFilter(Filter[Any], Protocol):
-    """A filter that can look after itself, for `milterd check`."""
+    """A filter that can look after itself, for `milterd check`, and say what it tried, for
+    `milterlab explain`."""
+
+    def gather(self, mail: Mail, trace: Trace | None = None) -> Any:
+        """See :meth:`Filter.gather`; tells `trace` of each rule that it tries."""
+        ...
+
+    def decide(self, mail: Mail, facts: Any, trace: Trace | None = None) -> Decision:
+        """See :meth:`Filter.decide`; tells `trace` of each setting that it holds facts against."""
+        ...
 
     def check(self) -> tuple[str, ...]:
         """What is wrong with it or its peers now; empty when all is well."""

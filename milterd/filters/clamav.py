@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from milterd.core.actions import AddHeader, ChangeHeader, Edit, Quarantine
-from milterd.core.decision import Decision, Reason, Reply, Verdict
+from milterd.core.decision import Decision, Reason, Reply, Trace, Tried, Verdict
 from milterd.core.filter import Need
 from milterd.core.mail import Mail
 from milterd.ports.scanner import (
@@ -95,12 +96,14 @@ class ClamavFilter:
         self.options = options
         self._scanner = scanner
 
-    def gather(self, mail: Mail) -> ScanFact:
+    def gather(self, mail: Mail, trace: Trace | None = None) -> ScanFact:  # noqa: ARG002  # nothing is tried
         """Have the whole message scanned."""
         return self._scanner.scan(mail)
 
-    def decide(self, mail: Mail, facts: ScanFact) -> Decision:
+    def decide(self, mail: Mail, facts: ScanFact, trace: Trace | None = None) -> Decision:
         """Turn the scanner's answer into the configured action."""
+        if trace is not None:
+            self._tell(mail, facts, trace)
         if _forged_count(mail) > FORGED_LIMIT:
             return self._flooded(mail)
         if isinstance(facts, Clean):
@@ -125,6 +128,18 @@ class ClamavFilter:
         if isinstance(answer, Unavailable):
             return (f"clamd at {self.options.clamd}: {answer.why} ({printable(answer.text)})",)
         return ()
+
+    def _tell(self, mail: Mail, facts: ScanFact, trace: Trace) -> None:
+        """Each setting that an answer of the scanner is held against."""
+        brought = _forged_count(mail)
+        found = "over it" if brought > FORGED_LIMIT else "within it"
+        trace(Tried(f"at most {FORGED_LIMIT} scanner fields in a mail", f"{brought}: {found}"))
+        if brought > FORGED_LIMIT:
+            return
+        trace(Tried("clean goes on", "this is it" if isinstance(facts, Clean) else "no"))
+        for kind, key in _SETTINGS.items():
+            action: Action = getattr(self.options, key)
+            trace(Tried(f'{key} = "{action.value}"', "this is it" if type(facts) is kind else "no"))
 
     def _flooded(self, mail: Mail) -> Decision:
         facts = {"fields": str(_forged_count(mail)), "limit": str(FORGED_LIMIT)}
@@ -187,6 +202,14 @@ class ClamavFilter:
                     Reply(451, "4.7.1", "Virus scanner unavailable, try again later"),
                 )
 
+
+_SETTINGS: Mapping[type[ScanFact], str] = {
+    Infected: "infected",
+    Unscannable: "unscannable",
+    TooLarge: "too_large",
+    Unavailable: "unavailable",
+}
+"""The setting that says what to do about each answer but a clean scan."""
 
 _UNPRINTABLE = re.compile(r"[^A-Za-z0-9 ._:/+@,=\[\]-]")
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milterd.core.actions import InsertHeader
-from milterd.core.decision import Decision, Reason
+from milterd.core.decision import Decision, Reason, Trace, Tried
 from milterd.core.filter import Need
 from milterd.core.mail import Body, Direction, HeaderField, Mail
 from milterd.filters.mailbox import AddressError, mailboxes
@@ -143,14 +143,20 @@ class DkimFilter:
         self._oversign = tuple(_names(("from", *options.oversign)))
         self._sign = tuple(each for each in _names(options.sign) if each not in self._oversign)
 
-    def gather(self, mail: Mail) -> Signed | NotSigned:
+    def gather(self, mail: Mail, trace: Trace | None = None) -> Signed | NotSigned:
         """Sign, or say why not.  Reads the body once, a piece at a time."""
+        if trace is not None:
+            trace(Tried("originating mail is signed", f"it is {mail.session.direction.value}"))
         if mail.session.direction is not Direction.ORIGINATING:
             return NotSigned("inbound")
         author = author_domain(mail)
+        if trace is not None:
+            trace(_author_tried(author))
         if isinstance(author, NotSigned):
             return author
         signers = self._signers_for(author)
+        if trace is not None:
+            self._tell_rows(author, signers, trace)
         if not signers:
             return NotSigned("no-key", author)
         fields = [each for each in mail.headers if not each.hidden]
@@ -162,7 +168,12 @@ class DkimFilter:
         signatures = [self._signature(each, names, body_hash, covered) for each in signers]
         return Signed(signers[0].domain, tuple(signatures))
 
-    def decide(self, mail: Mail, facts: Signed | NotSigned) -> Decision:  # noqa: ARG002  # Filter's signature
+    def decide(
+        self,
+        mail: Mail,  # noqa: ARG002  # Filter's signature
+        facts: Signed | NotSigned,
+        trace: Trace | None = None,  # noqa: ARG002  # all was tried in gather
+    ) -> Decision:
         """Put the signatures on top, the first key's uppermost."""
         if isinstance(facts, NotSigned):
             details = {"why": facts.why} | ({"detail": facts.detail} if facts.detail else {})
@@ -197,6 +208,19 @@ class DkimFilter:
             domain = rest
         return []
 
+    def _tell_rows(self, author: str, signers: list[_Signer], trace: Trace) -> None:
+        """Each row of the signing table, and why it signs for that author or does not."""
+        for number, row in enumerate(self._signers, 1):
+            if row in signers:
+                outcome = "signs"
+            elif not author.endswith(f".{row.domain}"):
+                outcome = f"{author} is another domain"
+            elif not row.subdomains:
+                outcome = f"{author} is below it, and subdomains is false"
+            else:
+                outcome = "a nearer row signs"
+            trace(Tried(f"signing table, row {number}: {row.domain} by {row.selector}", outcome))
+
     def _covered(self, fields: Iterable[HeaderField]) -> list[bytes]:
         """The names for `h=`, in lower case and a fixed order."""
         present = Counter(each.name.lower() for each in fields)
@@ -224,6 +248,14 @@ class DkimFilter:
         digest = hashlib.sha256(covered + relaxed_field(FIELD, value)).digest()
         octets = base64.b64encode(signer.key.sign(digest))
         return signer.selector, signer.key.algorithm, value + _folded_base64(value, octets)
+
+
+def _author_tried(author: str | NotSigned) -> Tried:
+    """How reading the author went."""
+    if isinstance(author, NotSigned):
+        detail = f"{author.why}: {author.detail}" if author.detail else author.why
+        return Tried("one From field with one address", detail)
+    return Tried("one From field with one address", f"its domain is {author}")
 
 
 def author_domain(mail: Mail) -> str | NotSigned:

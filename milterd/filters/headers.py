@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from milterd.core.decision import Decision, Reason, Reply, Verdict
+from milterd.core.decision import Decision, Reason, Reply, Trace, Tried, Verdict
 from milterd.core.filter import Need
 from milterd.core.mail import Mail
 from milterd.filters.rules import Limits, Outcome, RuleResult, check, run
@@ -78,12 +78,19 @@ class HeadersFilter:
         if problems:
             raise SetupError(self.name, problems)
 
-    def gather(self, mail: Mail) -> Outcome:
+    def gather(self, mail: Mail, trace: Trace | None = None) -> Outcome:
         """Run the rules for the mail's direction."""
-        return run(self._rule_sets, mail, self._limits, self._clock)
+        return run(self._rule_sets, mail, self._limits, self._clock, trace)
 
-    def decide(self, mail: Mail, facts: Outcome) -> Decision:  # noqa: ARG002  # Filter's signature
+    def decide(
+        self,
+        mail: Mail,  # noqa: ARG002  # Filter's signature
+        facts: Outcome,
+        trace: Trace | None = None,
+    ) -> Decision:
         """Make the rules' edits, unless they took too long or are too many."""
+        if trace is not None:
+            self._tell(facts, trace)
         reasons = tuple(_reason(each) for each in facts.results)
         timed_out = any(each.timed_out for each in facts.results)
         if timed_out and self.options.on_timeout is OnTimeout.TEMPFAIL:
@@ -96,6 +103,14 @@ class HeadersFilter:
             reasons = (*reasons, Reason(self.name, "too-many-edits", count))
             return Decision(Verdict.REJECT, reply=reply, reasons=reasons)
         return Decision(edits=facts.edits, reasons=reasons)
+
+    def _tell(self, facts: Outcome, trace: Trace) -> None:
+        """The settings that the outcome of all rules is held against."""
+        late = sum(each.timed_out for each in facts.results)
+        trace(Tried(f'on_timeout = "{self.options.on_timeout.value}"', f"{late} rules timed out"))
+        count, limit = len(facts.edits), self.options.edits_limit
+        found = "over it" if count > limit else "within it"
+        trace(Tried(f"edits_limit = {limit}", f"{count} edits: {found}"))
 
     def check(self) -> tuple[str, ...]:
         """The examples of all rules in use: what does not do what its example says."""

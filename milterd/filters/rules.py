@@ -9,27 +9,25 @@ keeps its place whether or not the MTA hides a Received field of its own on top.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from milterd.core.actions import AddHeader, ChangeHeader, HeaderEdit, InsertHeader
 from milterd.core.apply import apply
+from milterd.core.decision import Trace, Tried
 from milterd.core.mail import Direction, HeaderField, Mail, Session, split_header
-from milterd.filters.mailbox import AddressError, first_word
 from milterd.filters.ruleset import (
     Example,
     Rule,
-    RuleAction,
     RuleError,
     RuleFile,
     RuleSet,
     compile_rules,
 )
-from milterd.filters.signatures import Coverage, covers
-
-COLUMNS = 76
+from milterd.filters.signatures import covers
+from milterd.filters.watched import WatchedWork
+from milterd.filters.work import Line, Matcher, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +36,6 @@ class Limits:
 
     match: float = 0.1
     mail: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A field in the list that rules work on.
-
-    `origin` is its place in the mail; a line without one was added, `on_top` of
-    all others or at the bottom.
-    """
-
-    origin: int | None
-    field: HeaderField
-    on_top: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,30 +58,44 @@ class Outcome:
 
 
 def run(
-    rule_sets: Iterable[RuleSet], mail: Mail, limits: Limits, clock: Callable[[], float]
+    rule_sets: Iterable[RuleSet],
+    mail: Mail,
+    limits: Limits,
+    clock: Callable[[], float],
+    trace: Trace | None = None,
 ) -> Outcome:
     """Apply the rules for the mail's direction.  `clock` counts seconds.
 
     A rule that runs out of time changes nothing; those after it still run while
-    the mail's time lasts.
+    the mail's time lasts.  `trace` is told of every rule, in order.
     """
     lines = [Line(at, each) for at, each in enumerate(mail.headers) if not each.hidden]
     results, coverage, deadline = [], covers(mail), clock() + limits.mail
     direction = mail.session.direction
+    kind = Work if trace is None else WatchedWork
     for rule_set in rule_sets:
         for rule in rule_set.rules:
             if rule.direction not in (None, direction):
+                if trace is not None:
+                    trace(Tried(_named(rule_set, rule), f"not for {direction.value} mail"))
                 continue
-            matcher = _Matcher(rule, limits.match, clock, deadline)
-            work = _Work(rule, matcher, coverage if _keeps(rule, direction) else None)
+            matcher = Matcher(rule, limits.match, clock, deadline)
+            work = kind(rule, matcher, coverage if _keeps(rule, direction) else None)
+            timed_out = False
             try:
                 lines = work.apply(lines)
             except TimeoutError:
+                timed_out = True
                 results.append(RuleResult(rule_set.name, rule.name, timed_out=True))
-                continue
-            if work.changed or work.spared:
+            if not timed_out and (work.changed or work.spared):
                 results.append(RuleResult(rule_set.name, rule.name, work.changed, work.spared))
+            if trace is not None:
+                trace(work.tried(_named(rule_set, rule), timed_out=timed_out))
     return Outcome(tuple(difference(mail.headers, lines)), tuple(results))
+
+
+def _named(rule_set: RuleSet, rule: Rule) -> str:
+    return f"{rule_set.name}: {rule.name}"
 
 
 def _keeps(rule: Rule, direction: Direction) -> bool:
@@ -140,152 +139,6 @@ def _counted(fields: Sequence[HeaderField]) -> Iterator[tuple[int, int]]:
             name = each.name.lower()
             seen[name] += 1
             yield position, seen[name]
-
-
-class _Matcher:
-    """A rule's conditions, within its time."""
-
-    def __init__(
-        self, rule: Rule, limit: float, clock: Callable[[], float], deadline: float
-    ) -> None:
-        self._rule, self._limit, self._clock, self._deadline = rule, limit, clock, deadline
-
-    def matches(self, field: HeaderField) -> bool:
-        """Whether the rule means this field.  Raises TimeoutError."""
-        if not self._rule.header.fullmatch(field.name):
-            return False
-        if self._rule.words and not self._begins(field.value):
-            return False
-        if self._rule.value is None:
-            return True
-        return self._rule.value.search(unfolded(field.value), timeout=self._time()) is not None
-
-    def substituted(self, field: HeaderField) -> bytes:
-        """The new text of a matching field.  Raises TimeoutError."""
-        if self._rule.value is None:
-            return self._rule.text
-        text: bytes = self._rule.value.sub(
-            self._rule.text, unfolded(field.value), timeout=self._time()
-        )
-        # What the pattern took over from the mail may hold a bare line end or NUL.
-        return text.translate(None, b"\r\n\0")
-
-    def _begins(self, value: bytes) -> bool:
-        """Whether the first word is one of those meant; an unreadable value always is."""
-        try:
-            word = first_word(value)
-        except AddressError:
-            return True
-        return word.lower().rstrip(b".") in self._rule.words
-
-    def _time(self) -> float:
-        left = self._deadline - self._clock()
-        if left <= 0:
-            raise TimeoutError
-        return min(self._limit, left)
-
-
-class _Work:
-    """One rule at work on the list; counts what it changed and what it spared."""
-
-    def __init__(self, rule: Rule, matcher: _Matcher, coverage: Coverage | None) -> None:
-        self._rule, self._matcher, self._coverage = rule, matcher, coverage
-        self.changed = 0
-        self.spared = 0
-
-    def apply(self, lines: list[Line]) -> list[Line]:
-        """The list after the rule.  Raises TimeoutError; the list is then as it was."""
-        match self._rule.action:
-            case RuleAction.ADD:
-                return self._added(lines)
-            case RuleAction.LIMIT:
-                return self._limited(lines)
-        changed = (self._changed(line) for line in lines)
-        return [line for line in changed if line is not None]
-
-    def _changed(self, line: Line) -> Line | None:
-        if not self._matcher.matches(line.field):
-            return line
-        field = line.field
-        match self._rule.action:
-            case RuleAction.REPLACE:
-                text = self._matcher.substituted(field)
-                if text == unfolded(field.value):
-                    return line
-                field = HeaderField(field.name, folded(field.name, text))
-            case RuleAction.RENAME:
-                field = HeaderField(self._rule.text, field.value)
-                if field.raw == line.field.raw:
-                    return line
-                if self._spares_addition(field.name, on_top=False):
-                    return line
-        if self._spares(line):
-            return line
-        self.changed += 1
-        gone = self._rule.action is RuleAction.REMOVE or not (
-            field.value.strip() or self._rule.action is RuleAction.RENAME
-        )
-        return None if gone else replace(line, field=field)
-
-    def _limited(self, lines: list[Line]) -> list[Line]:
-        """Keep the first or the last of each name that matches."""
-        kept: set[bytes] = set()
-        result: list[Line] = []
-        for line in reversed(lines) if self._rule.keep_last else lines:
-            name = line.field.name.lower()
-            if self._matcher.matches(line.field):
-                if name in kept and not self._spares(line):
-                    self.changed += 1
-                    continue
-                kept.add(name)
-            result.append(line)
-        return result[::-1] if self._rule.keep_last else result
-
-    def _added(self, lines: list[Line]) -> list[Line]:
-        name, on_top = self._rule.names[0], self._rule.on_top
-        if self._rule.if_missing and any(line.field.named(name) for line in lines):
-            return lines
-        if self._spares_addition(name, on_top=on_top):
-            return lines
-        self.changed += 1
-        new = Line(None, HeaderField(name, folded(name, self._rule.text)), on_top)
-        return [new, *lines] if on_top else [*lines, new]
-
-    def _spares(self, line: Line) -> bool:
-        """Whether a signature of the mail covers this line, which is then left alone."""
-        if self._coverage is None or line.origin is None:
-            return False
-        spared = self._coverage.covers_field(line.origin)
-        self.spared += spared
-        return spared
-
-    def _spares_addition(self, name: bytes, *, on_top: bool) -> bool:
-        if self._coverage is None:
-            return False
-        position = 0 if on_top else len(self._coverage.fields)
-        spared = self._coverage.covers_addition(name, position)
-        self.spared += spared
-        return spared
-
-
-def unfolded(value: bytes) -> bytes:
-    """A field's value on one line, without white space at its ends (RFC 5322 section 2.2.3)."""
-    return value.replace(b"\r\n", b"").strip(b" \t")
-
-
-_CHUNK = re.compile(rb"[ \t]*[^ \t]+")
-
-
-def folded(name: bytes, text: bytes) -> bytes:
-    """A value for the field `name`: a space and the text, folded at its own white space."""
-    value, column = b" ", len(name) + 2
-    for chunk in _CHUNK.findall(text.strip(b" \t")):
-        if column + len(chunk) > COLUMNS and chunk[:1] in b" \t" and not value.isspace():
-            value += b"\r\n"
-            column = 0
-        value += chunk
-        column += len(chunk)
-    return value
 
 
 def check(file: RuleFile) -> list[str]:

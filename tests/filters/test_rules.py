@@ -18,9 +18,10 @@ from milterd.core.decision import Verdict
 from milterd.core.mail import Direction, HeaderField, Mail, Session, split_header
 from milterd.filters import FILTERS, Clocks, build_headers
 from milterd.filters.headers import HeadersFilter, HeadersOptions, OnTimeout
-from milterd.filters.rules import Limits, check, folded, run, unfolded
+from milterd.filters.rules import Limits, check, run
 from milterd.filters.ruleset import RuleError, RuleFile, RuleSet, compile_rules, find, read
 from milterd.filters.setup import SetupError
+from milterd.filters.work import folded, unfolded
 
 OUT, IN = Direction.ORIGINATING, Direction.INBOUND
 EXAMPLE = {"direction": "inbound", "before": [], "after": []}
