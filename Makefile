@@ -7,7 +7,7 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=CI)
 # More arguments for pytest: make test PYTEST="tests/unit -k header"
 PYTEST ?=
 
-.PHONY: help run test bench lint lock clean
+.PHONY: help run test bench cards lint lock clean
 
 help: ## list the targets (this is the default)
 	@echo "Gatepost.  Targets:"
@@ -27,12 +27,16 @@ lint: ## ruff and mypy --strict
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy packaging/run/*.py packaging/commands.py
+	$(PYTHON) -m mypy packaging/run/*.py packaging/commands.py packaging/cards.py
 
 bench: ## measure: what a mail costs, each number with what it was measured on
 	@packaging/setup test
 	@for each in $(sort $(shell grep -l __main__ tests/bench/*.py)); do \
 	  echo "== $$each"; $(ROOT) $(PYTHON) -m "$$(echo $${each%.py} | tr / .)" || exit 1; done
+
+cards: ## grade milters and MTAs with milterlab: writes docs/lab/cards anew
+	@packaging/setup test
+	@exec $(ROOT) $(PYTHON) packaging/cards.py
 
 lock: ## write the lock files anew from pyproject.toml (make lock UPGRADE=--upgrade)
 	@packaging/lock $(UPGRADE)
