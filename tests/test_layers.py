@@ -28,7 +28,13 @@ ROOMS: dict[str, set[str]] = {
     "milterd.host": {"milterd.wire", "milterd.core", "milterd.base"},
     "milterd.lab": {"milterd.wire", "milterd.core", "milterd.base"},
     "milterd.lab.commands": {"milterd.lab", "milterd.wire", "milterd.core", "milterd.base"},
-    "milterd.lab.cli": {"milterd.lab", "milterd.lab.commands"},
+    "milterd.lab.cli": {"milterd.lab", "milterd.lab.commands", "milterd.explain"},
+    # `milterlab explain`: a composition root of its own, since it shows what the settings make
+    # of the filters; milterd itself, the filters and the rest of the lab know nothing of it.
+    "milterd.explain": {
+        "milterd", "milterd.core", "milterd.wire", "milterd.base", "milterd.filters",
+        "milterd.host", "milterd.lab",
+    },
     # The composition root of the milter half: daemon, cli, config and what they start.
     "milterd": {
         "milterd.core", "milterd.base", "milterd.ports", "milterd.filters", "milterd.host",
@@ -56,8 +62,22 @@ LIBRARIES = {
     "aiosmtpd": {"smtpgw.edge"},
     "sqlite3": {"smtpgw.queue"},
     "pydantic": {"milterd.base", "milterd.filters", "milterd", "smtpgw"},
-    "typer": {"milterd", "milterd.lab", "milterd.lab.cli", "milterd.lab.commands", "smtpgw"},
-    "rich": {"milterd", "milterd.lab", "milterd.lab.commands", "milterd.base", "smtpgw"},
+    "typer": {
+        "milterd",
+        "milterd.explain",
+        "milterd.lab",
+        "milterd.lab.cli",
+        "milterd.lab.commands",
+        "smtpgw",
+    },
+    "rich": {
+        "milterd",
+        "milterd.explain",
+        "milterd.lab",
+        "milterd.lab.commands",
+        "milterd.base",
+        "smtpgw",
+    },
     "prometheus_client": {"milterd.base"},
     "uvloop": {"milterd", "milterd.host", "milterd.lab", "smtpgw"},
 }
@@ -183,7 +203,8 @@ def test_settings_are_known_to_composition_roots_only() -> None:
         f"{name} imports {used}"
         for name in modules()
         for used in uses(name)
-        if used in ("milterd.config", "smtpgw.config") and room(name) not in ("milterd", "smtpgw")
+        if used in ("milterd.config", "smtpgw.config")
+        and room(name) not in ("milterd", "milterd.explain", "smtpgw")
     }
     assert not wrong
 

@@ -25,8 +25,9 @@ class WatchedWork(Work):
     def tried(self, name: str, *, timed_out: bool) -> Tried:
         found = super().tried(name, timed_out=timed_out)
         if not self._looked and not timed_out:
-            names = " or ".join(each.decode("ascii") for each in self._rule.names)
-            return replace(found, outcome=f"no field is called {names}")
+            names = [each.decode("ascii") for each in self._rule.names]
+            named = " or ".join(names) if len(names) < 4 else f"any of its {len(names)} names"
+            return replace(found, outcome=f"no field is called {named}")
         return replace(found, looked=tuple(self._looked))
 
     def _changed(self, line: Line) -> Line | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from milterd.explain.command import explain
 from milterd.lab.commands.conform import conform
+from milterd.lab.commands.run import run
 from milterd.lab.commands.send import send
 
 STATUSES = (
@@ -35,6 +37,19 @@ app.command(
     epilog="Example: milterlab conform unix:/run/opendkim/opendkim.sock --to you@example.net.  "
     "Exit codes: 0 no check failed, 1 some did, 2 wrong usage, 5 there is no milter."
 )(conform)
+
+
+app.command(
+    epilog="Example: milterlab run tests/milter --socket unix:/run/my.sock --junit out.xml.  "
+    "Exit codes: 0 all as expected, 1 some expectation failed, 2 a scenario or an option is wrong, "
+    "3 the milter broke the protocol, 4 it did not answer in time, 5 it is not there or left."
+)(run)
+
+
+app.command(
+    epilog="Example: milterlab explain mail.eml --config /etc/gatepost/gatepost.toml --auth joe.  "
+    "Exit codes: 0 the mail passed, 1 it was refused, 2 wrong usage or settings."
+)(explain)
 
 
 def main() -> None:
