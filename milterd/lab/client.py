@@ -20,7 +20,15 @@ from milterd.wire.errors import PeerError
 from milterd.wire.mta import Negotiated
 from milterd.wire.replytext import SmtpReply, parse_reply
 
-__all__ = ["MilterError", "Played", "StageReply", "play"]
+__all__ = [
+    "MilterError",
+    "Played",
+    "StageReply",
+    "play",
+    "settles",
+    "subject_of",
+    "verdict_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,8 @@ _VERDICTS: dict[type[m.Reply], Verdict] = {
 _HANG_UP = SmtpReply(421, "4.7.1", ("Service unavailable - try again later",))
 
 
-def _verdict(reply: m.Reply) -> tuple[Verdict, SmtpReply | None]:
+def verdict_of(reply: m.Reply) -> tuple[Verdict, SmtpReply | None]:
+    """What a reply decides, and what it would have the client told."""
     if isinstance(reply, m.ReplyCode):
         told = parse_reply(reply.text)
         return (Verdict.REJECT if told.code >= 500 else Verdict.TEMPFAIL), told
@@ -90,7 +99,8 @@ def _verdict(reply: m.Reply) -> tuple[Verdict, SmtpReply | None]:
     return _VERDICTS.get(type(reply), Verdict.CONTINUE), told_by_mta
 
 
-def _subject(event: m.CommandMessage) -> bytes:
+def subject_of(event: m.CommandMessage) -> bytes:
+    """What tells an event from others of its kind: an address, a name."""
     match event:
         case m.MailFrom() | m.RcptTo():
             return event.address
@@ -115,7 +125,7 @@ class _Conversation:
         self._edits = EditCollector(self._mta.leading_space)
         self._macros = Macros(mail, self._mta.wanted)
         final, refused = await self._session(mail)
-        verdict, told = _verdict(final)
+        verdict, told = verdict_of(final)
         passed = verdict in (Verdict.CONTINUE, Verdict.ACCEPT)
         edits = self._edits.edits() if passed else ()
         violations = self._mta.violations
@@ -126,18 +136,18 @@ class _Conversation:
         """The answer that settled it, and the recipients refused before that."""
         for event in session_events(mail):
             final = await self._say(event)
-            if _settles(final) and not isinstance(final, m.Discard):
+            if settles(final) and not isinstance(final, m.Discard):
                 return final, ()
         envelope = mail.envelope
         final = await self._say(m.MailFrom(b"<%b>" % envelope.sender, envelope.sender_args))
-        if _settles(final):
+        if settles(final):
             return final, ()
         refused: list[bytes] = []
         for each in envelope.recipients:
             final = await self._say(m.RcptTo(b"<%b>" % each.address, each.args))
             if isinstance(final, m.Reject | m.TempFail | m.ReplyCode):
                 refused.append(each.address)
-            elif _settles(final):
+            elif settles(final):
                 return final, tuple(refused)
         if len(refused) == len(envelope.recipients):
             return final, tuple(refused)
@@ -145,11 +155,11 @@ class _Conversation:
 
     async def _content(self, mail: Mail) -> m.Reply:
         final = await self._say(m.Data())
-        if _settles(final):
+        if settles(final):
             return final
         for event in content_events(mail, self._mta.leading_space):
             final = await self._say(event)
-            if _settles(final):
+            if settles(final):
                 return final
         return final
 
@@ -157,7 +167,7 @@ class _Conversation:
         """Send one event and wait for its answer; Continue where none is due."""
         final: m.Reply = m.Continue()
         for reply in await self._link.say(event, self._macros.before(event)):
-            self._replies.append(StageReply(self._link.stage, _subject(event), reply))
+            self._replies.append(StageReply(self._link.stage, subject_of(event), reply))
             if isinstance(reply, m.EditReply):
                 self._take(reply)
             final = reply
@@ -170,6 +180,6 @@ class _Conversation:
             raise self._link.broken(error) from error
 
 
-def _settles(reply: m.Reply) -> bool:
+def settles(reply: m.Reply) -> bool:
     """Whether nothing more of this message need be told."""
     return not isinstance(reply, m.Continue | m.Skip | m.Progress | m.EditReply)
