@@ -5,12 +5,33 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-from milterd.lab.conform import messages, negotiation
+from milterd.lab.conform import (
+    answers,
+    content,
+    endings,
+    load,
+    macros,
+    messages,
+    negotiation,
+    octets,
+    replies,
+    session,
+    stop,
+)
 from milterd.lab.conform.check import Check
 
 CHECKS: tuple[Check, ...] = (
     *negotiation.CHECKS,
     *messages.CHECKS,
+    *session.CHECKS,
+    *macros.CHECKS,
+    *content.CHECKS,
+    *answers.CHECKS,
+    *replies.CHECKS,
+    *endings.CHECKS,
+    *octets.CHECKS,
+    *load.CHECKS,
+    *stop.CHECKS,
 )
 
 

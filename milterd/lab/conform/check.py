@@ -10,13 +10,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
-if TYPE_CHECKING:
-    from milterd.lab.conform.context import Context
-
-Run = Callable[["Context"], Awaitable[str]]
-"""A check at work: what was seen if it passed; raises FailedError or NotApplicableError."""
+Run = Callable[[Any], Awaitable[str]]
+"""A check at work: what was seen if it passed; raises FailedError or NotApplicableError.
+It is given a `Context` for a milter, a `milterd.lab.mta` Trial for an MTA."""
 
 
 class Outcome(enum.Enum):

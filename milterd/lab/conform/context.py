@@ -17,6 +17,8 @@ from milterd.lab.show import reply_name
 from milterd.wire import messages as m
 from milterd.wire.errors import PeerError
 
+_LATER = frozenset({"tempfail", "shutdown", "connfail"})
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -87,6 +89,13 @@ class Context:
         if difference(again, expected):
             not_applicable(f"the milter judges one mail differently each time: {again}, {expected}")
         fail(f"{when}: {found}" if when else found)
+
+    async def expect_alive(self, seen: Judged) -> str:
+        """The judgement in words; fail if it is to come again later, unlike the plain mail's:
+        what is odd today is odd tomorrow, and the sender tries in vain for days."""
+        if seen.verdict in _LATER and (await self.alone()).verdict not in _LATER:
+            fail(f"{seen}: the sender will try this mail again and again", seen.stage)
+        return str(seen)
 
     async def close(self) -> None:
         """Nothing more is asked for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from milterd.lab.conform import samples
-from milterd.lab.conform.check import Check, fail
+from milterd.lab.conform.check import Check, NotApplicableError, fail
 from milterd.lab.conform.context import Context
 from milterd.lab.conform.talk import Judged
 from milterd.lab.show import readable
@@ -14,7 +14,10 @@ _SOURCE = "libmilter docs, xxfi_abort and xxfi_eom; Postfix sends ABORT after ea
 
 
 async def _plain(context: Context) -> str:
-    judged = await context.judged()
+    try:
+        judged = await context.judged()
+    except NotApplicableError as error:
+        fail(f"{error}: give a session that it takes with --client, --helo and --macro")
     if judged.verdict not in ("continue", "accept", "discard"):
         fail(f"{judged}: give a mail that this milter accepts with --file", judged.stage)
     return str(judged)
@@ -42,6 +45,17 @@ async def _in_turns(context: Context) -> str:
             await context.expect_same(judged, mail, f"after {', '.join(said) or 'nothing'}")
             said.append(judged.verdict)
     return ", ".join(said)
+
+
+async def _helo_between(context: Context) -> str:
+    async with context.connected() as talk:
+        await talk.open()
+        for number in range(1, 4):
+            judged = await talk.message()
+            await context.expect_same(judged, when=f"message {number}")
+            await talk.say(m.Helo(context.mail.session.helo))
+        await talk.quit()
+    return f"three times {judged}"
 
 
 def no_trace(judged: Judged) -> None:
@@ -107,6 +121,13 @@ CHECKS: tuple[Check, ...] = (
         "A milter judges each message of a session as it would alone.",
         _SOURCE,
         _in_turns,
+    ),
+    Check(
+        "messages/helo-between",
+        "HELO again after each message",
+        "HELO may come again between messages, and changes nothing of what is judged.",
+        "RFC 5321 section 4.1.4; libmilter engine.c, NX_HELO",
+        _helo_between,
     ),
     *[_abort(name, last) for name, last in ABORT_AT.items()],
 )

@@ -6,8 +6,10 @@ after that is not to be seen, and the check does not apply (NotApplicableError).
 
 from __future__ import annotations
 
+import asyncio
+import enum
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from milterd.core.mail import Mail
@@ -17,9 +19,9 @@ from milterd.lab.postfix import Macros, content_events, session_events
 from milterd.lab.show import readable, reply_name
 from milterd.wire import messages as m
 from milterd.wire.mta import Negotiated
-from milterd.wire.states import CommandType, State
+from milterd.wire.states import CommandType, unanswered_commands, unsent_commands
 
-_SEALED = re.compile(rb"[A-Za-z0-9+/]{20,}={0,2}")
+_SEALED = re.compile(rb"(?<!bh=)(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{20,}={0,2}")
 _DIGITS = re.compile(rb"[0-9]+")
 _SPACE = re.compile(rb"\s+")
 
@@ -42,7 +44,7 @@ class Judged:
     @property
     def shape(self) -> tuple[object, ...]:
         """What two judgements of one mail have in common, whenever they are made: digits
-        (times, ids) and long runs of base64 (signatures, hashes) are left out."""
+        (times, ids) and long runs of base64 (signatures) are left out, but for the body's hash."""
         text = self.reply.text if isinstance(self.reply, m.ReplyCode) else b""
         return (self.stage, self.verdict, _constant(text), *map(_edit_shape, self.edits))
 
@@ -104,13 +106,30 @@ def message_events(
         yield m.EndOfMessage()
 
 
+class Manner(enum.Enum):
+    """How the octets leave: each event in one write, one octet a write, or as many events in
+    one write as need no answer."""
+
+    WHOLE = enum.auto()
+    FRAGMENTS = enum.auto()
+    COALESCED = enum.auto()
+
+
+MacroOctets = Callable[[m.CommandMessage, Sequence[tuple[bytes, bytes]]], bytes]
+"""The macro packets to send before an event, wanted or not, made of the usual pairs."""
+
+
 class Talk:
-    """A conversation; `mail` is whose session it is."""
+    """A conversation; `mail` is whose session it is, `heard` what was answered to what."""
 
     def __init__(self, link: Link, mail: Mail) -> None:
         self.link, self.mta, self.mail = link, link.mta, mail
         self.edits: list[m.EditReply] = []
         self.agreed = Negotiated(0, link.mta.agreed_actions, link.mta.agreed_protocol)
+        self.heard: list[tuple[CommandType, m.Reply]] = []
+        self.manner = Manner.WHOLE
+        self.macro_octets: MacroOctets | None = None
+        self._held = b""
         self._macros: Macros | None = None
 
     async def negotiate(self) -> Negotiated:
@@ -121,17 +140,53 @@ class Talk:
     async def open(self) -> Talk:
         """Negotiation, CONNECT and HELO; does not apply if that settles the session."""
         await self.negotiate()
-        for event in session_events(self.mail):
-            reply = await self.say(event)
-            if settles(reply) and not isinstance(reply, m.Discard):
-                not_applicable(f"the milter settles the session: {self.told(reply)}")
+        await self.begin_session()
         return self
 
-    async def say(self, event: m.CommandMessage) -> m.Reply | None:
+    async def begin_session(self) -> None:
+        """CONNECT and HELO; does not apply if that settles the session."""
+        for event in session_events(self.mail):
+            await self._step(event)
+
+    async def reach(self, kind: CommandType) -> m.Reply | None:
+        """Everything from the negotiation to the first event of a kind, and its reply."""
+        await self.negotiate()
+        for event in session_events(self.mail):
+            reply = await self._step(event)
+            if type(event) is kind:
+                return reply
+        if kind is m.Unknown:
+            return await self.say(m.Unknown(b"XLAB unknown"))
+        return await self.until(kind)
+
+    async def say(
+        self, event: m.CommandMessage, macros: Sequence[tuple[bytes, bytes]] | None = None
+    ) -> m.Reply | None:
         """Send an event with its macros; the reply, None where none is due."""
-        replies = await self.link.say(event, self.macros_for(event))
+        pairs = self.macros_for(event)
+        self.link.stage = STAGES[type(event)]
+        pairs = pairs if macros is None else macros
+        if self.macro_octets is None:
+            octets = self.mta.send(event, pairs)
+        else:
+            octets = self.macro_octets(event, pairs) + self.mta.send(event)
+        await self._send(octets)
+        replies = await self.link.answers()
         self.edits += [each for each in replies if isinstance(each, m.EditReply)]
+        if replies:
+            self.heard.append((type(event), replies[-1]))
         return replies[-1] if replies else None
+
+    async def _send(self, octets: bytes) -> None:
+        self._held += octets
+        if self.manner is Manner.COALESCED and not self.mta.awaiting:
+            return
+        held, self._held = self._held, b""
+        size = 1 if self.manner is Manner.FRAGMENTS else len(held)
+        for at in range(0, len(held), max(size, 1)):
+            await self.link.write(held[at : at + size])
+            if self.manner is Manner.FRAGMENTS:
+                await asyncio.sleep(0)
 
     def macros_for(self, event: m.CommandMessage) -> Sequence[tuple[bytes, bytes]]:
         """What Postfix would say before this event."""
@@ -139,26 +194,46 @@ class Talk:
             self._macros = Macros(self.mail, self.mta.wanted)
         return self._macros.before(event)
 
-    async def until(self, last: CommandType, mail: Mail | None = None) -> None:
-        """A message up to its first `last`; does not apply if it is settled before."""
+    def withholds(self, kind: CommandType) -> bool:
+        """Whether the milter wants no events of this kind."""
+        return kind in unsent_commands(self.agreed.protocol, self.agreed.version)
+
+    def answers(self, kind: CommandType) -> bool:
+        """Whether the milter answers events of this kind."""
+        return kind not in unanswered_commands(self.agreed.protocol)
+
+    async def until(self, last: CommandType, mail: Mail | None = None) -> m.Reply | None:
+        """A message up to its first `last`, and the reply to that; does not apply if the
+        message is settled before."""
         self._begin(mail)
+        reply = None
         for event in message_events(self.mail, self.mta.leading_space):
-            reply = await self.say(event)
-            if settles(reply) and not (isinstance(event, m.RcptTo) and refuses(reply)):
-                not_applicable(f"the milter settles the message: {self.told(reply)}")
             if type(event) is last:
-                return
+                return await self.say(event)
+            reply = await self._step(event)
+        return reply
+
+    async def _step(self, event: m.CommandMessage) -> m.Reply | None:
+        reply = await self.say(event)
+        of_one = isinstance(event, m.RcptTo) and refuses(reply)
+        of_none = isinstance(event, m.Connect | m.Helo) and isinstance(reply, m.Discard)
+        if settles(reply) and not of_one and not of_none:
+            not_applicable(f"the milter settles it before: {self.told(reply)}")
+        return reply
 
     async def message(
         self, mail: Mail | None = None, *, chunks: Sequence[bytes] | None = None
     ) -> Judged:
         """A whole message, and the ABORT after it, as Postfix has it."""
-        self._begin(mail)
-        judged = await self._judged(chunks)
+        judged = await self.transaction(mail, chunks=chunks)
         await self.say(m.Abort())
         return judged
 
-    async def _judged(self, chunks: Sequence[bytes] | None) -> Judged:
+    async def transaction(
+        self, mail: Mail | None = None, *, chunks: Sequence[bytes] | None = None
+    ) -> Judged:
+        """A whole message, and nothing after it."""
+        self._begin(mail)
         refused = 0
         reply: m.Reply | None = None
         for event in message_events(self.mail, self.mta.leading_space, chunks):
@@ -178,7 +253,8 @@ class Talk:
     async def quit(self) -> None:
         """QUIT, and what comes after it: nothing but the milter's end."""
         self.link.stage = STAGES[m.Quit]
-        await self.link.write(self.mta.send(m.Quit()))
+        self.manner = Manner.WHOLE
+        await self._send(self.mta.send(m.Quit()))
         frames = await self.rest()
         if frames:
             self.fail(f"{frames[0]} after everything was answered")
@@ -189,11 +265,6 @@ class Talk:
         while (frame := await self.link.frame()) is not None:
             found.append(readable(bytes(frame[:1]) + frame[1]))
         return found
-
-    @property
-    def told_to_close(self) -> bool:
-        """Whether the milter wants the session to end."""
-        return self.mta.state is State.CLOSING
 
     def told(self, reply: m.Reply | None) -> str:
         """A reply and where it was given."""
