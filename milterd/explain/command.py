@@ -64,7 +64,7 @@ def explain(
     The filters are those of the settings file, asked as their hosts ask them: clamd and the
     keys are the real ones, unless --facts takes their place.
     """
-    from milterd.explain.road import walk
+    from milterd.explain.road import PASSED, walk
     from milterd.lab.arguments import session_of
     from milterd.lab.one_mail import envelope_of, read_one
     from milterd.wire.errors import LocalError
@@ -80,7 +80,7 @@ def explain(
     _report(str(file), road, built, as_json)
     if save_facts is not None:
         _write(save_facts, _facts_text(str(file), road, built).encode())
-    if out is not None and road.passed:
+    if out is not None and road.last.verdict in PASSED:
         _write(out, b"".join(road.mail.pieces()))
     raise typer.Exit(status.GOOD if road.passed else status.BAD)
 

@@ -5,21 +5,19 @@ Octets of a mail, and words of the outside world, are escaped before they reach 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
 from milterd.base import reference
 from milterd.base.logs import escape
 from milterd.core.decision import Decision, Reason, Tried, Verdict
-from milterd.core.mail import Client, Mail, body_octets
+from milterd.core.mail import Client
 from milterd.explain.facts import UnwritableError, encode
 from milterd.explain.road import PASSED, Answer, Road, Stop
+from milterd.lab.difference import Line, difference
 from milterd.lab.show import edit_fields, readable
 
 _WIDTH = 2000
-Line = tuple[str, str]
-"""A style of rich's, and a line of text."""
 
 
 def facts_of(answer: Answer, hint: Any) -> dict[str, Any] | None:
@@ -152,18 +150,3 @@ def _stop_values(stop: Stop, hint: Any) -> dict[str, object]:
 def _tried_values(tried: Tried) -> dict[str, object]:
     looked = [{"subject": subject, "found": found} for subject, found in tried.looked]
     return {"rule": tried.rule, "outcome": tried.outcome, "looked": looked}
-
-
-def difference(before: Mail, after: Mail) -> Iterator[Line]:
-    """What became of the mail, as a unified diff of its lines."""
-    if before.headers == after.headers and before.body is after.body:
-        return
-    one, other = (_mail_lines(each) for each in (before, after))
-    for line in difflib.unified_diff(one, other, "before", "after", lineterm=""):
-        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
-        yield style, f"  {line}"
-
-
-def _mail_lines(mail: Mail) -> list[str]:
-    octets = mail.head() + body_octets(mail.body)
-    return [readable(line) for line in octets.split(b"\r\n")]
