@@ -5,9 +5,12 @@ from __future__ import annotations
 import typer
 
 from milterd.explain.command import explain
+from milterd.lab.commands.chain import chain
 from milterd.lab.commands.conform import conform
+from milterd.lab.commands.record import record
 from milterd.lab.commands.run import run
 from milterd.lab.commands.send import send
+from milterd.lab.commands.show import redact, show
 
 STATUSES = (
     "Exit codes: 0 accepted, 1 refused, 2 wrong usage, 3 the milter broke the protocol, "
@@ -47,9 +50,30 @@ app.command(
 
 
 app.command(
+    epilog="Example: milterlab chain unix:/run/clamav/clamav-milter.ctl "
+    f"unix:/run/opendkim/opendkim.sock mail.eml --auth joe --out signed.eml.  {STATUSES}"
+)(chain)
+
+
+app.command(
     epilog="Example: milterlab explain mail.eml --config /etc/gatepost/gatepost.toml --auth joe.  "
     "Exit codes: 0 the mail passed, 1 it was refused, 2 wrong usage or settings."
 )(explain)
+
+
+app.command(
+    epilog="Example: milterlab record unix:/run/lab/tap.sock unix:/run/opendkim/opendkim.sock "
+    "--tape today.tape --mode 666.  Exit codes: 0 recorded, 2 wrong usage or the tape could not "
+    "be written to the end, 5 some connection found no milter."
+)(record)
+app.command(
+    epilog="Example: milterlab show today.tape --connection 3.  "
+    "Exit codes: 0 shown, 2 wrong usage or a damaged tape."
+)(show)
+app.command(
+    epilog="Example: milterlab redact today.tape shared.tape.  "
+    "Exit codes: 0 written, 2 wrong usage or a damaged tape."
+)(redact)
 
 
 def main() -> None:

@@ -210,7 +210,7 @@ def create(
     begun = time.time() if started is None else started
     file = FileIO(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
     with file:
-        header = Header(int(begun * 1_000_000), redact is not None)
+        header = Header(round(begun * 1_000_000), redact is not None)
         writer = TapeWriter(file, header, clock, redact)
         try:
             yield writer
