@@ -132,16 +132,14 @@ def _packet(words: Words) -> s.Wish:
 
 def _flags_are(field: str, kind: type[Actions] | type[Protocol]) -> Callable[[Words], s.Wish]:
     def read(words: Words) -> s.Wish:
-        found = {"": 0, "+": 0, "-": 0}
-        while True:
+        found: dict[str, int] = {}
+        while words.more() or not found:
             word = words.keyword("a flag, a number, all or none")
             sign = word[:1] if word[:1] in ("+", "-") else ""
-            found[sign] |= flags(kind, word.removeprefix(sign))
-            exact = not (found["+"] or found["-"])
-            if not exact and not sign:
-                raise LineError("expected + or - before each flag, or before none")
-            if not words.more():
-                return s.FlagsAre(field, found[""] if exact else None, found["+"], found["-"])
+            found[sign] = found.get(sign, 0) | flags(kind, word.removeprefix(sign))
+        if "" in found and len(found) > 1:
+            raise LineError("expected + or - before each flag, or before none")
+        return s.FlagsAre(field, found.get(""), found.get("+", 0), found.get("-", 0))
 
     return read
 
