@@ -59,6 +59,13 @@ def conform(
         int | None,
         typer.Option(min=2, help="The milter's process, which the last check ends by SIGTERM."),
     ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Start the milter by this, in the foreground, and again if it dies; end it.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, one object a check.")
     ] = False,
@@ -83,10 +90,34 @@ def conform(
         check=max(4 * timeout, 4.0),
         total=deadline,
         jobs=jobs,
-        pid=pid,
+        pid=_process(pid),
+        command=_command(command),
         mails=_mails(files or [], sender, recipients or [], client, helo, macro or []),
     )
     raise typer.Exit(_grade(socket, checks, options, as_json))
+
+
+def _process(pid: int | None) -> int | None:
+    import os
+
+    if pid is not None:
+        try:
+            os.kill(pid, 0)
+        except OSError as error:
+            raise typer.BadParameter(f"{pid}: {error.strerror}", param_hint="--pid") from None
+    return pid
+
+
+def _command(text: str | None) -> tuple[str, ...]:
+    import shlex
+
+    try:
+        words = tuple(shlex.split(text or ""))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}: {text}", param_hint="--command") from None
+    if text is not None and not words:
+        raise typer.BadParameter("is empty", param_hint="--command")
+    return words
 
 
 def _grade(socket: str, checks: tuple[Check, ...], options: Options, as_json: bool) -> int:
@@ -158,7 +189,7 @@ def _mails(
     envelope = Envelope(
         octets(sender, "--from"), recipients=to or (Recipient(b"recipient@example.net"),)
     )
-    mails = [_read(each) for each in files] or default_mails()
+    mails = [_read(each) for each in files] or default_mails(envelope)
     return tuple(replace(each, session=session, envelope=envelope) for each in mails)
 
 

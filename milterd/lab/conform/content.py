@@ -123,7 +123,7 @@ async def _empty_chunk(context: Context) -> str:
 
 async def _data_in_end(context: Context) -> str:
     async with context.connected() as talk:
-        await talk.reach(m.EndOfHeaders)
+        await talk.reach_open(m.EndOfHeaders)
         link, answer = talk.link, min(_SOON, context.options.answer)
         link.patience = replace(link.patience, answer=answer)
         try:

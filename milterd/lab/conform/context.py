@@ -28,7 +28,8 @@ class Options:
     stay silent, `check` for one check, `total` for all, `stop` for the milter's end.
     `jobs`: checks at a time.  `mails`: the first is one that the milter accepts; the
     others are judged in turns with it.  `pid`: the milter's process, which the last
-    check ends; None leaves it alone.
+    check ends; None leaves it alone.  `command`: how to start the milter instead, and
+    again where it dies; `start` are the seconds it may take until it answers.
     """
 
     answer: float = 5.0
@@ -39,6 +40,8 @@ class Options:
     jobs: int = 8
     mails: Sequence[Mail] = field(default_factory=samples.default_mails)
     pid: int | None = None
+    command: Sequence[str] = ()
+    start: float = 30.0
 
 
 class Context:
@@ -46,8 +49,16 @@ class Context:
 
     def __init__(self, address: str, options: Options) -> None:
         self.address, self.options = address, options
-        self.mail = options.mails[0]
+        self.mail, self.pid = options.mails[0], options.pid
         self._alone: dict[int, asyncio.Task[Judged]] = {}
+
+    async def answers(self) -> bool:
+        """Whether there is anybody to connect to."""
+        try:
+            async with self.connected():
+                return True
+        except MilterError:
+            return False
 
     @asynccontextmanager
     async def connected(

@@ -84,7 +84,7 @@ async def _eof_before_all(context: Context) -> str:
 async def _eof_while_judging(context: Context) -> str:
     """The MTA loses patience: the end of the message is sent, its answer not awaited."""
     async with context.connected() as talk:
-        await talk.reach(m.BodyChunk)
+        await talk.reach_open(m.BodyChunk)
         await talk.link.write(m.EndOfMessage().encode())
         return await _closes(context, talk)
 
@@ -92,7 +92,7 @@ async def _eof_while_judging(context: Context) -> str:
 async def _reset(context: Context) -> str:
     for last in (m.Helo, m.RcptTo, m.BodyChunk):
         async with context.connected() as talk:
-            await talk.reach(last)
+            await talk.reach_open(last)
             await talk.link.write(b"\0\0\0")
             talk.link.drop()
     await context.serves()

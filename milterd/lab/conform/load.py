@@ -21,7 +21,7 @@ async def _stalled(context: Context) -> str:
         talks = []
         for _ in range(_STALLED):
             talk = await stack.enter_async_context(context.connected())
-            await talk.reach(m.RcptTo)
+            await talk.reach_open(m.RcptTo)
             await talk.link.write(m.Abort().encode()[:3])
             talks.append(talk)
         await _others_are_served(context)
@@ -75,7 +75,7 @@ async def _held_open(context: Context) -> str:
         for _ in range(_MANY):
             talk = await stack.enter_async_context(context.connected())
             talks.append(talk)
-        await asyncio.gather(*[talk.reach(m.RcptTo) for talk in talks])
+        await asyncio.gather(*[talk.reach_open(m.RcptTo) for talk in talks])
         for talk in talks:
             await talk.say(m.Abort())
         judged = await asyncio.gather(*[talk.message() for talk in talks])

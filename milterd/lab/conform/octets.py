@@ -66,9 +66,9 @@ def _oversize(name: str, title: str, length: int) -> Check:
     async def run(context: Context) -> str:
         async with context.connected() as talk:
             await talk.reach(m.EndOfHeaders)
-            before = _memory(context.options.pid)
+            before = _memory(context.pid)
             sent = await _pour(talk, length)
-            grown = _memory(context.options.pid) - before
+            grown = _memory(context.pid) - before
         if grown > _GROWTH:
             fail(f"grew by {grown // _MIB} MiB for it", "body")
         await context.serves()

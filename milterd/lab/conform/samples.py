@@ -17,8 +17,6 @@ from milterd.core.mail import (
 
 _FIELDS = (
     (b"Date", b"Mon, 05 Oct 2026 09:00:00 +0000"),
-    (b"From", b"Sender <sender@example.org>"),
-    (b"To", b"Recipient <recipient@example.net>"),
     (b"Message-ID", b"<20261005090000.lab@example.org>"),
     (b"MIME-Version", b"1.0"),
     (b"Content-Type", b"text/plain; charset=us-ascii"),
@@ -44,10 +42,13 @@ def default_envelope() -> Envelope:
     return Envelope(b"sender@example.org", recipients=(Recipient(b"recipient@example.net"),))
 
 
-def plain() -> Mail:
-    """A short mail that nothing is wrong with."""
-    fields = tuple(HeaderField(name, b" " + value) for name, value in _FIELDS)
-    return Mail(default_session(), default_envelope(), fields, BytesBody(_TEXT))
+def plain(envelope: Envelope | None = None) -> Mail:
+    """A short mail that nothing is wrong with; its From and To are those of the envelope."""
+    envelope = envelope or default_envelope()
+    to = b", ".join(each.address for each in envelope.recipients)
+    fields = ((b"From", envelope.sender or b"postmaster@example.org"), (b"To", to), *_FIELDS)
+    headers = tuple(HeaderField(name, b" " + value) for name, value in fields)
+    return Mail(default_session(), envelope, headers, BytesBody(_TEXT))
 
 
 def virus(mail: Mail) -> Mail:
@@ -60,9 +61,9 @@ def spam(mail: Mail) -> Mail:
     return replace(mail, body=BytesBody(_SPAM + b"\r\n"))
 
 
-def default_mails() -> tuple[Mail, ...]:
+def default_mails(envelope: Envelope | None = None) -> tuple[Mail, ...]:
     """A good mail, a virus, and spam."""
-    good = plain()
+    good = plain(envelope)
     return good, virus(good), spam(good)
 
 

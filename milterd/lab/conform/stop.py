@@ -27,11 +27,11 @@ def alive(pid: int) -> bool:
 
 
 async def _sigterm(context: Context) -> str:
-    pid, patience = context.options.pid, context.options.stop
+    pid, patience = context.pid, context.options.stop
     if pid is None:
         not_applicable("needs --command, or --pid with the milter's process")
     async with context.connected() as talk:
-        await talk.reach(m.Header)
+        await talk.reach_open(m.Header)
         os.kill(pid, signal.SIGTERM)
         how = await _rest(talk)
     try:

@@ -159,6 +159,12 @@ class Talk:
             return await self.say(m.Unknown(b"XLAB unknown"))
         return await self.until(kind)
 
+    async def reach_open(self, kind: CommandType) -> None:
+        """As `reach`; does not apply if that very event settles the message."""
+        reply = await self.reach(kind)
+        if settles(reply):
+            not_applicable(f"the milter settles it before: {self.told(reply)}")
+
     async def say(
         self, event: m.CommandMessage, macros: Sequence[tuple[bytes, bytes]] | None = None
     ) -> m.Reply | None:
