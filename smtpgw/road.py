@@ -226,7 +226,7 @@ class GatewaySession:
             "message",
             outcome=outcome,
             filter=_decider(transaction.reasons),
-            reason=f"{answer.code} {answer.enhanced} {answer.text}",
+            reason=f"{answer.code} {answer.enhanced} {answer.text}".replace("\n", " "),
             sender=transaction.sender.address,
             recipients=[each.address for each in result.mail.envelope.recipients],
             size=content.size,

@@ -27,8 +27,9 @@ _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
 class Reply:
     """An SMTP reply of the 4xx or 5xx kind (RFC 5321 section 4.2, RFC 3463).
 
+    `text` may hold several lines, parted by LF, each sent as a line of the reply.
     Raises ValueError where code and enhanced code disagree, or where the text
-    holds control characters: nobody's bytes become our syntax.
+    holds another control character: nobody's bytes become our syntax.
     """
 
     code: int
@@ -40,11 +41,12 @@ class Reply:
             raise ValueError(f"reply code {self.code} is not 4xx or 5xx")
         if _ENHANCED.match(self.enhanced) is None or self.enhanced[0] != str(self.code)[0]:
             raise ValueError(f"enhanced code {self.enhanced!r} does not go with {self.code}")
-        if any(ord(each) < 32 or ord(each) == 127 for each in self.text):
+        if any((ord(each) < 32 and each != "\n") or ord(each) == 127 for each in self.text):
             raise ValueError("reply text holds a control character")
 
     def __str__(self) -> str:
-        return f"{self.code} {self.enhanced} {self.text}"
+        """The reply on one line."""
+        return f"{self.code} {self.enhanced} {self.text}".replace("\n", " ")
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,9 @@ def edit_replies(edits: Iterable[Edit], *, leading_space: bool) -> Iterator[wire
 
 
 def reply_text(reply: Reply) -> str:
-    """A reply's text as any SMTP client can take it: ASCII, and bounded."""
-    return reply.text.encode("ascii", "replace").decode("ascii")[:REPLY_TEXT_LIMIT]
+    """A reply's text as any SMTP client can take it: ASCII, on one line, and bounded."""
+    line = reply.text.replace("\n", " ")
+    return line.encode("ascii", "replace").decode("ascii")[:REPLY_TEXT_LIMIT]
 
 
 def final_reply(decision: Decision) -> wire.FinalReply:

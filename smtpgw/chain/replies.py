@@ -1,7 +1,7 @@
 """The SMTP replies that milter verdicts turn into, and a milter's own reply made safe.
 
 The standard texts are Postfix's (milter8.c).  A milter's text reaches the client
-only as printable ASCII on one line.
+only as printable ASCII, in the lines it was given in.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TEXT_LIMIT = 490
 
 
 def parse_reply(text: bytes) -> Reply:
-    """The Reply in a milter's REPLYCODE, its lines joined by a space.
+    """The Reply in a milter's REPLYCODE, line by line.
 
     Where the milter gave no enhanced status code, it is that of a refusal by
     policy (RFC 3463 section 3.8).  Raises PeerError for what is no 4xx or 5xx
@@ -38,4 +38,6 @@ def parse_reply(text: bytes) -> Reply:
     enhanced = parsed.enhanced or f"{parsed.code // 100}.7.1"
     if not parsed.enhanced and not parsed.text.strip():
         raise PeerError("reply without a text")
-    return Reply(parsed.code, enhanced, parsed.text[:TEXT_LIMIT] or "Refused by policy")
+    if not parsed.text.strip():
+        return Reply(parsed.code, enhanced, "Refused by policy")
+    return Reply(parsed.code, enhanced, "\n".join(each[:TEXT_LIMIT] for each in parsed.lines))

@@ -54,6 +54,9 @@ def test_a_refusal_is_given_at_its_stage(
             assert (str(result.reply), result.verdict, result.hangup) == (text, verdict, hangup)
             assert result.reasons[-1].source == "milter one"
             assert result.reasons[-1].facts["reply"] == text
+            if b"\r\n" in getattr(reply, "text", b""):
+                assert result.reply is not None
+                assert result.reply.text == "first\nsecond"
             asked = [each for each in one.kinds if each == stage.__name__]
             wanted = 2 if stage is m.RcptTo and not hangup and reply != m.ConnFail() else 1
             assert len(asked) == wanted
