@@ -17,6 +17,11 @@ and the caller ends the process, threads and all (`os._exit`).
 **Threads.**  Callbacks of one connection come one after the other, but on any thread.
 The context object therefore holds only a :class:`_Connection`, bound to no thread.
 
+**Clients on one connection.**  At QUIT_NC, which Postfix and Sendmail never send, pymilter
+forgets its context, and CONNECT comes next with a new one but no negotiation.  libmilter has
+no function that tells what is agreed: the next client is taken to have what the last
+negotiation agreed to.  libmilter itself still refuses an edit that this connection may not make.
+
 **Macros.**  libmilter keeps those of MAIL until others come for that stage.  Postfix and
 Sendmail send some with every MAIL, so that none outlives its message.
 
@@ -71,10 +76,10 @@ _FAMILIES = {
 class _Connection:
     """What we keep in libmilter's context: one MTA connection."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, agreed: tuple[Actions, Protocol]) -> None:
         self.collector = collector
-        self.actions = Actions(0)
-        self.protocol = Protocol(0)
+        self.actions, self.protocol = agreed
+        collector.leading_space = Protocol.HDR_LEADSPC in self.protocol
 
 
 class LibmilterHost:
@@ -86,6 +91,7 @@ class LibmilterHost:
         self._around = around
         self._actions = negotiation.actions(judge.filter.needs)
         self._protocol = negotiation.protocol(judge.filter.needs)
+        self._agreed = Actions(0), Protocol(0)
         self._changed = threading.Condition(threading.RLock())
         self._connections: set[_Connection] = set()
         self._busy: set[_Connection] = set()
@@ -202,23 +208,26 @@ class LibmilterHost:
         return callback
 
     def _connection(self, context: Any) -> _Connection:
-        """The connection of a context: new where the MTA is too old to negotiate."""
+        """The connection of a context; a context is new, and not negotiated, after QUIT_NC."""
         connection = context.getpriv()
         if isinstance(connection, _Connection):
             return connection
-        connection = _Connection(Collector(self._judge.options))
+        return self._connected(context, self._agreed)
+
+    def _connected(self, context: Any, agreed: tuple[Actions, Protocol]) -> _Connection:
+        connection = _Connection(Collector(self._judge.options), agreed)
         context.setpriv(connection)
         with self._changed:
             self._connections.add(connection)
         return connection
 
     def _on_negotiate(self, context: Any, options: list[int]) -> int:
-        connection = self._connection(context)
-        connection.actions = self._actions & Actions(options[0])
-        connection.protocol = self._protocol & Protocol(options[1])
-        connection.collector.leading_space = Protocol.HDR_LEADSPC in connection.protocol
-        options[:] = [int(connection.actions), int(connection.protocol), 0, 0]
-        if Actions.SETSYMLIST in connection.actions:
+        actions = self._actions & Actions(options[0])
+        protocol = self._protocol & Protocol(options[1])
+        self._agreed = actions, protocol
+        self._connected(context, self._agreed)
+        options[:] = [int(actions), int(protocol), 0, 0]
+        if Actions.SETSYMLIST in actions:
             for stage, names in negotiation.MACROS.items():
                 context.setsymlist(int(stage), " ".join(names))
         return int(milter.CONTINUE)

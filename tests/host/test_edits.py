@@ -53,6 +53,19 @@ def test_all_cases_on_one_connection_and_socket_families(hosting: Hosting) -> No
             assert mta.message(case(name)).edits == CASES[name].edits
 
 
+@pytest.mark.parametrize("protocol", [Protocol.ALL, Protocol.NONE])
+def test_another_client_on_the_same_connection(hosting: Hosting, protocol: Protocol) -> None:
+    """QUIT_NC, which libmilter takes right after a message: the next client has what was
+    negotiated before it."""
+    with hosting("script").mta(protocol=protocol) as mta:
+        for name in ("envelope", "utf8"):
+            mta.greet().begin(case(name))
+            answer = mta.end()
+            assert (answer.edits, answer.reply) == (CASES[name].edits, m.Continue())
+            assert not mta.wire.violations
+            mta.say(m.QuitNewConnection())
+
+
 @pytest.mark.parametrize(
     ("name", "reply"),
     [
