@@ -109,11 +109,21 @@ class Subject:
     mails: Callable[[], Sequence[Mail]]
     package: str = ""
 
+    @contextmanager
+    def started(self) -> Iterator[Milter]:
+        """It, in a directory of its own."""
+        with directory("card") as home, self.start(home) as peer:
+            yield peer
+
+    def rows(self, peer: Milter) -> list[Row]:
+        """Try every check, the last of which ends it."""
+        options = Options(jobs=JOBS, mails=self.mails(), pid=peer.peer.pid)
+        return [_row(each) for each in asyncio.run(grade(peer.address, CHECKS, options))]
+
     def grade(self) -> list[Row]:
         """Start it, try every check, and end it."""
-        with directory("card") as home, self.start(home) as peer:
-            options = Options(jobs=JOBS, mails=self.mails(), pid=peer.peer.pid)
-            return [_row(each) for each in asyncio.run(grade(peer.address, CHECKS, options))]
+        with self.started() as peer:
+            return self.rows(peer)
 
     @property
     def card(self) -> Card:
