@@ -12,7 +12,9 @@ Seen on the wire of Postfix 3.7 with two scripted milters:
 - What a milter does to the envelope the later ones are not told: they have heard MAIL and
   RCPT before.  It counts all the same, one milter's changes on top of the other's.
 
-So each milter has its own connection, open from the first event to the last.
+So each milter has its own connection, open from the first event to the last.  An MTA puts
+a Received field of its own on top, which milters neither see nor can change, but which an
+insertion counts; one stands in for it here, and is taken off what is given out.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from milterd.core.actions import Edit
 from milterd.core.apply import apply
 from milterd.core.decision import Verdict
-from milterd.core.mail import Mail, Recipient
+from milterd.core.mail import HeaderField, Mail, Recipient
 from milterd.lab.client import Played, StageReply, settles, subject_of, verdict_of
 from milterd.lab.link import Link, MilterError, Patience, connect
 from milterd.lab.postfix import Macros, content_events, session_events
@@ -38,6 +40,7 @@ from milterd.wire.replytext import SmtpReply
 Editing = Callable[[Mail, tuple[Edit, ...]], Mail]
 """How the MTA carries out a milter's edits."""
 
+_TRACE = HeaderField(b"Received", b" by the MTA", hidden=True)
 _PASSED = (Verdict.CONTINUE, Verdict.ACCEPT)
 _REFUSALS = (m.Reject, m.TempFail, m.ReplyCode)
 
@@ -92,7 +95,12 @@ async def play_chain(
                 connect(address, patience=patience, version=version)
             )
             members.append(_Member(address, link))
-        return await _Chain(members, mail, editing).run()
+        traced = mail.with_headers((_TRACE, *mail.headers))
+        return await _Chain(members, traced, editing).run()
+
+
+def _untraced(mail: Mail) -> Mail:
+    return mail.with_headers(each for each in mail.headers if each is not _TRACE)
 
 
 class _Ended(Exception):  # noqa: N818  # no error: how the chain stops
@@ -164,7 +172,7 @@ class _Member:
         violations = self.link.mta.violations
         refused, replies = tuple(self.refused), tuple(self.replies)
         played = Played(verdict, told, self.edits, replies, refused, violations, self.agreed)
-        before, after = self.shown or (mail, mail)
+        before, after = map(_untraced, self.shown or (mail, mail))
         return Part(self.address, played, self.shown is not None, before, after)
 
     def _named(self, error: MilterError) -> MilterError:
@@ -192,10 +200,11 @@ class _Chain:
         for each in self._members:
             await each.bye()
         parts = tuple(each.part(self._mail) for each in self._members)
+        mail = _untraced(self._mail)
         if ended is None:
-            return Chained(parts, self._mail)
+            return Chained(parts, mail)
         verdict, told = verdict_of(ended.reply)
-        return Chained(parts, self._mail, verdict, told, self._members.index(ended.member))
+        return Chained(parts, mail, verdict, told, self._members.index(ended.member))
 
     async def _session(self) -> None:
         for event in session_events(self._mail):
