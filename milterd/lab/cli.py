@@ -5,9 +5,11 @@ from __future__ import annotations
 import typer
 
 from milterd.explain.command import explain
+from milterd.lab.commands.bench import bench
 from milterd.lab.commands.chain import chain
 from milterd.lab.commands.conform import conform
 from milterd.lab.commands.record import record
+from milterd.lab.commands.replay import replay
 from milterd.lab.commands.run import run
 from milterd.lab.commands.send import send
 from milterd.lab.commands.show import redact, show
@@ -67,6 +69,12 @@ app.command(
     "be written to the end, 5 some connection found no milter."
 )(record)
 app.command(
+    epilog="Example: milterlab replay today.tape unix:/run/opendkim/new.sock "
+    "--mask 'DKIM-Signature:\\b(t|x|b)=[^;]*'.  "
+    "Exit codes: 0 no difference, 1 some, 2 wrong usage or a damaged tape, 3 the milter broke the "
+    "protocol, 4 it did not answer in time, 5 it is not there or left in the middle."
+)(replay)
+app.command(
     epilog="Example: milterlab show today.tape --connection 3.  "
     "Exit codes: 0 shown, 2 wrong usage or a damaged tape."
 )(show)
@@ -74,6 +82,14 @@ app.command(
     epilog="Example: milterlab redact today.tape shared.tape.  "
     "Exit codes: 0 written, 2 wrong usage or a damaged tape."
 )(redact)
+
+
+app.command(
+    epilog="Example: milterlab bench unix:/run/opendkim/opendkim.sock --connections 20 "
+    "--size 4k,1M --json.  Exit codes: 0 measured, whatever the verdicts; 2 wrong usage, 3 the "
+    "milter broke the protocol, 4 it did not answer in time, 5 it is not there or left in the "
+    "middle."
+)(bench)
 
 
 def main() -> None:
