@@ -209,6 +209,24 @@ class Delivery(settings.Table):
         ge=1,
         description="connections to one destination",
     )
+    initial_destination_concurrency: int = Field(
+        default=5,
+        ge=1,
+        description="deliveries to one destination at once to begin with; each that gets "
+        "through allows one more, up to the limit",
+    )
+    default_destination_concurrency_positive_feedback: float = Field(
+        default=1.0, gt=0, le=1, description="how much a delivery that got through adds to that"
+    )
+    default_destination_concurrency_negative_feedback: float = Field(
+        default=1.0, ge=0, le=1, description="how much a failure to connect takes away"
+    )
+    default_destination_concurrency_failed_cohort_limit: float = Field(
+        default=1.0,
+        gt=0,
+        description="how often as many deliveries as go there at once must fail to connect "
+        "until the destination is left alone for minimal_backoff_time",
+    )
     default_destination_recipient_limit: int = Field(
         default=50,
         ge=1,

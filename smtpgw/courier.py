@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,16 +18,17 @@ import structlog
 
 from smtpgw import settling
 from smtpgw.delivery import router
-from smtpgw.delivery.health import Health
 from smtpgw.delivery.outcome import (
     Deferred,
     Delivered,
     Deliverer,
     Destination,
+    Failed,
     Job,
     Outcome,
     Target,
 )
+from smtpgw.delivery.windows import WindowOptions, Windows
 from smtpgw.dsn import DsnOptions
 from smtpgw.intake import Intake
 from smtpgw.queue.clock import QueueClock
@@ -43,8 +46,16 @@ from smtpgw.queue.store import (
     StaleLease,
     Store,
     StoreFailed,
+    Tried,
+    Wish,
 )
 from smtpgw.reports import Reporter
+
+AHEAD = 5
+"""How many times a destination's window is leased, so that its deliveries never wait for the
+queue's next commit."""
+PARTS = 50
+"""Parts of an attempt that the history keeps."""
 
 Log = structlog.typing.FilteringBoundLogger
 Observe = Callable[[str, str, float], None]
@@ -55,9 +66,8 @@ class CourierOptions:
     """Limits for each destination, by Postfix's names; `pause` is seconds before a full
     disk is tried again."""
 
-    default_destination_concurrency_limit: int = 20
+    windows: WindowOptions = field(default_factory=WindowOptions)
     default_destination_recipient_limit: int = 50
-    failed_cohort_limit: int = 5
     pause: float = 1.0
     dsn: DsnOptions = field(default_factory=DsnOptions)
 
@@ -69,6 +79,7 @@ class _Attempt:
     lease: Lease
     outcomes: dict[int, tuple[Destination, Outcome]] = field(default_factory=dict)
     noted: set[int] = field(default_factory=set)
+    tried: list[Tried] = field(default_factory=list)
 
 
 class Courier:
@@ -98,10 +109,8 @@ class Courier:
         self._reporter = Reporter(
             intake, clock=clock, schedule=schedule, token=token, log=log, options=self._options.dsn
         )
-        self._limits: dict[Destination, asyncio.Semaphore] = {}
-        self._health = Health(
-            cohort=self._options.failed_cohort_limit, rest=schedule.options.minimal_backoff_time
-        )
+        self._windows = Windows(self._options.windows)
+        self._leased: Counter[str] = Counter()
         self._active: set[asyncio.Task[None]] = set()
         self._settling: set[asyncio.Task[None]] = set()
         self._at_rest = asyncio.Event()
@@ -126,9 +135,7 @@ class Courier:
         """Begin an attempt for each mail that is due; how many, None if the queue cannot say."""
         self._at_rest.clear()
         try:
-            leases = await self._manager.next(len(self._active))
-            if self._manager.take_flushed():
-                self._health.forget()
+            leases = await self._manager.next(len(self._active), self._wish)
             if self._closed:
                 return 0  # the queue was too slow: these are due again at the next start
             for lease in leases:
@@ -142,13 +149,42 @@ class Courier:
         finally:
             self._at_rest.set()
 
+    def _wish(self, now: float) -> Wish:
+        """For each destination some mails more than it takes at once, so that the next one
+        is at hand when one is done; none for those at rest."""
+        if self._manager.take_flushed():
+            self._windows.forget()
+        self._windows.tidy(now)
+        room = {
+            site: AHEAD * self._windows.size(site, now) - count
+            for site, count in self._leased.items()
+        }
+        room |= dict.fromkeys(self._windows.resting(now), 0)
+        options = self._schedule.options
+        late = options.delay_warning_time
+        return Wish(
+            each=AHEAD * self._windows.start,
+            room=room,
+            expired=now - options.maximal_queue_lifetime,
+            expired_null=now - options.bounce_queue_lifetime,
+            late=now - late if late > 0 else float("-inf"),
+        )
+
     def _start(self, lease: Lease) -> None:
         task = asyncio.ensure_future(self._attempt(lease))
         self._active.add(task)
-        task.add_done_callback(self._finished)
+        site = lease.mail.site
+        if site:
+            self._leased[site] += 1
+        task.add_done_callback(functools.partial(self._finished, site))
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, site: str, task: asyncio.Task[None]) -> None:
         self._active.discard(task)
+        if site:
+            self._leased[site] -= 1
+            if not self._leased[site]:
+                del self._leased[site]
+        self._manager.freed()
         if not task.cancelled() and task.exception() is not None:
             self._log.error("queue.attempt", outcome="error", exc_info=task.exception())
 
@@ -186,17 +222,32 @@ class Courier:
         except NotFound:
             return  # deleted since it was leased
         attempt = _Attempt(lease)
+        if lease.mail.doomed:
+            self._doom(attempt)
+        else:
+            await self._try(attempt, content)
+        settling = asyncio.ensure_future(self._settle(attempt, content))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settling.discard)
+        await asyncio.shield(settling)
+
+    def _doom(self, attempt: _Attempt) -> None:
+        """Every open recipient is bounced: the postmaster wants it so."""
+        mail = attempt.lease.mail
+        where = Destination("error")
+        for each in mail.open:
+            outcome = Failed(each.number, mail.doomed)
+            attempt.outcomes[each.number] = (where, outcome)
+            self._tell(mail.queue_id, mail.open, where, outcome, 0.0)
+
+    async def _try(self, attempt: _Attempt, content: Content) -> None:
         groups = router.group(
-            lease.mail.open,
+            attempt.lease.mail.open,
             lambda each: self._router.route(each.address),
             self._options.default_destination_recipient_limit,
         )
         work = [self._group(attempt, content, *each, alone=len(groups) == 1) for each in groups]
         await asyncio.gather(*work)
-        settling = asyncio.ensure_future(self._settle(attempt, content))
-        self._settling.add(settling)
-        settling.add_done_callback(self._settling.discard)
-        await asyncio.shield(settling)
 
     async def _group(
         self,
@@ -221,34 +272,45 @@ class Courier:
         )
         began = self._clock.now()
         outcomes = await self._deliver(destination, job)
+        took = self._clock.now() - began
         for each in outcomes:
             attempt.outcomes[each.number] = (destination, each)
-            self._tell(mail.queue_id, recipients, destination, each, self._clock.now() - began)
+            self._tell(mail.queue_id, recipients, destination, each, took)
+        attempt.tried += settling.tried(destination, outcomes, self._clock.wall(), took)
         if not alone:
             await self._note(attempt, destination, outcomes)
 
     async def _deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
-        limit = self._limits.get(destination)
-        if limit is None:
-            limit = asyncio.Semaphore(self._options.default_destination_concurrency_limit)
-            self._limits[destination] = limit
+        name = str(destination)
         try:
-            async with asyncio.timeout(self._manager.options.lease_time), limit:
-                avoid = self._health.avoid(destination, self._clock.now())
+            async with (
+                asyncio.timeout(self._manager.options.lease_time),
+                self._windows.slot(name),
+            ):
+                avoid = self._windows.avoid(name, self._clock.now())
                 if avoid is not None:
                     return _all_deferred(job, avoid, "4.4.1")
                 outcomes = await self._deliverers[destination.transport].deliver(destination, job)
+                await self._learn(name, outcomes)
         except TimeoutError:
             return _all_deferred(job, "delivery took longer than its lease", "4.4.2")
         except Exception as error:  # noqa: BLE001 - our fault, so the mail waits and the log tells
             self._log.error("delivery", queue_id=job.queue_id, outcome="error", exc_info=error)
             return _all_deferred(job, "internal error", "4.3.0")
-        first = outcomes[0] if outcomes else None
-        if isinstance(first, Deferred) and first.unreachable:
-            self._health.failed(destination, self._clock.now(), first.text)
-        else:
-            self._health.answered(destination)
         return outcomes
+
+    async def _learn(self, name: str, outcomes: Sequence[Outcome]) -> None:
+        """Let a destination have more or less at once, or leave it alone."""
+        first = outcomes[0] if outcomes else None
+        if not (isinstance(first, Deferred) and first.unreachable):
+            self._windows.answered(name)
+            return
+        until = self._windows.failed(name, self._clock.now(), first.text)
+        if until is not None:
+            self._log.warning("destination", destination=name, outcome="dead", reason=first.text)
+            # Without it the mails that wait are leased and put back: slower, not wrong.
+            with contextlib.suppress(QueueError):
+                await self._store.rest(name, until, first.text)
 
     async def _note(
         self, attempt: _Attempt, destination: Destination, outcomes: Sequence[Outcome]
@@ -349,6 +411,10 @@ class Courier:
                 ),
                 warned=warn and with_dsn,
                 follow=follow,
+                site=router.site(
+                    where for where, each in final.values() if isinstance(each, Deferred)
+                ),
+                tried=tuple(attempt.tried[:PARTS]),
             )
         )
         if follow:

@@ -8,7 +8,7 @@ answer for the client: `code`, `enhanced`, `answer` (:class:`QueueError`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from milterd.core.decision import Reason
 from milterd.core.mail import Mail
@@ -25,13 +25,15 @@ class NoRecipients(QueueError):  # noqa: N818 - the name says what happened
 
 
 class Intake:
-    """The door.  `wake` is called when there is something new to deliver."""
+    """The door.  `wake` is called when there is something new to deliver; `site_of` says
+    what a mail for these recipients waits for in the queue."""
 
     def __init__(
         self, store: Store, clock: QueueClock, wake: Callable[[], None] = lambda: None
     ) -> None:
         self._store, self._clock = store, clock
         self.wake = wake
+        self.site_of: Callable[[Iterable[bytes]], str] = _any_site
 
     def new_id(self) -> str:
         """A queue id; the edge asks for one at MAIL."""
@@ -68,4 +70,9 @@ class Intake:
             born=self._clock.now(),
             reasons=tuple(decision),
             hold=hold,
+            site=self.site_of(each.address for each in mail.envelope.recipients),
         )
+
+
+def _any_site(_recipients: Iterable[bytes]) -> str:
+    return ""

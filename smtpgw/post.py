@@ -15,6 +15,7 @@ from milterd.base import logs, metrics
 from smtpgw import wiring
 from smtpgw.config import Smtpgw
 from smtpgw.courier import Courier
+from smtpgw.delivery import router
 from smtpgw.delivery.fixed import Fixed
 from smtpgw.delivery.maildir import MaildirDelivery
 from smtpgw.delivery.outcome import Deliverer
@@ -84,6 +85,8 @@ class Post:
         manager = QueueManager(self.store, self._clock, wiring.manager(settings))
         self._courier = self._new_courier(settings, manager)
         self.intake.wake = manager.wake
+        table = wiring.router(settings)
+        self.intake.site_of = lambda those: router.site(map(table.route, those))
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (error := task.exception()) is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from smtpgw import dsn
 from smtpgw.delivery.outcome import Deferred, Delivered, Destination, Failed, Outcome
 from smtpgw.dsn import Reported
 from smtpgw.queue.states import RecipientEvent
-from smtpgw.queue.store import QueuedRecipient, Result
+from smtpgw.queue.store import QueuedRecipient, Result, Tried
 
 
 def expire(outcome: Outcome) -> Outcome:
@@ -38,6 +40,20 @@ def result(destination: Destination, outcome: Outcome) -> Result:
     return Result(
         outcome.number, event, outcome.enhanced, outcome.text, outcome.remote, str(destination)
     )
+
+
+def tried(
+    destination: Destination, outcomes: Sequence[Outcome], at: float, took: float
+) -> list[Tried]:
+    """An attempt's part for the history: equal answers to several recipients once."""
+    counted: dict[tuple[str, str, str, str], int] = {}
+    for each in outcomes:
+        key = (type(each).__name__.lower(), each.enhanced, each.text, each.remote)
+        counted[key] = counted.get(key, 0) + 1
+    return [
+        Tried(at, str(destination), number, outcome, enhanced, text, remote, round(took, 3))
+        for (outcome, enhanced, text, remote), number in counted.items()
+    ]
 
 
 def action(outcome: Outcome, warn: bool) -> str | None:

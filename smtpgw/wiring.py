@@ -17,6 +17,7 @@ from smtpgw.courier import CourierOptions
 from smtpgw.delivery.client import ClientOptions
 from smtpgw.delivery.pool import PoolOptions
 from smtpgw.delivery.router import Router, parse_destination
+from smtpgw.delivery.windows import WindowOptions
 from smtpgw.dsn import DsnOptions
 from smtpgw.edge.options import ContentOptions, Deadlines, EdgeOptions, Limits
 from smtpgw.edge.tls import server_context
@@ -151,7 +152,14 @@ def courier(settings: Smtpgw) -> CourierOptions:
     """How destinations are treated."""
     delivery = settings.delivery
     return CourierOptions(
-        default_destination_concurrency_limit=delivery.default_destination_concurrency_limit,
+        windows=WindowOptions(
+            initial_destination_concurrency=delivery.initial_destination_concurrency,
+            limit=delivery.default_destination_concurrency_limit,
+            positive_feedback=delivery.default_destination_concurrency_positive_feedback,
+            negative_feedback=delivery.default_destination_concurrency_negative_feedback,
+            failed_cohort_limit=delivery.default_destination_concurrency_failed_cohort_limit,
+            rest=settings.queue.minimal_backoff_time,
+        ),
         default_destination_recipient_limit=delivery.default_destination_recipient_limit,
         dsn=DsnOptions(myhostname=settings.hostname),
     )

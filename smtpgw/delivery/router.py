@@ -55,6 +55,12 @@ class Router:
         return self._default
 
 
+def site(destinations: Iterable[Destination]) -> str:
+    """What a mail waits for in the queue: its destination, '' if it has several."""
+    found = {str(each) for each in destinations}
+    return found.pop() if len(found) == 1 else ""
+
+
 def group(
     items: Iterable[T], route: Callable[[T], Destination], limit: int
 ) -> list[tuple[Destination, tuple[T, ...]]]:

@@ -14,7 +14,8 @@ from smtpgw.queue.states import MailState, RecipientState
 from smtpgw.queue.store import Damaged, NewMail, QueuedMail, QueuedRecipient
 
 MAIL_COLUMNS = (
-    "seq, id, state, due, born, arrived, size, sender, facts, sum, attempts, token, warned, note"
+    "seq, id, state, due, born, arrived, size, sender, facts, sum, attempts, token, warned, note,"
+    " site, doomed, flow"
 )
 RECIPIENT_COLUMNS = "number, address, args, state, enhanced, text, remote, destination, at"
 
@@ -25,6 +26,8 @@ class Prepared:
 
     queue_id: str
     mail: tuple[Any, ...]
+    site: str
+    sender: bytes
     recipients: tuple[tuple[int, bytes, str], ...]
     content: tuple[bytes, bytes | None, int, int]
 
@@ -52,7 +55,14 @@ def prepare(new: NewMail, file_sum: int | None) -> Prepared:
     fixed = (new.queue_id, new.arrived, size, envelope.sender, facts)
     due = new.born if new.hold is None else None
     row = (state.value, due, new.born, *fixed, _sum(fixed, recipients), new.hold or "")
-    return Prepared(new.queue_id, row, recipients, (head, body, new.mail.body.size, checksum))
+    return Prepared(
+        new.queue_id,
+        row,
+        new.site,
+        envelope.sender,
+        recipients,
+        (head, body, new.mail.body.size, checksum),
+    )
 
 
 def _sum(fixed: Sequence[Any], recipients: Iterable[tuple[int, bytes, str]]) -> int:
@@ -104,7 +114,7 @@ def recipient(row: Sequence[Any]) -> QueuedRecipient:
 def mail(row: Sequence[Any], rcpt_rows: Sequence[Sequence[Any]]) -> QueuedMail:
     """A mail from its columns and its recipients' ones.  Raises :class:`Damaged`."""
     _, queue_id, state, due, born, arrived, size, sender, text, checksum = row[:10]
-    attempts, _, warned, note = row[10:]
+    attempts, _, warned, note, site, doomed, _ = row[10:]
     try:
         fixed = (queue_id, arrived, size, sender, text)
         if _sum(fixed, [tuple(each[:3]) for each in rcpt_rows]) != checksum:
@@ -125,6 +135,8 @@ def mail(row: Sequence[Any], rcpt_rows: Sequence[Sequence[Any]]) -> QueuedMail:
             note=note,
             reasons=tuple(Reason(*each) for each in facts["reasons"]),
             recipients=tuple(recipient(each) for each in rcpt_rows),
+            site=site,
+            doomed=doomed,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged(f"row cannot be read: {error}") from error

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from smtpgw.queue.rows import Batch
+from smtpgw.queue.batch import Batch
 from smtpgw.queue.states import IllegalMove
 from smtpgw.queue.store import QueueError, StoreFailed, StoreFull
 

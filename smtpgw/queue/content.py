@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 from milterd.core.mail import BytesBody
-from smtpgw.queue.rows import Batch
+from smtpgw.queue.batch import Batch
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.store import Content, Damaged, NotFound
 

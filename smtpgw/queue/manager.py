@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from smtpgw.queue.clock import QueueClock
-from smtpgw.queue.store import Lease, Store
+from smtpgw.queue.store import ANY, Lease, Store, Wish
 
 _STEP = 200
 
@@ -27,6 +28,10 @@ class ManagerOptions:
     poll: float = 1.0
 
 
+def _anything(_now: float) -> Wish:
+    return ANY
+
+
 class QueueManager:
     """Hands out leases to one courier."""
 
@@ -37,11 +42,17 @@ class QueueManager:
         self._store, self._clock = store, clock
         self._news = asyncio.Event()
         self._flushed = False
+        self._crowded = False
         self.stopping = False
 
     def wake(self) -> None:
         """New mail has been queued, or room has come free: look now."""
         self._news.set()
+
+    def freed(self) -> None:
+        """A site has room again: look now, if the last look passed a full one by."""
+        if self._crowded:
+            self._news.set()
 
     def stop(self) -> None:
         """Hand out nothing more."""
@@ -53,8 +64,9 @@ class QueueManager:
         flushed, self._flushed = self._flushed, False
         return flushed
 
-    async def next(self, active: int) -> list[Lease]:
-        """Mails that are due, `active` being how many are in delivery now.
+    async def next(self, active: int, wish: Callable[[float], Wish] = _anything) -> list[Lease]:
+        """Mails that are due, `active` being how many are in delivery now; `wish` says
+        what can be used at that time.
 
         Waits for one; empty when there is no room, or after :meth:`stop`.
         """
@@ -64,16 +76,20 @@ class QueueManager:
             if room <= 0:
                 break
             now = self._clock.now()
-            leases = await self._store.lease(now, min(room, _STEP), self.options.lease_time)
+            wanted = wish(now)
+            self._crowded = any(each <= 0 for each in wanted.room.values())
+            leases = await self._store.lease(now, min(room, _STEP), self.options.lease_time, wanted)
             # Asked after the lease: what another process made due before it shows by now.
-            self._flushed |= await self._store.changed()
+            changed = await self._store.changed()
+            self._flushed |= changed
             if leases:
                 return leases
-            await self._wait(now)
+            if not changed:  # or else what was passed by may be wanted now
+                await self._wait(now)
         return []
 
     async def _wait(self, now: float) -> None:
-        due = await self._store.next_due()
+        due = await self._store.next_due(now)
         if self._news.is_set():
             return
         pause = self.options.poll if due is None else min(self.options.poll, max(due - now, 0.0))

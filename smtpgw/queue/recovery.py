@@ -5,12 +5,14 @@ Runs once, inside a transaction, before anything else uses the shard.
 
 from __future__ import annotations
 
-from smtpgw.queue import rows
+from smtpgw.queue import rows, turns
+from smtpgw.queue.batch import Batch
 from smtpgw.queue.clock import unwatched_shift
-from smtpgw.queue.rows import Batch
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.states import MailEvent, MailState, after
 from smtpgw.queue.store import Recovery
+
+_NO_FILE = "body file is missing"
 
 
 def recover(batch: Batch, shard: Shard, seen: float | None, now: float) -> Recovery:
@@ -18,6 +20,8 @@ def recover(batch: Batch, shard: Shard, seen: float | None, now: float) -> Recov
     shift = 0.0 if seen is None else unwatched_shift(seen, now)
     if shift:
         batch.db.execute("UPDATE mail SET born=born+?, due=due+?", (shift, shift))
+        turns.shift(batch.db, shift)
+    turns.drop_old_rests(batch.db, now)
     leased = _end_leases(batch, now)
     orphans, strange, there = _sweep(batch, shard)
     corrupt = _missing(batch, there)
@@ -32,6 +36,7 @@ def _end_leases(batch: Batch, now: float) -> int:
         "UPDATE mail SET state=?, due=NULL, held=0 WHERE state=? AND held=1", (held, active)
     )
     second = batch.db.execute("UPDATE mail SET state=?, due=? WHERE state=?", (due, now, active))
+    rows.file_unfiled(batch)
     return first.rowcount + second.rowcount
 
 
@@ -51,14 +56,11 @@ def _sweep(batch: Batch, shard: Shard) -> tuple[int, list[str], set[str]]:
 
 def _missing(batch: Batch, there: set[str]) -> list[tuple[str, str]]:
     found = batch.db.execute(
-        "SELECT id, content.mail IS NULL FROM mail LEFT JOIN content ON content.mail = mail.seq"
+        "SELECT id FROM content CROSS JOIN mail ON mail.seq = content.mail"
         " WHERE content.body IS NULL AND state<>?",
         (MailState.CORRUPT.value,),
     ).fetchall()
-    corrupt = []
-    for queue_id, no_row in found:
-        if no_row or queue_id not in there:
-            reason = "content row is missing" if no_row else "body file is missing"
-            rows.set_aside(batch, queue_id, reason)
-            corrupt.append((queue_id, reason))
-    return corrupt
+    gone = [queue_id for (queue_id,) in found if queue_id not in there]
+    for each in gone:
+        rows.set_aside(batch, each, _NO_FILE)
+    return [(each, _NO_FILE) for each in gone]

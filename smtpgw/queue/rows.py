@@ -2,17 +2,15 @@
 
 Every function checks first and writes then: one that raises :class:`QueueError` or
 :class:`IllegalMove` has written nothing, so those beside it in a group commit stand.
-A `Batch` carries the connection and what is to happen after the commit.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from smtpgw.queue import codec
+from smtpgw.queue import codec, history, turns
+from smtpgw.queue.batch import Batch
 from smtpgw.queue.codec import MAIL_COLUMNS, RECIPIENT_COLUMNS, Prepared
 from smtpgw.queue.states import (
     IllegalMove,
@@ -31,23 +29,24 @@ from smtpgw.queue.store import (
     Result,
     Settlement,
     StaleLease,
+    Tried,
+    Wish,
 )
 
-
-@dataclass(slots=True)
-class Batch:
-    """A transaction under way.  `gone` are mails whose body file goes after the commit."""
-
-    db: sqlite3.Connection
-    gone: list[str] = field(default_factory=list)
+_NAMES = [each.strip() for each in MAIL_COLUMNS.split(",")]
+_FLOW, _TOKEN = _NAMES.index("flow"), _NAMES.index("token")
 
 
 def add(batch: Batch, new: Prepared) -> None:
     """Insert a mail that was prepared."""
+    state, due, *_ = new.mail
+    flow = None
+    if state == MailState.INCOMING.value:
+        flow = turns.file(batch, new.site, new.sender, old=False, due=due)
     cursor = batch.db.execute(
-        "INSERT INTO mail (state, due, born, id, arrived, size, sender, facts, sum, note)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?)",
-        new.mail,
+        "INSERT INTO mail (state, due, born, id, arrived, size, sender, facts, sum, note, site,"
+        " flow) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        (*new.mail, new.site, flow),
     )
     seq = cursor.lastrowid
     batch.db.executemany(
@@ -57,28 +56,17 @@ def add(batch: Batch, new: Prepared) -> None:
     batch.db.execute("INSERT INTO content VALUES (?,?,?,?,?)", (seq, *new.content))
 
 
-def lease(batch: Batch, now: float, limit: int, duration: float) -> list[Lease]:
-    """Lease what is due: lapsed leases, then new and deferred mails by halves."""
-    lapsed = _due(batch, MailState.ACTIVE, now, limit)
-    fresh = _due(batch, MailState.INCOMING, now, limit - len(lapsed))
-    old = _due(batch, MailState.DEFERRED, now, limit - len(lapsed))
-    room = limit - len(lapsed)
-    share = max(room // 2, room - len(old))
-    chosen = lapsed + fresh[:share]
-    chosen += old[: limit - len(chosen)]
-    leases = []
-    for row in chosen:
-        found = _lease_one(batch, row, now + duration)
-        if found is not None:
-            leases.append(found)
-    return leases
-
-
-def _due(batch: Batch, state: MailState, now: float, limit: int) -> list[tuple[Any, ...]]:
-    return batch.db.execute(
-        f"SELECT {MAIL_COLUMNS} FROM mail WHERE state=? AND due<=? ORDER BY due LIMIT ?",  # noqa: S608 - constant columns
-        (state.value, now, max(limit, 0)),
+def lease(batch: Batch, now: float, limit: int, duration: float, wish: Wish) -> list[Lease]:
+    """Lease what is due: lapsed leases, then mails whose turn it is."""
+    chosen = batch.db.execute(
+        f"SELECT {MAIL_COLUMNS} FROM mail WHERE state=1 AND due<=? ORDER BY due LIMIT ?",  # noqa: S608 - constant columns
+        (now, limit),
     ).fetchall()
+    chosen += turns.choose(batch.db, now, limit - len(chosen), wish)
+    leases = [_lease_one(batch, row, now + duration) for row in chosen]
+    for flow in {row[_FLOW] for row in chosen if row[_FLOW] is not None}:
+        turns.left(batch, flow, served=now)
+    return [each for each in leases if each is not None]
 
 
 def _lease_one(batch: Batch, row: tuple[Any, ...], until: float) -> Lease | None:
@@ -90,10 +78,43 @@ def _lease_one(batch: Batch, row: tuple[Any, ...], until: float) -> Lease | None
     event = MailEvent.LAPSE if mail.state is MailState.ACTIVE else MailEvent.LEASE
     after(mail.state, event)
     batch.db.execute(
-        "UPDATE mail SET state=?, due=?, token=token+1, attempts=attempts+1 WHERE seq=?",
+        "UPDATE mail SET state=?, due=?, flow=NULL, token=token+1, attempts=attempts+1 WHERE seq=?",
         (MailState.ACTIVE.value, until, row[0]),
     )
-    return Lease(mail, row[11] + 1, until)
+    return Lease(mail, row[_TOKEN] + 1, until)
+
+
+def _wait(batch: Batch, seq: int, state: MailState, due: float, site: str | None = None) -> None:
+    """Let a mail wait for its turn; the caller has asked the table of states.
+
+    `site` None: the one it waited for before.
+    """
+    sender, before = batch.db.execute(
+        "SELECT sender, site FROM mail WHERE seq=?", (seq,)
+    ).fetchone()
+    site = before if site is None else site
+    flow = turns.file(batch, site, sender, old=state is MailState.DEFERRED, due=due)
+    batch.db.execute(
+        "UPDATE mail SET state=?, due=?, site=?, flow=? WHERE seq=?",
+        (state.value, due, site, flow, seq),
+    )
+
+
+def file_unfiled(batch: Batch) -> None:
+    """Let every mail wait that should and does not: after a crash, or an older version."""
+    found = batch.db.execute(
+        "SELECT seq, state, due FROM mail WHERE flow IS NULL AND state IN (0, 2)"
+    ).fetchall()
+    for seq, state, due in found:
+        _wait(batch, seq, MailState(state), due)
+
+
+def _leave(batch: Batch, seq: int) -> None:
+    """Take a mail out of its flow, if it stands in one."""
+    (flow,) = batch.db.execute("SELECT flow FROM mail WHERE seq=?", (seq,)).fetchone()
+    if flow is not None:
+        batch.db.execute("UPDATE mail SET flow=NULL WHERE seq=?", (seq,))
+        turns.left(batch, flow)
 
 
 def _recipients(batch: Batch, seq: int) -> list[tuple[Any, ...]]:
@@ -125,11 +146,14 @@ def settle(batch: Batch, end: Settlement, follow: Sequence[Prepared]) -> MailSta
         _remove(batch, seq, end.queue_id)
         return to
     _write_results(batch, seq, end.at, moved)
-    due = end.due if to is MailState.DEFERRED else None
+    history.keep(batch.db, seq, end.tried)
     batch.db.execute(
-        "UPDATE mail SET state=?, due=?, held=0, warned=max(warned, ?) WHERE seq=?",
-        (to.value, due, int(end.warned), seq),
+        "UPDATE mail SET state=?, due=NULL, held=0, warned=max(warned, ?), site=?, doomed=''"
+        " WHERE seq=?",
+        (to.value, int(end.warned), end.site, seq),
     )
+    if to is MailState.DEFERRED:
+        _wait(batch, seq, to, end.due)
     return to
 
 
@@ -178,12 +202,15 @@ def _write_results(batch: Batch, seq: int, at: float, moved: Moved) -> None:
 
 def _remove(batch: Batch, seq: int, queue_id: str) -> None:
     batch.gone.append(queue_id)
+    _leave(batch, seq)
     batch.db.execute("DELETE FROM mail WHERE seq=?", (seq,))
+    batch.db.execute("DELETE FROM attempt WHERE mail=?", (seq,))
     batch.db.execute("DELETE FROM recipient WHERE mail=?", (seq,))
     batch.db.execute("DELETE FROM content WHERE mail=?", (seq,))
 
 
 def _mark_damaged(batch: Batch, seq: int, reason: str) -> None:
+    _leave(batch, seq)
     batch.db.execute(
         "UPDATE mail SET state=?, due=NULL, note=? WHERE seq=?",
         (MailState.CORRUPT.value, reason, seq),
@@ -201,6 +228,7 @@ def hold(batch: Batch, queue_id: str, reason: str) -> None:
     """Hold now, or when the attempt under way ends."""
     seq, state, _, _ = _find(batch, queue_id)
     to = after(state, MailEvent.HOLD)
+    _leave(batch, seq)
     batch.db.execute(
         "UPDATE mail SET state=?, due=iif(?, due, NULL), held=?, note=? WHERE seq=?",
         (to.value, to is MailState.ACTIVE, int(to is MailState.ACTIVE), reason, seq),
@@ -211,28 +239,42 @@ def release(batch: Batch, queue_id: str, now: float) -> None:
     """Back on the road, due now."""
     seq, state, _, _ = _find(batch, queue_id)
     to = after(state, MailEvent.RELEASE)
-    batch.db.execute(
-        "UPDATE mail SET state=?, due=iif(?, due, ?), held=0, note='' WHERE seq=?",
-        (to.value, to is MailState.ACTIVE, now, seq),
-    )
+    batch.db.execute("UPDATE mail SET held=0, note='' WHERE seq=?", (seq,))
+    if to is not MailState.ACTIVE:
+        _wait(batch, seq, to, now)
 
 
 def flush_one(batch: Batch, now: float, queue_id: str) -> int:
-    """Make one mail due now."""
+    """Make one mail due now, and end the rest of the site it waits for."""
     seq, state, _, _ = _find(batch, queue_id)
-    after(state, MailEvent.FLUSH)
-    batch.db.execute("UPDATE mail SET due=min(due, ?) WHERE seq=?", (now, seq))
+    to = after(state, MailEvent.FLUSH)
+    due, site = batch.db.execute("SELECT due, site FROM mail WHERE seq=?", (seq,)).fetchone()
+    _leave(batch, seq)
+    turns.end_rests(batch, site)
+    _wait(batch, seq, to, min(due, now))
     return 1
 
 
-def flush_some(batch: Batch, now: float, limit: int) -> int:
-    """Make up to `limit` of the mails that wait due now; how many it was."""
+FLUSH_STEP = 10_000
+"""Mails a flush looks at in one transaction."""
+
+
+def flush_some(batch: Batch, now: float, limit: int, after_seq: int) -> tuple[int, int | None]:
+    """Make those of the next `limit` mails that wait due now: how many it was, and the mail to
+    go on after; None at the end, when every flow has its turn and no site rests."""
+    found = batch.db.execute(
+        "SELECT max(seq), count(*) FROM (SELECT seq FROM mail WHERE seq>? ORDER BY seq LIMIT ?)",
+        (after_seq, limit),
+    ).fetchone()
+    if not found[1]:
+        turns.end_rests(batch)
+        turns.hurry(batch.db, now)
+        return 0, None
     cursor = batch.db.execute(
-        "UPDATE mail SET due=? WHERE seq IN"
-        " (SELECT seq FROM mail WHERE state=? AND due>? ORDER BY due LIMIT ?)",
-        (now, MailState.DEFERRED.value, now, limit),
+        "UPDATE mail SET due=? WHERE seq>? AND seq<=? AND flow IS NOT NULL AND due>?",
+        (now, after_seq, found[0], now),
     )
-    return cursor.rowcount
+    return cursor.rowcount, found[0]
 
 
 def delete(batch: Batch, queue_id: str) -> None:
@@ -244,15 +286,16 @@ def delete(batch: Batch, queue_id: str) -> None:
 
 def listing(batch: Batch, chosen: Filter) -> list[QueuedMail]:
     """Mails by id, after `chosen.after`."""
-    where, values = "id>?", [chosen.after]
-    if chosen.states:
-        values += [each.value for each in chosen.states]  # type: ignore[misc] # mixed parameters
-        where += f" AND +state IN ({','.join('?' * len(chosen.states))})"
-    rows = batch.db.execute(
-        f"SELECT {MAIL_COLUMNS} FROM mail WHERE {where} ORDER BY id LIMIT ?",  # noqa: S608 - constant columns, counted marks
-        (*values, chosen.limit),
-    ).fetchall()
-    return [_show(batch, each) for each in rows]
+    states: list[MailState | None] = [*chosen.states] or [None]
+    rows: list[tuple[Any, ...]] = []
+    for each in states:
+        where, values = ("", ()) if each is None else ("state=? AND ", (each.value,))
+        rows += batch.db.execute(
+            f"SELECT {MAIL_COLUMNS} FROM mail WHERE {where}id>? ORDER BY id LIMIT ?",  # noqa: S608 - constant columns and conditions
+            (*values, chosen.after, chosen.limit),
+        ).fetchall()
+    rows.sort(key=lambda row: str(row[1]))
+    return [_show(batch, each) for each in rows[: chosen.limit]]
 
 
 def show(batch: Batch, queue_id: str) -> QueuedMail:
@@ -273,6 +316,11 @@ def _show(batch: Batch, row: tuple[Any, ...]) -> QueuedMail:
         return codec.damaged_mail(row, str(error))
 
 
+def timeline(batch: Batch, queue_id: str) -> list[tuple[int, Tried]]:
+    """What was tried for a mail.  Raises :class:`NotFound`."""
+    return history.read(batch.db, _find(batch, queue_id)[0])
+
+
 def counts(batch: Batch) -> dict[MailState, int]:
     """Mails by state."""
     rows = batch.db.execute("SELECT state, count(*) FROM mail GROUP BY state").fetchall()
@@ -280,10 +328,8 @@ def counts(batch: Batch) -> dict[MailState, int]:
     return {each: found.get(each.value, 0) for each in MailState if each is not MailState.DONE}
 
 
-def next_due(batch: Batch) -> float | None:
-    """The earliest due time there is."""
-    times = []
-    for state in (MailState.INCOMING, MailState.ACTIVE, MailState.DEFERRED):
-        found = batch.db.execute("SELECT min(due) FROM mail WHERE state=?", (state.value,))
-        times += [each for (each,) in found if each is not None]
-    return min(times, default=None)
+def next_due(batch: Batch, now: float) -> float | None:
+    """When something is due that is not yet: a turn, or the end of a lease."""
+    (lapse,) = batch.db.execute("SELECT min(due) FROM mail WHERE state=1").fetchone()
+    times = (lapse, turns.next_turn(batch.db, now))
+    return min((each for each in times if each is not None), default=None)

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from smtpgw.queue.store import StoreDamaged
 
-VERSION = 1
+VERSION = 2
 APPLICATION = 0x47504F51  # "GPOQ", so that file(1) and we know our own
 
 _TABLES = """
-BEGIN IMMEDIATE;
 CREATE TABLE mail (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -33,9 +32,11 @@ CREATE TABLE mail (
     token INTEGER NOT NULL DEFAULT 0,
     warned INTEGER NOT NULL DEFAULT 0,
     held INTEGER NOT NULL DEFAULT 0, -- hold wanted when the attempt ends
-    note TEXT NOT NULL DEFAULT ''    -- why it is held or corrupt
+    note TEXT NOT NULL DEFAULT '',   -- why it is held or corrupt
+    site TEXT NOT NULL DEFAULT '',   -- the destination it waits for; '' is any
+    flow INTEGER,                    -- where it waits for its turn: incoming and deferred only
+    doomed TEXT NOT NULL DEFAULT ''  -- why the next attempt bounces it without trying
 );
-CREATE INDEX mail_due ON mail (state, due);
 CREATE TABLE recipient (
     mail INTEGER NOT NULL,
     number INTEGER NOT NULL,
@@ -61,6 +62,55 @@ CREATE TABLE mark (
     seen REAL NOT NULL,              -- queue time of the last change
     floor INTEGER NOT NULL           -- highest time part of an id
 );
+"""
+
+_TURNS = """
+CREATE INDEX mail_state ON mail (state, id);
+CREATE INDEX mail_leased ON mail (due) WHERE state = 1;
+CREATE INDEX mail_turn ON mail (flow, due) WHERE flow IS NOT NULL;
+CREATE INDEX mail_age ON mail (warned, born) WHERE flow IS NOT NULL;
+CREATE INDEX mail_unfiled ON mail (seq) WHERE flow IS NULL AND state IN (0, 2);
+CREATE INDEX content_file ON content (mail) WHERE body IS NULL;
+CREATE TABLE lane (                  -- the mails of one site that wait, new or old ones
+    id INTEGER PRIMARY KEY,
+    site TEXT NOT NULL,
+    old INTEGER NOT NULL,
+    ready REAL NOT NULL,             -- when its next turn comes, queue time
+    UNIQUE (site, old)
+);
+CREATE INDEX lane_turn ON lane (old, ready);
+CREATE TABLE flow (                  -- the mails of one sender in a lane
+    id INTEGER PRIMARY KEY,
+    lane INTEGER NOT NULL,
+    sender BLOB NOT NULL,
+    ready REAL NOT NULL,
+    UNIQUE (lane, sender)
+);
+CREATE INDEX flow_turn ON flow (lane, ready);
+CREATE TABLE rest (                  -- sites that do not answer
+    site TEXT PRIMARY KEY,
+    until REAL NOT NULL,
+    note TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE attempt (               -- what was tried for mails that are still here
+    mail INTEGER NOT NULL,
+    number INTEGER NOT NULL,         -- of the attempt
+    part INTEGER NOT NULL,           -- of the attempt
+    at REAL NOT NULL,                -- wall time
+    facts TEXT NOT NULL,             -- JSON
+    PRIMARY KEY (mail, number, part)
+) WITHOUT ROWID;
+"""
+
+_FROM_1 = """
+DROP INDEX mail_due;
+ALTER TABLE mail ADD COLUMN site TEXT NOT NULL DEFAULT '';
+ALTER TABLE mail ADD COLUMN flow INTEGER;
+ALTER TABLE mail ADD COLUMN doomed TEXT NOT NULL DEFAULT '';
+"""
+"""Recovery files what waits, so the mails of an older version get their turn."""
+
+_DONE = """
 PRAGMA application_id = %d;
 PRAGMA user_version = %d;
 COMMIT;
@@ -92,8 +142,19 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     owner = db.execute("PRAGMA application_id").fetchone()[0]
     if (version, owner) == (0, 0) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         path.chmod(0o600)
-        db.executescript(_TABLES % (APPLICATION, VERSION))
+        _write(db, _TABLES + _TURNS)
     elif owner != APPLICATION:
         raise StoreDamaged(f"{path}: not a queue of this program")
+    elif version == 1:
+        _write(db, _FROM_1 + _TURNS)
     elif version != VERSION:
         raise StoreDamaged(f"{path}: version {version}, this program knows {VERSION}")
+
+
+def _write(db: sqlite3.Connection, script: str) -> None:
+    """Run a script and stamp the version, all or nothing."""
+    try:
+        db.executescript("BEGIN IMMEDIATE;" + script + _DONE % (APPLICATION, VERSION))
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")

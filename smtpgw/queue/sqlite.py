@@ -8,6 +8,7 @@ of their own and never wait for a sync.
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import sqlite3
 import zlib
@@ -17,17 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from smtpgw.queue import codec, ids, rows, schema
+from smtpgw.queue import codec, ids, rows, schema, turns
+from smtpgw.queue.batch import Batch
 from smtpgw.queue.clock import Clock, QueueClock, SystemClock
 from smtpgw.queue.codec import Prepared
 from smtpgw.queue.committer import Committer, CommitterOptions
 from smtpgw.queue.content import read_content
 from smtpgw.queue.recovery import recover
 from smtpgw.queue.reserve import Reserve
-from smtpgw.queue.rows import Batch
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import (
+    ANY,
     Content,
     Damaged,
     Filter,
@@ -36,14 +38,16 @@ from smtpgw.queue.store import (
     QueuedMail,
     QueueError,
     Recovery,
+    Rest,
     Result,
     Settlement,
     StoreFailed,
     StoreFull,
+    Tried,
+    Wish,
 )
 
 T = TypeVar("T")
-_FLUSH_STEP = 10_000
 _SPARE_INODES = 16
 
 
@@ -185,8 +189,18 @@ class SqliteStore:
             raise
         return codec.prepare(mail, checksum)
 
-    async def lease(self, now: float, limit: int, duration: float) -> list[Lease]:
-        return await self.committer.do(lambda batch: rows.lease(batch, now, limit, duration))
+    async def lease(self, now: float, limit: int, duration: float, wish: Wish = ANY) -> list[Lease]:
+        return await self.committer.do(lambda batch: rows.lease(batch, now, limit, duration, wish))
+
+    async def rest(self, site: str, until: float, note: str) -> None:
+        await self.committer.do(lambda batch: turns.rest(batch, site, until, note))
+
+    async def resting(self) -> list[Rest]:
+        now = self._clock.now()
+        return await self._read(lambda batch: turns.resting(batch.db, now))
+
+    async def history(self, queue_id: str) -> list[tuple[int, Tried]]:
+        return await self._read(lambda batch: rows.timeline(batch, queue_id))
 
     async def note(self, queue_id: str, token: int, at: float, results: Sequence[Result]) -> None:
         await self.committer.do(lambda batch: rows.note(batch, queue_id, token, at, results))
@@ -217,8 +231,8 @@ class SqliteStore:
     async def set_aside(self, queue_id: str, reason: str) -> None:
         await self.committer.do(lambda batch: rows.set_aside(batch, queue_id, reason))
 
-    async def next_due(self) -> float | None:
-        return await self.committer.do(rows.next_due)
+    async def next_due(self, now: float) -> float | None:
+        return await self.committer.do(lambda batch: rows.next_due(batch, now))
 
     async def changed(self) -> bool:
         before, self._version = self._version, await self.committer.do(_data_version)
@@ -233,12 +247,15 @@ class SqliteStore:
     async def flush(self, now: float, queue_id: str | None = None) -> int:
         if queue_id is not None:
             return await self.committer.do(lambda batch: rows.flush_one(batch, now, queue_id))
-        total = 0
-        while done := await self.committer.do(
-            lambda batch: rows.flush_some(batch, now, _FLUSH_STEP)
-        ):
+        total, last = 0, 0
+        while True:
+            done, following = await self.committer.do(
+                functools.partial(rows.flush_some, now=now, limit=rows.FLUSH_STEP, after_seq=last)
+            )
             total += done
-        return total
+            if following is None:
+                return total
+            last = following
 
     async def delete(self, queue_id: str) -> None:
         await self.committer.do(lambda batch: rows.delete(batch, queue_id))

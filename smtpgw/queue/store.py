@@ -12,7 +12,7 @@ Times named `born` and `due` are queue time, `arrived` is wall time, all in seco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -63,7 +63,11 @@ class Damaged(QueueError):
 
 @dataclass(frozen=True, slots=True)
 class NewMail:
-    """A mail to be queued.  With `hold` it goes to the hold queue, for that reason."""
+    """A mail to be queued.  With `hold` it goes to the hold queue, for that reason.
+
+    `site` names what it waits for (a destination), '' where that is several: mails
+    of one site share a turn, and a site that does not answer keeps only its own waiting.
+    """
 
     queue_id: str
     mail: Mail
@@ -71,6 +75,7 @@ class NewMail:
     born: float
     reasons: tuple[Reason, ...] = ()
     hold: str | None = None
+    site: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,10 @@ class QueuedRecipient:
 
 @dataclass(frozen=True, slots=True)
 class QueuedMail:
-    """A mail as the store knows it, without its octets."""
+    """A mail as the store knows it, without its octets.
+
+    `doomed` says, if it is not empty, why the next attempt is to bounce it untried.
+    """
 
     queue_id: str
     state: MailState
@@ -106,6 +114,8 @@ class QueuedMail:
     note: str
     reasons: tuple[Reason, ...]
     recipients: tuple[QueuedRecipient, ...]
+    site: str = ""
+    doomed: str = ""
 
     @property
     def open(self) -> tuple[QueuedRecipient, ...]:
@@ -135,10 +145,57 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """One part of an attempt, for the history: what a destination said of some recipients.
+
+    `at` is wall time, `took` seconds, `remote` and `text` the peer and its words.
+    """
+
+    at: float
+    destination: str
+    recipients: int
+    outcome: str
+    enhanced: str
+    text: str
+    remote: str = ""
+    took: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a courier can use.
+
+    At most `each` mails of one site, or what `room` says of it.  Mails born before
+    `expired` (`expired_null` for the null sender), or unwarned ones born before `late`,
+    come even if their site rests: somebody must be told.
+    """
+
+    each: int = 1_000_000
+    room: Mapping[str, int] = field(default_factory=dict)
+    expired: float = float("-inf")
+    expired_null: float = float("-inf")
+    late: float = float("-inf")
+
+
+ANY = Wish()
+"""Whatever is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A site that is left alone until then (queue time), and why."""
+
+    site: str
+    until: float
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """The end of an attempt.
 
-    `due` is the next attempt, used if a recipient is left.  `follow` are mails to be
+    `due` is the next attempt and `site` what it waits for, used if a recipient is left;
+    `tried` is kept then for the history.  `follow` are mails to be
     queued in the same transaction: the DSNs that the outcomes call for.
     """
 
@@ -149,6 +206,8 @@ class Settlement:
     due: float
     warned: bool = False
     follow: tuple[NewMail, ...] = ()
+    site: str = ""
+    tried: tuple[Tried, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +268,22 @@ class Store(Protocol):
         """Queue it; returns when committed.  Raises StoreFull, StoreFailed, QueueError."""
         ...
 
-    async def lease(self, now: float, limit: int, duration: float) -> list[Lease]:
-        """Up to `limit` mails that are due, new ones first by half."""
+    async def lease(self, now: float, limit: int, duration: float, wish: Wish = ANY) -> list[Lease]:
+        """Up to `limit` mails that are due: new ones by half, sites in turn, and in each
+        site senders in turn, so that nobody's mail waits for all of another's."""
+        ...
+
+    async def rest(self, site: str, until: float, note: str) -> None:
+        """Leave a site's mails alone until then; only the site is written, however many."""
+        ...
+
+    async def resting(self) -> list[Rest]:
+        """The sites that are left alone."""
+        ...
+
+    async def history(self, queue_id: str) -> list[tuple[int, Tried]]:
+        """What was tried for a mail that is still here: the attempt's number, and each
+        part of it; the last hundred attempts.  Raises NotFound."""
         ...
 
     async def note(self, queue_id: str, token: int, at: float, results: Sequence[Result]) -> None:
@@ -229,8 +302,8 @@ class Store(Protocol):
         """Mark a mail corrupt."""
         ...
 
-    async def next_due(self) -> float | None:
-        """When the next mail is due, if any is."""
+    async def next_due(self, now: float) -> float | None:
+        """When the next turn comes or lease ends that is not there yet, if any does."""
         ...
 
     async def changed(self) -> bool:

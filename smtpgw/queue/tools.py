@@ -8,21 +8,21 @@ which its manager asks once a second.  No lock of the shard is taken.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from pathlib import Path
 from typing import TypeVar
 
-from smtpgw.queue import rows, schema
+from smtpgw.queue import rows, schema, turns
+from smtpgw.queue.batch import Batch
 from smtpgw.queue.content import read_content
-from smtpgw.queue.rows import Batch
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.states import MailState
-from smtpgw.queue.store import Content, Filter, NotFound, QueuedMail, QueueError
+from smtpgw.queue.store import Content, Filter, NotFound, QueuedMail, QueueError, Rest, Tried
 
 T = TypeVar("T")
-_STEP = 10_000
 EVERYTHING = Filter()
 
 
@@ -88,13 +88,27 @@ class QueueTool:
         if queue_id is not None:
             self._change(queue_id, lambda batch: rows.flush_one(batch, now, queue_id))
             return 1
-        total = 0
-        for shard, db in self._shards:
-            while done := self._transact(
-                shard, db, lambda batch: rows.flush_some(batch, now, _STEP)
-            ):
-                total += done
-        return total
+        return sum(self._flush_shard(shard, db, now) for shard, db in self._shards)
+
+    def _flush_shard(self, shard: Shard, db: sqlite3.Connection, now: float) -> int:
+        total, last = 0, 0
+        while True:
+            step = functools.partial(
+                rows.flush_some, now=now, limit=rows.FLUSH_STEP, after_seq=last
+            )
+            done, following = self._transact(shard, db, step)
+            total += done
+            if following is None:
+                return total
+            last = following
+
+    def history(self, queue_id: str) -> Sequence[tuple[int, Tried]]:
+        """What was tried for a mail.  Raises NotFound."""
+        return self._anywhere(queue_id, lambda _, batch: rows.timeline(batch, queue_id))
+
+    def resting(self, now: float) -> Sequence[Rest]:
+        """The sites that are left alone, in any shard."""
+        return [each for _, db in self._shards for each in turns.resting(db, now)]
 
     def _anywhere(self, queue_id: str, ask: Callable[[Shard, Batch], T]) -> T:
         for shard, db in self._shards:

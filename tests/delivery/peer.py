@@ -20,7 +20,7 @@ from smtpgw.delivery.fixed import Fixed
 from smtpgw.delivery.maildir import MaildirDelivery
 from smtpgw.delivery.outcome import Destination, Job, Target
 from smtpgw.delivery.pool import Pool, PoolOptions
-from smtpgw.delivery.router import Router
+from smtpgw.delivery.router import Router, site
 from smtpgw.dsn import DsnOptions
 from smtpgw.intake import Intake
 from smtpgw.queue.clock import QueueClock
@@ -196,6 +196,8 @@ async def road(
         queue_clock = QueueClock(clock)
         manager = QueueManager(store, queue_clock, manager_options or ManagerOptions(poll=0.02))
         intake = Intake(store, queue_clock, manager.wake)
+        table = Router(default, exceptions or {})
+        intake.site_of = lambda those: site(map(table.route, those))
         connections = deliverers or pool()
         fixed = Fixed()
         seen: list[tuple[str, str]] = []
@@ -205,7 +207,7 @@ async def road(
             manager=manager,
             clock=queue_clock,
             schedule=Schedule(schedule or ScheduleOptions()),
-            router=Router(default, exceptions or {}),
+            router=table,
             deliverers={
                 "lmtp": connections,
                 "smtp": connections,

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from smtpgw.courier import CourierOptions
+from smtpgw.courier import AHEAD, CourierOptions
 from smtpgw.delivery.outcome import Destination
+from smtpgw.delivery.windows import WindowOptions
 from smtpgw.dsn import DsnOptions
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.states import MailState, RecipientState
-from smtpgw.queue.store import Filter, Lease, StoreFull
+from smtpgw.queue.store import ANY, Filter, Lease, StoreFull, Wish
 from smtpgw.queue.tools import QueueTool
 from tests.delivery.peer import CLOSE, STALL, Peer, listening, road
 from tests.queue.support import FakeClock, message, new, opened, run, until
@@ -325,7 +326,7 @@ def test_one_dead_destination_hurts_nobody_else(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         dead = Peer({"CONNECT": STALL})
-        options = CourierOptions(default_destination_concurrency_limit=2)
+        options = CourierOptions(windows=WindowOptions(limit=2))
         async with listening(dead) as nowhere:
             exceptions = {"dead.example": nowhere}
             async with road(tmp_path, _maildir(tmp_path), exceptions, options=options) as way:
@@ -333,9 +334,9 @@ def test_one_dead_destination_hurts_nobody_else(tmp_path: Path) -> None:
                     await way.accept(message(rcpts=(b"u@dead.example",)))
                 await way.accept(message())
                 await until(lambda: len(_boxes(tmp_path, "u@example.net")) == 1)
-                await until(lambda: way.courier.active == 30)
+                await until(lambda: way.courier.active == 2 * AHEAD)
                 assert dead.connections <= 2
-                assert await way.courier.drain(0) == 30
+                assert await way.courier.drain(0) == 2 * AHEAD
 
     run(scenario())
 
@@ -343,19 +344,24 @@ def test_one_dead_destination_hurts_nobody_else(tmp_path: Path) -> None:
 def test_a_destination_that_refuses_is_not_asked_for_each_mail(tmp_path: Path) -> None:
     async def scenario() -> None:
         peer = Peer({"CONNECT": b"421 4.3.2 busy\r\n" + CLOSE})
-        options = CourierOptions(default_destination_concurrency_limit=1, failed_cohort_limit=3)
+        options = CourierOptions(windows=WindowOptions(limit=1, failed_cohort_limit=3))
         async with listening(peer) as where, road(tmp_path, where, options=options) as way:
             for _ in range(20):
                 await way.accept(message())
-            await until(lambda: len(way.seen) == 20)
+            await until(lambda: peer.connections == 3)
             await until(lambda: not way.courier.active)
+            counts = await way.store.counts()
+            # What was at hand is deferred, what was not waits untouched, with a reason to see.
+            assert counts[MailState.DEFERRED] + counts[MailState.INCOMING] == 20
+            assert 0 < counts[MailState.DEFERRED] < 20
+            (rest,) = await way.store.resting()
+            assert (rest.site, rest.note) == (str(where), "greeting refused: 421 4.3.2 busy")
+            for each in await way.store.list(Filter(frozenset({MailState.DEFERRED}))):
+                assert each.recipients[0].text == rest.note
             assert peer.connections == 3
-            assert (await way.store.counts())[MailState.DEFERRED] == 20
-            for each in await way.store.list(Filter()):
-                assert each.recipients[0].text == "greeting refused: 421 4.3.2 busy"
             peer.answers["CONNECT"] = b"220 here again\r\n"
             tool = QueueTool(tmp_path)
-            assert tool.flush(way.clock.wall()) == 20
+            assert tool.flush(way.clock.wall()) == counts[MailState.DEFERRED]
             tool.close()
             await way.wait_empty()
 
@@ -400,8 +406,10 @@ def test_draining_waits_for_what_is_being_leased_just_now(tmp_path: Path) -> Non
         async with listening(peer) as where, road(tmp_path, where) as way:
             lease, leased, go_on = way.store.lease, asyncio.Event(), asyncio.Event()
 
-            async def slow(now: float, limit: int, duration: float) -> list[Lease]:
-                found = await lease(now, limit, duration)
+            async def slow(
+                now: float, limit: int, duration: float, wish: Wish = ANY
+            ) -> list[Lease]:
+                found = await lease(now, limit, duration, wish)
                 if found:
                     leased.set()
                     await go_on.wait()

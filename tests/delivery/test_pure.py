@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -10,12 +11,13 @@ from hypothesis import strategies as st
 
 from smtpgw.delivery.commands import sendable
 from smtpgw.delivery.emit import DotStuffer
-from smtpgw.delivery.health import Health
 from smtpgw.delivery.maildir import directory_name
 from smtpgw.delivery.outcome import Destination, clean
 from smtpgw.delivery.pool import parse_nexthop
 from smtpgw.delivery.replies import BadReply, Reply, ReplyParser
 from smtpgw.delivery.router import Router, group, parse_destination
+from smtpgw.delivery.windows import WindowOptions, Windows
+from tests.queue.support import run, until
 
 _NASTY = st.lists(
     st.sampled_from([b"\r", b"\n", b".", b"\r\n", b"a", b"\0", b"\r\n.\r\n", b"\n.\n"]), max_size=30
@@ -195,14 +197,87 @@ def test_nexthops() -> None:
     assert parse_nexthop("[IPv6:2001:db8::1]:25") == ("2001:db8::1", 25)
 
 
-def test_a_destination_that_does_not_answer_is_left_alone_for_a_while() -> None:
-    health, where = Health(cohort=2, rest=300), Destination("lmtp", "unix:/x")
-    health.failed(where, 0, "refused")
-    assert health.avoid(where, 1) is None
-    health.failed(where, 1, "refused")
-    assert health.avoid(where, 2) == "refused"
-    assert health.avoid(where, 301) is None
-    health.failed(where, 302, "still")
-    assert health.avoid(where, 303) == "still"
-    health.answered(where)
-    assert health.avoid(where, 303) is None
+class Busy:
+    """So many deliveries to one destination, held until told to end."""
+
+    def __init__(self, windows: Windows, name: str) -> None:
+        self._windows, self._name = windows, name
+        self.running = 0
+        self._end = asyncio.Event()
+
+    async def one(self) -> None:
+        async with self._windows.slot(self._name):
+            self.running += 1
+            await self._end.wait()
+            self.running -= 1
+
+    def end(self) -> None:
+        self._end.set()
+
+
+def test_a_dead_destination_rests_and_starts_anew() -> None:
+    windows = Windows(WindowOptions(initial_destination_concurrency=2, rest=300))
+    assert windows.failed("x", 0, "refused") is None
+    assert windows.avoid("x", 0) is None
+    assert windows.failed("x", 1, "refused") == 301
+    assert windows.avoid("x", 2) == "refused"
+    assert (windows.size("x", 2), windows.resting(2)) == (0, ["x"])
+    assert (windows.avoid("x", 301), windows.size("x", 301)) == (None, 2)
+    windows.tidy(301)
+    assert len(windows) == 0
+    windows.failed("x", 302, "still")
+    windows.failed("x", 302, "still")
+    assert windows.avoid("x", 303) == "still"
+    windows.forget()
+    assert windows.avoid("x", 303) is None
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 5, 7, 20])
+def test_a_cohort_of_failures_kills(start: int) -> None:
+    """However many there are at first: each failure counts for one of those then at once."""
+    options = WindowOptions(initial_destination_concurrency=start, negative_feedback=0)
+    windows = Windows(options)
+    died = [windows.failed("x", 0, "") is not None for _ in range(start)]
+    assert died == [False] * (start - 1) + [True]
+
+
+def test_a_window_grows_with_success_that_needed_it_and_shrinks_with_failure() -> None:
+    async def scenario() -> None:
+        windows = Windows(WindowOptions(initial_destination_concurrency=2, limit=4))
+        busy = Busy(windows, "x")
+        tasks = [asyncio.ensure_future(busy.one()) for _ in range(9)]
+        await until(lambda: busy.running == 2)
+        for most in (3, 4, 4):
+            windows.answered("x")
+            await until(lambda most=most: busy.running == most)  # type: ignore[misc]
+        windows.failed("x", 0, "gone")
+        assert windows.size("x", 0) == 3
+        busy.end()
+        await asyncio.gather(*tasks)
+        windows.answered("x")
+        idle = Windows(WindowOptions(initial_destination_concurrency=2, limit=20))
+        for _ in range(50):
+            async with idle.slot("y"):
+                idle.answered("y")
+                assert idle.size("y", 0) <= 3, "nobody used more than one at once"
+        assert len(idle) == 0, "what nobody uses is forgotten"
+
+    run(scenario())
+
+
+def test_who_stops_waiting_takes_no_place() -> None:
+    async def scenario() -> None:
+        windows = Windows(WindowOptions(initial_destination_concurrency=1, limit=1))
+        busy = Busy(windows, "x")
+        first, second, third = (asyncio.ensure_future(busy.one()) for _ in range(3))
+        await until(lambda: busy.running == 1)
+        second.cancel()
+        first.cancel()  # its place is given on in the same turn in which the second gives up
+        await asyncio.gather(first, second, return_exceptions=True)
+        busy.running -= 1
+        await until(lambda: busy.running == 1)
+        busy.end()
+        await third
+        assert len(windows) == 0
+
+    run(scenario())

@@ -1,0 +1,154 @@
+"""How many deliveries each destination gets at once, and which get none for now.
+
+Postfix's scheduler (SCHEDULER_README, qmgr(8)): a destination starts with
+initial_destination_concurrency, grows with each delivery that needed all of it, shrinks
+with each failure to reach it, and is dead after as many failures in a row as a number
+of cohorts; a dead one rests, then starts anew.  Times are seconds of the caller's clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class WindowOptions:
+    """Postfix's parameters; their names begin with default_destination_concurrency_ there,
+    but for the first.  `rest`: seconds a dead destination is left alone."""
+
+    initial_destination_concurrency: int = 5
+    limit: int = 20
+    positive_feedback: float = 1.0
+    negative_feedback: float = 1.0
+    failed_cohort_limit: float = 1.0
+    rest: float = 300.0
+
+
+@dataclass(slots=True)
+class _Window:
+    """`until`: when its last failure is to be forgotten, and, if it is dead, its rest ends."""
+
+    size: float
+    busy: int = 0
+    cohorts: float = 0.0
+    dead: bool = False
+    until: float = float("-inf")
+    text: str = ""
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+    def rests(self, now: float) -> bool:
+        return self.dead and now < self.until
+
+    def forget(self) -> None:
+        self.cohorts, self.dead, self.until, self.text = 0.0, False, float("-inf"), ""
+
+
+class Windows:
+    """The windows of all destinations that are in use or in trouble, by name."""
+
+    def __init__(self, options: WindowOptions = WindowOptions()) -> None:
+        self._options = options
+        self._windows: dict[str, _Window] = {}
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    @property
+    def start(self) -> int:
+        """What a destination begins with."""
+        return min(self._options.initial_destination_concurrency, self._options.limit)
+
+    def size(self, name: str, now: float) -> int:
+        """How many deliveries it may have at once now; 0 while it rests."""
+        found = self._windows.get(name)
+        if found is None:
+            return self.start
+        return 0 if found.rests(now) else int(found.size)
+
+    def resting(self, now: float) -> list[str]:
+        """The destinations that are left alone."""
+        return [name for name, each in self._windows.items() if each.rests(now)]
+
+    def avoid(self, name: str, now: float) -> str | None:
+        """Why not to try it now, if so."""
+        found = self._windows.get(name)
+        return found.text if found is not None and found.rests(now) else None
+
+    @asynccontextmanager
+    async def slot(self, name: str) -> AsyncIterator[None]:
+        """One of its deliveries; waits, first come first served, until there is room."""
+        window = self._windows.setdefault(name, _Window(self.start))
+        if window.waiting or window.busy >= int(window.size):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            window.waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._leave(name, window)  # the turn came, and is not wanted any more
+                else:
+                    window.waiting.remove(turn)
+                raise
+        else:
+            window.busy += 1
+        try:
+            yield
+        finally:
+            self._leave(name, window)
+
+    def _leave(self, name: str, window: _Window) -> None:
+        window.busy -= 1
+        self._admit(window)
+        if not window.busy and not window.waiting and not window.cohorts and not window.text:
+            self._windows.pop(name, None)
+
+    @staticmethod
+    def _admit(window: _Window) -> None:
+        while window.waiting and window.busy < int(window.size):
+            turn = window.waiting.popleft()
+            if not turn.done():
+                window.busy += 1
+                turn.set_result(None)
+
+    def answered(self, name: str) -> None:
+        """A delivery got through to it, whatever it said; grows the window if it is used up."""
+        window = self._windows.get(name)
+        if window is None:
+            return
+        window.forget()
+        # As qmgr_feedback.c: no growth that nobody makes use of.
+        if window.size < window.busy + self._options.initial_destination_concurrency:
+            grown = window.size + self._options.positive_feedback
+            window.size = min(grown, float(self._options.limit))
+            self._admit(window)
+
+    def failed(self, name: str, now: float, text: str) -> float | None:
+        """It could not be reached.  When its rest ends, if it is dead by this failure."""
+        window = self._windows.setdefault(name, _Window(self.start))
+        window.text, window.until, window.dead = text, now + self._options.rest, False
+        window.cohorts += 1.0 / window.size
+        window.size = max(window.size - self._options.negative_feedback, 1.0)
+        # Tenths that do not add up to one must not cost a failure more.
+        if window.cohorts < self._options.failed_cohort_limit - 1e-9:
+            return None
+        window.dead = True
+        window.cohorts, window.size = 0.0, float(self.start)
+        self._admit(window)
+        return window.until
+
+    def forget(self) -> None:
+        """Try all again: somebody flushed the queue."""
+        for name, window in list(self._windows.items()):
+            window.forget()
+            if not window.busy and not window.waiting:
+                del self._windows[name]
+
+    def tidy(self, now: float) -> None:
+        """Forget destinations whose trouble is over and that nobody uses."""
+        for name, window in list(self._windows.items()):
+            if now >= window.until and not window.busy and not window.waiting:
+                del self._windows[name]
