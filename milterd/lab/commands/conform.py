@@ -1,21 +1,17 @@
-"""`milterlab conform`: the report card of a milter."""
+"""`milterlab conform`: the report card of a milter, or of an MTA."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from milterd.lab import status
+from milterd.lab.commands.conform_card import Work, print_card, print_checks
+from milterd.lab.commands.conform_mta import Wishes, conform_mta
 
 if TYPE_CHECKING:
     from milterd.core.mail import Mail
-    from milterd.lab.conform.check import Check
-    from milterd.lab.conform.context import Options
-    from milterd.lab.conform.grade import Graded
 
 
 def conform(
@@ -53,7 +49,12 @@ def conform(
     timeout: Annotated[
         float, typer.Option(min=0.01, help="Seconds to wait for each answer.")
     ] = 5.0,
-    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds that all may take.")] = 300.0,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, help="Seconds that all may take: 300; with --mta, as the MTA's limits need."
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Checks at a time.")] = 8,
     pid: Annotated[
         int | None,
@@ -72,29 +73,91 @@ def conform(
     listing: Annotated[
         bool, typer.Option("--list", help="Print the checks, and try none.")
     ] = False,
+    mta: Annotated[
+        bool, typer.Option("--mta", help="Grade an MTA instead, which has us as its milter.")
+    ] = False,
+    listen: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="--mta: where the MTA finds its milter."),
+    ] = None,
+    smtp: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="--mta: where the MTA takes mail.")
+    ] = None,
+    sink: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="--mta: where the MTA delivers, by SMTP or LMTP, to us."
+        ),
+    ] = None,
+    smtp_accepting: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="--mta: the same MTA, where its milter's default action is accept.",
+        ),
+    ] = None,
+    refused: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="--mta: a recipient the MTA refuses by itself."),
+    ] = None,
+    domain: Annotated[
+        str, typer.Option(metavar="DOMAIN", help="--mta: where it takes mail for, from us.")
+    ] = "lab.example",
+    command_timeout: Annotated[
+        float,
+        typer.Option(min=0.1, help="--mta: seconds it waits for its milter before the content."),
+    ] = 30.0,
+    content_timeout: Annotated[
+        float,
+        typer.Option(min=0.1, help="--mta: seconds it waits for its milter from there on."),
+    ] = 300.0,
+    delivery: Annotated[
+        float,
+        typer.Option(
+            "--deliver-within", min=0.1, help="--mta: seconds until a mail has to be at the sink."
+        ),
+    ] = 30.0,
 ) -> None:
-    """Grade a milter: many small checks, each with its rule and what was seen."""
+    """Grade a milter, or with --mta an MTA: small checks, each with its rule and what was seen."""
+    if mta:
+        wishes = Wishes(
+            listen=listen,
+            smtp=smtp,
+            sink=sink,
+            accepting=smtp_accepting,
+            refused=refused,
+            domain=domain,
+            command_timeout=command_timeout,
+            content_timeout=content_timeout,
+            delivery=delivery,
+            deadline=deadline,
+            jobs=jobs,
+            as_json=as_json,
+        )
+        raise typer.Exit(conform_mta(wishes, only or [], skip or [], listing=listing))
     from milterd.lab.conform.catalog import matching
     from milterd.lab.conform.context import Options
+    from milterd.lab.conform.grade import grade
 
     checks = matching(only or [], skip or [])
     if not checks:
         raise typer.BadParameter("no check fits; see --list", param_hint="--only, --skip")
     if listing:
-        _list(checks, as_json)
+        print_checks(checks, as_json)
         return
     if not socket:
         raise typer.BadParameter("is needed: unix:PATH or inet:PORT@HOST", param_hint="SOCKET")
     options = Options(
         answer=timeout,
         check=max(4 * timeout, 4.0),
-        total=deadline,
+        total=deadline or 300.0,
         jobs=jobs,
         pid=_process(pid),
         command=_command(command),
         mails=_mails(files or [], sender, recipients or [], client, helo, macro or []),
     )
-    raise typer.Exit(_grade(socket, checks, options, as_json))
+    work: Work = lambda report: grade(socket, checks, options, report)  # noqa: E731 - once
+    raise typer.Exit(print_card(len(checks), work, as_json))
 
 
 def _process(pid: int | None) -> int | None:
@@ -118,61 +181,6 @@ def _command(text: str | None) -> tuple[str, ...]:
     if text is not None and not words:
         raise typer.BadParameter("is empty", param_hint="--command")
     return words
-
-
-def _grade(socket: str, checks: tuple[Check, ...], options: Options, as_json: bool) -> int:
-    import asyncio
-
-    from milterd.lab.conform.grade import grade
-    from milterd.lab.conform.report import as_lines, as_values, failed
-    from milterd.lab.link import MilterError
-
-    counter = _Counter(len(checks))
-    try:
-        card = asyncio.run(grade(socket, checks, options, counter))
-    except MilterError as error:
-        typer.echo(f"milterlab: {error}", err=True)
-        return status.GONE
-    except ValueError as error:
-        typer.echo(f"milterlab: {error}", err=True)
-        return status.USAGE
-    finally:
-        counter.done()
-    if as_json:
-        for each in card:
-            typer.echo(json.dumps(as_values(each), ensure_ascii=False))
-    else:
-        for line in as_lines(card):
-            typer.echo(line)
-    return status.BAD if failed(card) else status.GOOD
-
-
-class _Counter:
-    """How far it is, on a terminal."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._ended = total, 0
-        self._shown = sys.stderr.isatty()
-
-    def __call__(self, graded: Graded) -> None:
-        self._ended += 1
-        if self._shown:
-            line = f"\r{self._ended}/{self._total} {graded.check.name:<48}"
-            typer.echo(line, err=True, nl=False)
-
-    def done(self) -> None:
-        """Take the line away."""
-        if self._shown:
-            typer.echo(f"\r{'':60}\r", err=True, nl=False)
-
-
-def _list(checks: tuple[Check, ...], as_json: bool) -> None:
-    for each in checks:
-        if as_json:
-            fields = {"id": each.name, "title": each.title, "rule": each.rule}
-            typer.echo(json.dumps({**fields, "source": each.source}, ensure_ascii=False))
-        else:
-            typer.echo(f"{each.name}: {each.title}")
 
 
 def _mails(

@@ -35,11 +35,13 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def matching(only: Sequence[str], skip: Sequence[str]) -> tuple[Check, ...]:
-    """The checks whose id fits a pattern of `only`, or any if that is empty, and none of
+def matching(
+    only: Sequence[str], skip: Sequence[str], checks: Sequence[Check] = CHECKS
+) -> tuple[Check, ...]:
+    """Those of the checks whose id fits a pattern of `only`, or any if that is empty, and none of
     `skip`.  `*` and `?` are as in a shell; a subject stands for all its checks."""
     return tuple(
-        each for each in CHECKS if (not only or _fits(each, only)) and not _fits(each, skip)
+        each for each in checks if (not only or _fits(each, only)) and not _fits(each, skip)
     )
 
 

@@ -30,6 +30,7 @@ def _site(port: int, accepting: int, refused: bytes) -> Site:
         refused=refused,
         command=LIMIT,
         content=LIMIT,
+        delivery=15.0,
     )
 
 
