@@ -72,7 +72,7 @@ def explain(
     session = session_of(client, helo, auth, macro or [])
     mail = read_one(file, session, envelope_of(sender, recipients))
     settings, row, built = _filters(config, filters or [])
-    given = _given(facts, built)
+    given = _given(facts, settings, built)
     try:
         road = walk(settings, row, built, mail, given)
     except LocalError as error:
@@ -116,8 +116,10 @@ def _filters(
         _fail(*(f"{config}: {each}" for each in error.problems))
 
 
-def _given(path: Path | None, built: dict[str, CheckedFilter]) -> dict[str, Any]:
-    """The facts of a file, by filter."""
+def _given(
+    path: Path | None, settings: MilterdConfig, built: dict[str, CheckedFilter]
+) -> dict[str, Any]:
+    """The facts of a file, by filter; those of filters that are not asked are left alone."""
     from milterd.base.settings import ConfigError
     from milterd.explain.facts import facts_type, read
 
@@ -129,8 +131,10 @@ def _given(path: Path | None, built: dict[str, CheckedFilter]) -> dict[str, Any]
         raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="--facts") from None
     except UnicodeDecodeError:
         raise typer.BadParameter(f"{path}: is not UTF-8", param_hint="--facts") from None
+    hints = {name: facts_type(each) for name, each in built.items()}
+    others = settings.filter.present().keys() - hints.keys()
     try:
-        return read(text, str(path), {name: facts_type(each) for name, each in built.items()})
+        return read(text, str(path), hints, others)
     except ConfigError as error:
         _fail(*map(str, error.problems))
 

@@ -18,7 +18,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from milterd.base import reference
@@ -68,10 +68,12 @@ def text_of(facts: Mapping[str, Mapping[str, Any]], about: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read(text: str, file: str, hints: Mapping[str, Any]) -> dict[str, Any]:
+def read(
+    text: str, file: str, hints: Mapping[str, Any], others: Collection[str] = ()
+) -> dict[str, Any]:
     """The facts in the text of a file, by filter; `hints` are the types of those there are.
 
-    Raises :class:`ConfigError` with all that is wrong.
+    Tables of `others` are left alone.  Raises :class:`ConfigError` with all that is wrong.
     """
     try:
         data = tomllib.loads(text)
@@ -82,7 +84,8 @@ def read(text: str, file: str, hints: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         name: reader.take(table, hints[name], (name,), OUTCOME)
         for name, table in data.items()
-        if reader.is_known(name, list(hints), (name,), "a filter of the settings file")
+        if name not in others
+        and reader.is_known(name, list(hints), (name,), "a filter of the settings file")
     }
     if reader.problems:
         raise ConfigError(sorted(reader.problems, key=lambda each: (each.line, each.key)))

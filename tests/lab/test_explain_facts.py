@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from dataclasses import dataclass
 from typing import Any
@@ -126,10 +127,8 @@ def test_mistakes(text: str, said: str) -> None:
 
 @given(st.text(alphabet="[]{}=\"'\n.,ab1_ #\\", max_size=60) | st.text(max_size=40))
 def test_nothing_in_a_file_breaks_the_reader(text: str) -> None:
-    try:
+    with contextlib.suppress(ConfigError):
         read(text, "f", HINTS)
-    except ConfigError as error:
-        assert error.problems
 
 
 def test_facts_without_a_form_are_refused() -> None:
