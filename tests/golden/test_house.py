@@ -67,14 +67,14 @@ def _decide(filter_: CheckedFilter, mail: Mail) -> Decision:
 Words = tuple[Verdict, tuple[Edit, ...], tuple[int, str, str] | None]
 
 
-def _decided(decision: Decision) -> Words:
+def decided(decision: Decision) -> Words:
     """What of a decision goes over the wire."""
     reply = decision.reply
     said = (reply.code, reply.enhanced, reply.text) if reply else None
     return decision.verdict, decision.edits, said
 
 
-def _heard(played: Played) -> Words:
+def heard(played: Played) -> Words:
     """The same, as it came."""
     reply = played.reply
     said = (reply.code, reply.enhanced, " ".join(reply.lines)) if reply else None
@@ -94,9 +94,9 @@ def test_the_socket_says_what_the_filter_decided(house: House, host: str, name: 
     pure = [_decide(house.pure[name], mail) for _, mail in GOLDEN]
     played = asyncio.run(_play_all(house.hosted[host, name], [mail for _, mail in GOLDEN]))
     differing = {
-        label: (_decided(decision), _heard(said))
+        label: (decided(decision), heard(said))
         for (label, _), decision, said in zip(GOLDEN, pure, played, strict=True)
-        if _decided(decision) != _heard(said)
+        if decided(decision) != heard(said)
     }
     assert differing == {}
     assert any(each.edits for each in pure), "no mail was edited: this proves nothing"
