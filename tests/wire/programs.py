@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from milterd.wire import messages as m
@@ -69,7 +69,8 @@ def _accept(
             return
         with connection:
             connection.settimeout(10)
-            _serve(connection, make(), answer, record)
+            with suppress(BrokenPipeError, ConnectionResetError):  # an MTA may leave at any time
+                _serve(connection, make(), answer, record)
 
 
 def _serve(

@@ -110,7 +110,9 @@ class _Player:
         except (LocalError, ValueError) as error:
             self._fail(f"{self._did()}{error}", status.USAGE)
         except TimeoutError:
-            self._fail(f"not over after {self._patience.total:g} s", Fault.SILENT.value)
+            self._fail(
+                f"{self._did()}not over after {self._patience.total:g} s", Fault.SILENT.value
+            )
         except OSError as error:
             self._fail(f"cannot read {error.filename}: {error.strerror}", status.USAGE)
         if self._block is not None:
@@ -139,6 +141,8 @@ class _Player:
             elif isinstance(step.action, s.Expect):
                 self._line = step.line
                 await self._expect(step.action.wish)
+            elif self.failures:
+                break
             else:
                 await self._set(step.action)
         await self._finish()
@@ -188,22 +192,27 @@ class _Player:
             case s.Say():
                 await talk.send(action.event, self._macros)
             case s.Body():
-                pieces = _pieces(self._octets(action.content))
-                await self._series(list(pieces), block, talk)
+                pieces = list(_pieces(self._octets(action.content)))
+                await self._series(pieces, block, talk, (m.Continue,))
             case s.Message():
-                await self._series(_events(self._octets(action.content)), block, talk)
+                events = _events(self._octets(action.content))
+                await self._series(events, block, talk, (m.Continue, m.Skip))
 
     async def _series(
-        self, events: Sequence[m.CommandMessage], block: Block, talk: Conversation
+        self,
+        events: Sequence[m.CommandMessage],
+        block: Block,
+        talk: Conversation,
+        going_on: tuple[type[m.Reply], ...],
     ) -> None:
-        """Several events for one line, up to the first answer that settles it."""
+        """Several events for one line, up to the first answer that is none of `going_on`."""
         for at, event in enumerate(events):
             await talk.send(event, self._macros)
             last = at == len(events) - 1
             if last or not talk.due:
                 continue
             answer = await talk.answer()
-            if not isinstance(answer.final, m.Continue | m.Skip):
+            if not isinstance(answer.final, going_on):
                 block.answers.append(answer)
                 return
 
