@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
+import re
+import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +127,18 @@ results = 1
 def test_mistakes(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         read(text, "f", HINTS)
+
+
+def test_the_page_shows_facts_that_can_be_read_and_names_every_outcome() -> None:
+    page = (Path(__file__).parents[2] / "docs/lab/explain.md").read_text()
+    (shown,) = re.findall(r"^```\n(\[.*?)^```$", page, re.M | re.S)
+    assert read(shown, "page", HINTS) == {"clamav": Unavailable("timeout")}
+    for hint in (HINTS["clamav"], HINTS["dkim"]):
+        for kind in typing.get_args(hint):
+            name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+            (row,) = re.findall(rf"^\| .*\| `{name}` \|.*$", page, re.M)
+            for field in dataclasses.fields(kind):
+                assert f"`{field.name}`" in row
 
 
 @given(st.text(alphabet="[]{}=\"'\n.,ab1_ #\\", max_size=60) | st.text(max_size=40))
