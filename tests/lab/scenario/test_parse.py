@@ -17,7 +17,7 @@ def actions(text: str, **variables: bytes) -> list[s.Action]:
     return [each.action for each in parse(text.encode(), "x.milter", variables).steps]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(scenarios)
 def test_what_is_written_is_read(steps: tuple[s.Action, ...]) -> None:
     written = format_scenario(steps)
@@ -27,7 +27,7 @@ def test_what_is_written_is_read(steps: tuple[s.Action, ...]) -> None:
     assert [each.line for each in found] == list(range(1, len(steps) + 1))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.binary(max_size=60)
     | st.lists(

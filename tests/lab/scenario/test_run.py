@@ -333,7 +333,13 @@ def test_no_milter(tmp_path: Path) -> None:
     assert "no connection to" in told(outcome)[0][1]
 
 
-def test_a_search_has_an_end(peer: str) -> None:
-    long = f'{BEGIN}data\nheader X-Ask: body\neoh\nbody "x"\nend\nexpect edit replace-body '
-    outcome = play(long + r"/(?:(?:n|ne|e|ew|w| |b|o|d|y|bo|od|dy)+)+$(?<=zz)/", peer)
+def test_a_search_has_an_end() -> None:
+    def answer(event: m.CommandMessage) -> Sequence[m.Reply]:
+        edits = [m.ReplaceBodyChunk(b"a" * 40 + b"c")]
+        return [*(edits if isinstance(event, m.EndOfMessage) else []), m.Continue()]
+
+    text = f"{BEGIN}end\nexpect edit replace-body /(a|aa)+(b|bb)+(a|aa)+$/\n"
+    with served(lambda: MilterConnection(accept_actions=Actions.ALL), answer) as milter:
+        outcome = play(text, milter.address)
     assert outcome.status == status.BAD
+    assert "found a search for it of over 1 s" in told(outcome)[0][1]
