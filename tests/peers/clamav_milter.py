@@ -4,30 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL
 
 from tests.peers.clamd import Clamd
-from tests.peers.process import Peer, answers, daemon, program
+from tests.peers.milter import Milter, Program
+from tests.peers.process import program
 
 
-@dataclass(frozen=True)
-class Milter:
-    """A milter that answers on `socket`; `address` is how configuration names it."""
-
-    socket: Path
-    peer: Peer
-
-    @property
-    def address(self) -> str:
-        return f"unix:{self.socket}"
-
-
-@contextmanager
-def clamav_milter(home: Path, clamd: Clamd, **settings: str) -> Iterator[Milter]:
-    """Run clamav-milter; infected mail is rejected unless `settings` (clamav-milter.conf(5))
-    say otherwise."""
+def prepare(home: Path, clamd: Clamd, **settings: str) -> Program:
+    """clamav-milter with its files in `home`; infected mail is rejected unless `settings`
+    (clamav-milter.conf(5)) say otherwise."""
     socket = home / "clamav-milter.sock"
     lines = {
         "MilterSocket": str(socket),
@@ -46,6 +32,11 @@ def clamav_milter(home: Path, clamd: Clamd, **settings: str) -> Iterator[Milter]
     config = home / "clamav-milter.conf"
     config.write_text("".join(f"{key} {value}\n" for key, value in lines.items()))
     command = [program("clamav-milter", "clamav-milter"), f"--config-file={config}"]
-    # libmilter takes five seconds to end by SIGTERM, and there is nothing to lose.
-    with daemon("clamav-milter", command, home, lambda: answers(socket), end=SIGKILL) as peer:
-        yield Milter(socket, peer)
+    return Program("clamav-milter", home, socket, command)
+
+
+@contextmanager
+def clamav_milter(home: Path, clamd: Clamd, **settings: str) -> Iterator[Milter]:
+    """Run what `prepare` makes."""
+    with prepare(home, clamd, **settings).run() as peer:
+        yield peer

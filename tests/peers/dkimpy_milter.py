@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGKILL
 
-from tests.peers.clamav_milter import Milter
+from tests.peers.milter import Milter, Program
 from tests.peers.opendkim import DOMAIN, SELECTOR, Key, make_key
-from tests.peers.process import answers, daemon, program
+from tests.peers.process import program
 
 
-@contextmanager
-def dkimpy_milter(
-    home: Path, mode: str = "s", *, key: Key | None = None, **settings: str
-) -> Iterator[Milter]:
-    """Run dkimpy-milter: mode "s" signs for example.net, "v" verifies, and takes `key` for the
-    key of every signature.  `settings` are dkimpy-milter.conf(5) settings."""
+def prepare(home: Path, mode: str = "s", *, key: Key | None = None, **settings: str) -> Program:
+    """dkimpy-milter with its files in `home`: mode "s" signs for example.net, "v" verifies,
+    and takes `key` for the key of every signature.  `settings` are dkimpy-milter.conf(5)
+    settings."""
     socket = home / "dkimpy-milter.sock"
     key = key or make_key(home)
     lines = {
@@ -37,6 +34,13 @@ def dkimpy_milter(
     config = home / "dkimpy-milter.conf"
     config.write_text("".join(f"{name} {value}\n" for name, value in (lines | settings).items()))
     command = [program("dkimpy-milter", "dkimpy-milter"), str(config)]
-    # libmilter takes five seconds to end by SIGTERM, and there is nothing to lose.
-    with daemon("dkimpy-milter", command, home, lambda: answers(socket), end=SIGKILL) as peer:
-        yield Milter(socket, peer)
+    return Program("dkimpy-milter", home, socket, command)
+
+
+@contextmanager
+def dkimpy_milter(
+    home: Path, mode: str = "s", *, key: Key | None = None, **settings: str
+) -> Iterator[Milter]:
+    """Run what `prepare` makes."""
+    with prepare(home, mode, key=key, **settings).run() as peer:
+        yield peer

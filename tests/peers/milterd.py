@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGTERM
 
-from tests.peers.clamav_milter import Milter
+from tests.peers.milter import Program
 from tests.peers.opendkim import DOMAIN, SELECTOR
-from tests.peers.process import Peer, answers, daemon
-
-TOP = Path(__file__).parents[2]
+from tests.peers.process import Peer
 
 
 def signing_table(key: Path) -> str:
@@ -20,9 +17,8 @@ def signing_table(key: Path) -> str:
     return f"signing_table = [{{ {row} }}]\n"
 
 
-@contextmanager
-def milterd(home: Path, name: str, host: str, settings: str = "") -> Iterator[Milter]:
-    """Run milterd with the filter `name` under `host` ("native", "libmilter"); `settings` are
+def prepare(home: Path, name: str, host: str, settings: str = "") -> Program:
+    """milterd with the filter `name` under `host` ("native", "libmilter"); `settings` are
     lines of its table.  The process is the supervisor."""
     socket = home / f"{name}.sock"
     config = home / "gatepost.toml"
@@ -34,6 +30,5 @@ def milterd(home: Path, name: str, host: str, settings: str = "") -> Iterator[Mi
     command = [sys.executable, "-m", "milterd", "run", "--config", str(config)]
     # The supervisor makes the socket before the filter is there to answer.
     log = Peer("milterd", home / "milterd.log")
-    ready = lambda: '"serving"' in log.said() and answers(socket)  # noqa: E731 - read once, here
-    with daemon("milterd", command, home, ready, environ={"PYTHONPATH": str(TOP)}) as peer:
-        yield Milter(socket, peer)
+    ready = lambda: '"serving"' in log.said()  # noqa: E731 - read once, here
+    return Program("milterd", home, socket, command, ready, SIGTERM)

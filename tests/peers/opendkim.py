@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL
 
-from tests.peers.clamav_milter import Milter
-from tests.peers.process import answers, daemon, directory, program
+from tests.peers.milter import Milter, Program
+from tests.peers.process import directory, program
 
 SELECTOR, DOMAIN = "peer", "example.net"
 
@@ -49,17 +48,16 @@ def _config(home: Path, records: Mapping[str, str], lines: Mapping[str, str]) ->
     return path
 
 
-@contextmanager
-def opendkim(
+def prepare(
     home: Path,
     mode: str = "s",
     *,
     key: Key | None = None,
     records: Mapping[str, str] | None = None,
     **settings: str,
-) -> Iterator[Milter]:
-    """Run opendkim: mode "s" signs for example.net, "v" verifies against `records`
-    instead of DNS.  `settings` are opendkim.conf(5) settings."""
+) -> Program:
+    """opendkim with its files in `home`: mode "s" signs for example.net, "v" verifies
+    against `records` instead of DNS.  `settings` are opendkim.conf(5) settings."""
     socket = home / "opendkim.sock"
     lines = {
         "Mode": mode,
@@ -76,9 +74,21 @@ def opendkim(
         lines |= {"Domain": DOMAIN, "Selector": SELECTOR, "KeyFile": str(key.private)}
     config = _config(home, records or {}, lines | settings)
     command = [program("opendkim", "opendkim"), "-f", "-x", str(config)]
-    # libmilter takes five seconds to end by SIGTERM, and there is nothing to lose.
-    with daemon("opendkim", command, home, lambda: answers(socket), end=SIGKILL) as peer:
-        yield Milter(socket, peer)
+    return Program("opendkim", home, socket, command)
+
+
+@contextmanager
+def opendkim(
+    home: Path,
+    mode: str = "s",
+    *,
+    key: Key | None = None,
+    records: Mapping[str, str] | None = None,
+    **settings: str,
+) -> Iterator[Milter]:
+    """Run what `prepare` makes."""
+    with prepare(home, mode, key=key, records=records, **settings).run() as peer:
+        yield peer
 
 
 def verify(message: bytes, records: Mapping[str, str]) -> str:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGKILL
 
-from tests.peers.clamav_milter import Milter
+from tests.peers.milter import Milter, Program
 from tests.peers.nameserver import NameServer
-from tests.peers.process import answers, daemon, program
+from tests.peers.process import program
 
 _START = """
 import runpy, sys
@@ -26,15 +25,15 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@contextmanager
-def pyspf_milter(home: Path, resolver: NameServer, **settings: str) -> Iterator[Milter]:
-    """Run pyspf-milter: it rejects what fails SPF and reports the rest in a header.
-    `settings` are its own (policyd-spf.conf(5))."""
+def prepare(home: Path, resolver: NameServer, **settings: str) -> Program:
+    """pyspf-milter with its files in `home`: it rejects what fails SPF and reports the rest in
+    a header.  `settings` are its own (policyd-spf.conf(5))."""
     socket = home / "pyspf-milter.sock"
     lines = {
         "debugLevel": "1",
         "Socket": f"local:{socket}",
-        "PidFile": str(home / "pyspf-milter.pid"),
+        # It does not start beside the file of one that was killed.
+        "PidFile": "/dev/null",
         "UserID": "root",
         "UMask": "0",
         "Authserv_Id": "mx.example.net",
@@ -46,6 +45,11 @@ def pyspf_milter(home: Path, resolver: NameServer, **settings: str) -> Iterator[
     installed = program("pyspf-milter", "pyspf-milter")
     # Debian's own Python, where its modules are.
     command = ["/usr/bin/python3", "-c", _START, str(resolver.port), installed, str(config)]
-    # libmilter takes five seconds to end by SIGTERM, and there is nothing to lose.
-    with daemon("pyspf-milter", command, home, lambda: answers(socket), end=SIGKILL) as peer:
-        yield Milter(socket, peer)
+    return Program("pyspf-milter", home, socket, command)
+
+
+@contextmanager
+def pyspf_milter(home: Path, resolver: NameServer, **settings: str) -> Iterator[Milter]:
+    """Run what `prepare` makes."""
+    with prepare(home, resolver, **settings).run() as peer:
+        yield peer

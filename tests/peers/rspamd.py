@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGTERM
 
-from tests.peers.clamav_milter import Milter
-from tests.peers.process import answers, daemon, free_port, program
+from tests.peers.milter import Milter, Program
+from tests.peers.process import free_port, program
 
 SPAM = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 """What it rejects, in a body."""
@@ -40,9 +41,8 @@ worker "rspamd_proxy" {{
 """
 
 
-@contextmanager
-def rspamd(home: Path) -> Iterator[Milter]:
-    """Run rspamd with its files in `home`; mail with `SPAM` in its body is rejected."""
+def prepare(home: Path) -> Program:
+    """rspamd with its files in `home`; mail with `SPAM` in its body is rejected."""
     socket = home / "rspamd.sock"
     # Debian's list of ten thousand suffixes takes it several seconds to compile.
     (home / "tld").write_text("com\nnet\norg\n")
@@ -50,5 +50,11 @@ def rspamd(home: Path) -> Iterator[Milter]:
     config.write_text(_CONFIG.format(home=home, socket=socket, port=free_port()))
     # It may run as root only when told so; whom it would become could not enter `home`.
     command = [program("rspamd", "rspamd"), "--no-fork", "--insecure", "--config", str(config)]
-    with daemon("rspamd", command, home, lambda: answers(socket)) as peer:
-        yield Milter(socket, peer)
+    return Program("rspamd", home, socket, command, end=SIGTERM)
+
+
+@contextmanager
+def rspamd(home: Path) -> Iterator[Milter]:
+    """Run what `prepare` makes."""
+    with prepare(home).run() as peer:
+        yield peer

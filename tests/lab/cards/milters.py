@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,20 +14,17 @@ from milterd.lab.conform.catalog import CHECKS
 from milterd.lab.conform.context import Options
 from milterd.lab.conform.grade import Graded, grade
 from tests.lab.cards.card import Card, Row, debian
-from tests.peers.clamav_milter import Milter, clamav_milter
+from tests.peers import clamav_milter, dkimpy_milter, milterd, opendkim, pyspf_milter, rspamd
 from tests.peers.clamd import clamd
-from tests.peers.dkimpy_milter import dkimpy_milter
-from tests.peers.milterd import milterd, signing_table
+from tests.peers.milter import Program
 from tests.peers.nameserver import nameserver
-from tests.peers.opendkim import make_key, opendkim
 from tests.peers.process import directory
-from tests.peers.pyspf_milter import pyspf_milter
-from tests.peers.rspamd import rspamd
 
 JOBS = 8
 """Checks at a time; each is a client that mostly waits."""
 
-Start = Callable[[Path], AbstractContextManager[Milter]]
+Prepare = Callable[[Path], AbstractContextManager[Program]]
+"""Makes a milter ready to start in a directory, and runs what it needs meanwhile."""
 
 
 def signed_mails() -> tuple[Mail, ...]:
@@ -66,64 +63,76 @@ def _of_example_net(mail: Mail) -> Mail:
     return replace(mail, envelope=envelope, headers=tuple(fields))
 
 
-@contextmanager
-def _clamav_milter(home: Path) -> Iterator[Milter]:
-    with clamd(home) as scanner, clamav_milter(home, scanner) as peer:
-        yield peer
+def _plain(prepare: Callable[[Path], Program]) -> Prepare:
+    """For one that needs nothing beside it."""
+    return lambda home: nullcontext(prepare(home))
 
 
 @contextmanager
-def _pyspf_milter(home: Path) -> Iterator[Milter]:
+def _clamav_milter(home: Path) -> Iterator[Program]:
+    with clamd(home) as scanner:
+        yield clamav_milter.prepare(home, scanner)
+
+
+@contextmanager
+def _pyspf_milter(home: Path) -> Iterator[Program]:
     records = {"example.net": "v=spf1 ip4:192.0.2.1 -all", "example.com": "v=spf1 -all"}
-    with nameserver(records) as resolver, pyspf_milter(home, resolver) as peer:
-        yield peer
+    with nameserver(records) as resolver:
+        yield pyspf_milter.prepare(home, resolver)
 
 
-def _headers(host: str) -> Start:
-    return lambda home: milterd(home, "headers", host, 'authserv_id = "mx.example.net"\n')
+def _headers(host: str) -> Prepare:
+    settings = 'authserv_id = "mx.example.net"\n'
+    return _plain(lambda home: milterd.prepare(home, "headers", host, settings))
 
 
-def _dkim(host: str) -> Start:
-    return lambda home: milterd(home, "dkim", host, signing_table(make_key(home).private))
+def _dkim(host: str) -> Prepare:
+    def prepare(home: Path) -> Program:
+        settings = milterd.signing_table(opendkim.make_key(home).private)
+        return milterd.prepare(home, "dkim", host, settings)
+
+    return _plain(prepare)
 
 
-def _clamav(host: str) -> Start:
+def _clamav(host: str) -> Prepare:
     @contextmanager
-    def start(home: Path) -> Iterator[Milter]:
+    def prepare(home: Path) -> Iterator[Program]:
         with clamd(home) as scanner:
             settings = f'clamd = "unix:{scanner.socket}"\nhostname = "mx.example.net"\n'
-            with milterd(home, "clamav", host, settings) as peer:
-                yield peer
+            yield milterd.prepare(home, "clamav", host, settings)
 
-    return start
+    return prepare
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A milter: its card's name, how to start it, and the mails it is tried with."""
+    """A milter: its card's name, how to make it ready, and the mails it is tried with."""
 
     name: str
     title: str
     about: str
-    start: Start
+    prepare: Prepare
     mails: Callable[[], Sequence[Mail]]
     package: str = ""
 
     @contextmanager
-    def started(self) -> Iterator[Milter]:
-        """It, in a directory of its own."""
-        with directory("card") as home, self.start(home) as peer:
-            yield peer
+    def ready(self) -> Iterator[Program]:
+        """It, ready to be started in a directory of its own."""
+        with directory("card") as home, self.prepare(home) as program:
+            yield program
 
-    def rows(self, peer: Milter) -> list[Row]:
-        """Try every check, the last of which ends it."""
-        options = Options(jobs=JOBS, mails=self.mails(), pid=peer.peer.pid)
-        return [_row(each) for each in asyncio.run(grade(peer.address, CHECKS, options))]
+    def rows(self, program: Program) -> list[Row]:
+        """Start it, again where it dies, and try every check."""
+        options = Options(jobs=JOBS, mails=self.mails())
+        if self.package:
+            return _rows(program, replace(options, command=program.command))
+        with program.run() as peer:  # ours is to die of nothing
+            return _rows(program, replace(options, pid=peer.peer.pid))
 
     def grade(self) -> list[Row]:
-        """Start it, try every check, and end it."""
-        with self.started() as peer:
-            return self.rows(peer)
+        """Its rows, in a directory of its own."""
+        with self.ready() as program:
+            return self.rows(program)
 
     @property
     def card(self) -> Card:
@@ -131,6 +140,10 @@ class Subject:
         ours = not self.package
         version = (lambda: "the one in this tree") if ours else debian(self.package)
         return Card(self.name, self.title, self.about, version, self.grade, ours)
+
+
+def _rows(program: Program, options: Options) -> list[Row]:
+    return [_row(each) for each in asyncio.run(grade(program.address, CHECKS, options))]
 
 
 def _row(graded: Graded) -> Row:
@@ -141,14 +154,14 @@ def _row(graded: Graded) -> Row:
 
 def _ours(host: str) -> Iterator[Subject]:
     under = f"under the {host} host of `milterd`"
-    filters: tuple[tuple[str, str, Callable[[str], Start], Callable[[], Sequence[Mail]]], ...] = (
+    filters: tuple[tuple[str, str, Callable[[str], Prepare], Callable[[], Sequence[Mail]]], ...] = (
         ("headers", "with the rule sets that come with it", _headers, revealing_mails),
         ("dkim", "signing for example.net", _dkim, signed_mails),
         ("clamav", "in front of clamd with our test signatures", _clamav, infected_mails),
     )
-    for name, what, start, mails in filters:
+    for name, what, prepare, mails in filters:
         about = f"Our {name} filter {under}, {what}."
-        yield Subject(f"{name}-{host}", f"{name}, {host} host", about, start(host), mails)
+        yield Subject(f"{name}-{host}", f"{name}, {host} host", about, prepare(host), mails)
 
 
 SUBJECTS: tuple[Subject, ...] = (
@@ -158,7 +171,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "opendkim",
         "OpenDKIM",
         "OpenDKIM in mode `s`, signing for example.net. It is a program on libmilter.",
-        opendkim,
+        _plain(opendkim.prepare),
         signed_mails,
         "opendkim",
     ),
@@ -176,7 +189,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "dkimpy-milter",
         "dkimpy-milter in mode `s`, signing for example.net. It is a program on pymilter, and so "
         "on libmilter.",
-        dkimpy_milter,
+        _plain(dkimpy_milter.prepare),
         signed_mails,
         "dkimpy-milter",
     ),
@@ -194,7 +207,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "rspamd, proxy worker",
         "rspamd's proxy worker with `milter` and `self_scan`, without redis, maps and Lua modules: "
         "it judges by its test patterns. It has its own implementation of the protocol.",
-        rspamd,
+        _plain(rspamd.prepare),
         unwanted_mails,
         "rspamd",
     ),
