@@ -13,11 +13,9 @@ from collections.abc import Callable
 
 from milterd.core.mail import Family
 from milterd.lab.tape_codec import Said
-from milterd.wire import messages as m
-from milterd.wire.commands import decode_negotiate
+from milterd.lab.wording import decoded
 from milterd.wire.constants import Command, Response
 from milterd.wire.errors import WireError
-from milterd.wire.frames import frame
 
 _CONTENT = re.compile(rb"[^\r\n]")
 _VALUE = re.compile(rb"[^ \t\r\n\0<>@.,:;()\[\]\"]")
@@ -30,7 +28,7 @@ _ARGUMENT = re.compile(
 _KEYWORD = re.compile(rb"(?:AUTH|ENVID|ORCPT|MT-PRIORITY|BY|HOLDFOR|HOLDUNTIL)=", re.IGNORECASE)
 _FIELD_NAME = re.compile(rb"[A-Za-z0-9-]{1,64}")
 _MACRO_NAME = re.compile(rb"\{[A-Za-z0-9_]{1,40}\}|[A-Za-z_]")
-_SHORT_NAME = re.compile(r"\{[A-Za-z0-9_]{1,40}\}|[A-Za-z_]")
+_MACRO_NAMES = re.compile(rb"(?:(?:\{[A-Za-z0-9_]{1,40}\}|[A-Za-z_](?![A-Za-z_]))[ ,]*)*")
 _PUBLIC_MACROS = {
     b"v", b"{auth_type}", b"{auth_ssf}", b"{cipher}", b"{cipher_bits}", b"{tls_version}",
     b"{daemon_name}", b"{mail_mailer}", b"{rcpt_mailer}", b"{client_port}",
@@ -43,11 +41,11 @@ def redact(said: Said) -> bytes:
     if not said.whole:
         return b"x" * len(said.octets)
     code, payload = said.octets[4], said.octets[5:]
-    tables = _MTA if said.side == "mta" else _MILTER
-    blank = tables.get(bytes((code,)))
+    blank = (_MTA if said.side == "mta" else _MILTER).get(bytes((code,)))
     if blank is None:
         return said.octets[:4] + b"x" * (len(payload) + 1)
     try:
+        decoded(said.side, said.octets)  # whether it is in form
         new = blank(payload)
     except WireError:
         new = b"x" * len(payload)
@@ -68,18 +66,19 @@ def _nothing(payload: bytes) -> bytes:
 
 
 def _negotiation(payload: bytes) -> bytes:
-    found = decode_negotiate(payload)
-    names = [each for names in found.macros.values() for each in names]
-    if frame(Command.NEGOTIATE, payload) != found.encode():
-        return payload[:12] + b"x" * (len(payload) - 12)
-    if not all(_SHORT_NAME.fullmatch(each) for each in names):
-        return payload[:12] + b"x" * (len(payload) - 12)
-    return payload
+    """Macro lists are kept where their names can be nothing else."""
+    parts, at = [payload[:12]], 12
+    while at < len(payload):
+        stop = payload.index(b"\0", at + 4)
+        names = payload[at + 4 : stop]
+        kept = names if _MACRO_NAMES.fullmatch(names) else _value(names)
+        parts += (payload[at : at + 4], kept, b"\0")
+        at = stop + 1
+    return b"".join(parts)
 
 
 def _connect(payload: bytes) -> bytes:
     """An IP address becomes another one: a milter that cannot read it drops the connection."""
-    m.decode_command(Command.CONNECT[0], payload)
     host, _, rest = payload.partition(b"\0")
     family, port, address = rest[:1], rest[1:3], rest[3:-1]
     if family == Family.UNKNOWN.value:
@@ -101,7 +100,6 @@ def _address(address: bytes) -> bytes:
 
 
 def _macros(payload: bytes) -> bytes:
-    m.decode_command(Command.MACRO[0], payload)
     if len(payload) == 1:
         return payload
     flat = payload[1:-1].split(b"\0")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from milterd.lab import status
@@ -88,7 +88,7 @@ class _Playing:
         for step in self._script.steps:
             await self._collect(step.owed)
             if self._gone:
-                self._left_out += step.kind in EVENTS
+                self._leave_out(step)
             else:
                 await self._play(step)
         await self._collect(())
@@ -99,7 +99,7 @@ class _Playing:
     async def _play(self, step: Step) -> None:
         if self._over:
             if step.kind not in _BEGINNINGS[self._over]:
-                self._left_out += 1
+                self._leave_out(step)
                 return
             self._told_left_out()
             self._over = _Over.NOTHING
@@ -213,7 +213,7 @@ class _Playing:
         if not closed:
             self._tell(self._last, [("connection", "closed by the milter", "still open")])
 
-    def _tell(self, step: Step, found: list[Found] | Iterator[Found]) -> None:
+    def _tell(self, step: Step, found: Iterable[Found]) -> None:
         for what, expected, seen in found:
             self.done.worst = max(self.done.worst, status.BAD)
             self.done.differences.append(
@@ -227,9 +227,15 @@ class _Playing:
         reply = _decoded(step.answer[-1])
         return name_of(reply) if reply is not None else "an unreadable packet"
 
+    def _leave_out(self, step: Step) -> None:
+        """What is not played brings no edits either."""
+        self._left_out += step.kind in EVENTS
+        found = compare(step.answer, [], self._rules)
+        self._tell(step, (each for each in found if each[0] != "reply"))
+
     def _told_left_out(self) -> None:
         if self._left_out:
-            seen = f"{self._left_out} events left out"
+            seen = f"{self._left_out} event{'' if self._left_out == 1 else 's'} left out"
             self._tell(self._last, [("rest", None, seen)])
             self._left_out = 0
 
