@@ -152,6 +152,16 @@ direction = "inbound"
 before = ["Subject: secret"]
 after = ["Subject: open"]
 [[rule]]
+name = "same"
+action = "replace"
+header = "X-Same"
+value = "keep"
+with = "keep"
+[[rule.example]]
+direction = "inbound"
+before = ["X-Same: keep"]
+after = ["X-Same: keep"]
+[[rule]]
 name = "one-to"
 action = "limit"
 header = "X-To"
@@ -192,7 +202,7 @@ def test_rules_of_every_kind(desk: Desk) -> None:
     desk.config.write_text(text)
     desk.mail.write_bytes(
         b"DKIM-Signature: v=1; d=example.org; h=From:Date:X-Old; b=AA\r\nX-To: a\r\nX-Old: 1\r\n"
-        b"X-To: b\r\nSubject: secret\r\n\r\nx\r\n"
+        b"X-To: b\r\nSubject: secret\r\nX-Same: other\r\nX-Same: keep\r\n\r\nx\r\n"
     )
     found = of(desk.values("--filter", "headers", *INBOUND), "headers")
     looked = {
@@ -200,6 +210,10 @@ def test_rules_of_every_kind(desk: Desk) -> None:
         for each in found["tried"]
     }
     assert looked["ours: subject"] == [("field 5, Subject", "now Subject: open")]
+    assert looked["ours: same"] == [
+        ("field 6, X-Same", "its value does not match"),
+        ("field 7, X-Same", "is as it should be"),
+    ]
     assert looked["ours: one-to"] == [("field 2, X-To", "kept"), ("field 4, X-To", "removed")]
     assert looked["ours: date"] == [("Date", "a signature forbids another")]
     assert looked["ours: again"] == [("field 3, X-Old", "kept: a signature covers it")]
