@@ -1,7 +1,7 @@
 """The report cards in docs/lab/cards, written anew: `python packaging/cards.py [NAME...]`.
 
 Starts each peer of the table, grades it, and ends with status 1 if one of ours fails, or a fail
-of another has no scenario that reproduces it.
+of another has no scenario that reproduces it, or no explanation.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import typer
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.lab.cards import card as cards
+from tests.lab.cards import mtas
 from tests.lab.cards.milters import SUBJECTS
 
 TABLE: dict[str, cards.Card] = {each.name: each.card for each in SUBJECTS}
+TABLE |= {each.name: each for each in mtas.CARDS}
 """Every card by its name."""
 WORKERS = 2
 """Peers at a time."""
@@ -30,6 +32,10 @@ def troubles(card: cards.Card, rows: Sequence[cards.Row]) -> list[str]:
     fails = [each for each in rows if each.result == "fail"]
     if card.ours:
         return [f"{card.name}: fails {each.check}: {each.seen}" for each in fails]
+    if card.explained:
+        text = (cards.CARDS / card.explained).read_text()
+        missing = [each for each in fails if f"`{each.check}`" not in text]
+        return [f"{card.name}: {card.explained} does not name {each.check}" for each in missing]
     missing = [each for each in fails if not cards.scenario(card.name, each.check).exists()]
     return [f"{card.name}: no scenario for {each.check}: {each.seen}" for each in missing]
 

@@ -83,11 +83,11 @@ def _older(version: int, absent: tuple[str, ...]) -> Check:
     )
 
 
-def _lie(name: str, title: str, rule: str, answer: Answer) -> Check:
+def _lie(name: str, title: str, rule: str, answer: Answer, source: str = _POSTFIX) -> Check:
     async def run(trial: Trial) -> str:
         return await deferred(trial, Plan(terms=Terms(answer=answer)), shown=False)
 
-    return Check(f"lie/{name}", title, rule, _POSTFIX, run)
+    return Check(f"lie/{name}", title, rule, source, run)
 
 
 async def _unoffered_protocol(trial: Trial) -> str:
@@ -110,6 +110,7 @@ LIES = (
         "The milter answers version 0",
         "A version that does not exist is a failed milter.",
         m.Negotiate(0, Actions.NONE, Protocol.NONE).encode(),
+        "libmilter mfdef.h, SMFI_PROT_VERSION_MIN",
     ),
     _lie(
         "actions",

@@ -160,8 +160,10 @@ def _hang_up(name: str, title: str, kind: CommandType, reply: m.Reply) -> Check:
         await trial.nothing(needed=False)
         return f"{told}, then the connection is closed"
 
+    shutdown = "libmilter mfdef.h, SMFIR_SHUTDOWN; Postfix milter8.c"
+    source = shutdown if isinstance(reply, m.Shutdown) else f"{_SETREPLY}; RFC 5321 section 3.8"
     rule = "The client hears 421, and the MTA closes the connection."
-    return Check(f"hang-up/{name}", title, rule, "libmilter, smfi_setreply; mfdef.h", run)
+    return Check(f"hang-up/{name}", title, rule, source, run)
 
 
 async def _conn_fail(trial: Trial) -> str:

@@ -43,7 +43,8 @@ class Card:
     """Who is graded.
 
     `name` is the page's, `about` says how it was set up, `version` what it was, and `grade`
-    starts it and tries all checks.  `ours`: it may not fail.
+    starts it and tries all checks.  `ours`: it may not fail.  `explained`: the page, as seen
+    from the cards, that names every fail, where no scenario can reproduce one.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Card:
     version: Callable[[], str]
     grade: Callable[[], Sequence[Row]]
     ours: bool = False
+    explained: str = ""
 
 
 def debian(package: str) -> Callable[[], str]:
@@ -102,6 +104,8 @@ def _fail(card: Card, row: Row) -> list[str]:
     if reproduced.exists():
         where = Path("../../..") / reproduced.relative_to(TOP)
         lines += [f"`{row.check}`, reproduced by [{reproduced.name}]({where}).", ""]
+    elif card.explained:
+        lines += [f"`{row.check}`, explained in [{card.explained}]({card.explained}).", ""]
     else:
         lines += [f"`{row.check}`", ""]
     return lines

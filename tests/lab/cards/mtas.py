@@ -12,6 +12,7 @@ from milterd.base.sockets import parse
 from milterd.lab.conform.grade import Graded
 from milterd.lab.mta.check import Site
 from milterd.lab.mta.grade import CHECKS, Options, grade
+from tests.lab.cards.card import Card, Row, debian
 from tests.peers.postfix import postfix
 from tests.peers.process import answers, daemon, directory, free_port, wait_for
 
@@ -117,3 +118,45 @@ def card_of(
     checks = [each for each in CHECKS if not names or each.name in names]
     with start() as (site, options):
         return asyncio.run(grade(site, options, checks))
+
+
+def _rows(start: Callable[[], AbstractContextManager[Prepared]]) -> list[Row]:
+    return [
+        Row(
+            each.check.name,
+            each.check.title,
+            each.check.rule,
+            each.check.source,
+            each.result.outcome.value,
+            each.result.seen,
+        )
+        for each in card_of(start)
+    ]
+
+
+_SETUP = (
+    f"Its milter is `milterlab conform --mta`, which it gives {LIMIT} s for an answer; it delivers "
+    "to the lab's sink. Its second address has a default action of accept."
+)
+EXPLAINED = "../conform-mta.md"
+
+CARDS: tuple[Card, ...] = (
+    Card(
+        "mta-postfix",
+        "Postfix, as the MTA",
+        f"Debian's Postfix, graded as a milter's MTA. {_SETUP}",
+        debian("postfix"),
+        lambda: _rows(graded_postfix),
+        explained=EXPLAINED,
+    ),
+    Card(
+        "mta-smtpgw",
+        "smtpgw, as the MTA",
+        f"The gateway, graded as a milter's MTA. {_SETUP}",
+        lambda: "the one in this tree",
+        lambda: _rows(graded_smtpgw),
+        ours=True,
+        explained=EXPLAINED,
+    ),
+)
+"""The cards of MTAs."""
