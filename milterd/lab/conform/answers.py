@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from milterd.lab.conform.check import Check, fail, not_applicable
 from milterd.lab.conform.context import Context
+from milterd.lab.conform.judged import Judged
 from milterd.lab.conform.negotiation import agree
-from milterd.lab.conform.talk import Judged, Talk
+from milterd.lab.conform.talk import Talk
 from milterd.lab.link import STAGES
 from milterd.wire import messages as m
 from milterd.wire.constants import Protocol

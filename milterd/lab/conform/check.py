@@ -44,8 +44,9 @@ class Check:
     """One rule and how to try it.
 
     `name` is its id, `subject/what`.  `rule` is one sentence on what a milter must do,
-    `source` where that is written.  `last`: it ends the milter, so it comes after all.
-    `weight`: how many times the usual deadline it may take.
+    `source` where that is written.  `apart`: nothing is tried beside it.  `last`: it ends
+    the milter, so it comes after all.  `weight`: how many times the usual deadline it may
+    take.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Check:
     rule: str
     source: str
     run: Run
+    apart: bool = False
     last: bool = False
     weight: float = 1.0
 

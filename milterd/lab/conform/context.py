@@ -11,12 +11,16 @@ from typing import Any
 from milterd.core.mail import Mail
 from milterd.lab.conform import samples
 from milterd.lab.conform.check import fail, not_applicable
-from milterd.lab.conform.talk import Judged, Talk, difference
+from milterd.lab.conform.judged import Judged, difference
+from milterd.lab.conform.talk import Talk
 from milterd.lab.link import Fault, MilterError, Patience, connect
 from milterd.lab.show import reply_name
 from milterd.wire import messages as m
 from milterd.wire.errors import PeerError
 
+_SAMPLES = 3
+_TICK = 1.1
+"""Seconds between two samples of one judgement: the time in a signature has seconds."""
 _LATER = frozenset({"tempfail", "shutdown", "connfail"})
 
 
@@ -50,7 +54,7 @@ class Context:
     def __init__(self, address: str, options: Options) -> None:
         self.address, self.options = address, options
         self.mail, self.pid = options.mails[0], options.pid
-        self._alone: dict[int, asyncio.Task[Judged]] = {}
+        self._alone: dict[int, list[asyncio.Task[Judged]]] = {}
 
     async def answers(self) -> bool:
         """Whether there is anybody to connect to."""
@@ -82,24 +86,47 @@ class Context:
 
         Does not apply where there is no judgement: a check of its own fails for that.
         """
-        index = self.options.mails.index(mail or self.mail)
-        if index not in self._alone:
-            judging = self.judged(self.options.mails[index])
-            self._alone[index] = asyncio.create_task(judging)
+        return (await self._samples(mail or self.mail, 1))[0]
+
+    async def judge_alone(self) -> None:
+        """Make what others are held against while nobody else is there."""
+        for mail in self.options.mails:
+            await asyncio.wait(self._sampling(mail, 1))
+
+    async def _samples(self, mail: Mail, count: int) -> list[Judged]:
+        """That many judgements of a mail alone, each a while after the one before."""
         try:
-            return await asyncio.shield(self._alone[index])
+            return [await asyncio.shield(each) for each in self._sampling(mail, count)]
         except MilterError as error:
             not_applicable(f"a plain mail alone is not judged: {error}")
 
+    def _sampling(self, mail: Mail, count: int) -> list[asyncio.Task[Judged]]:
+        tasks = self._alone.setdefault(self.options.mails.index(mail), [])
+        while len(tasks) < count:
+            tasks.append(asyncio.create_task(self._sample(mail, tasks[-1] if tasks else None)))
+        return tasks[:count]
+
+    async def _sample(self, mail: Mail, before: asyncio.Task[Judged] | None) -> Judged:
+        if before is not None:
+            await asyncio.wait((before,))
+            await asyncio.sleep(_TICK)
+        return await self.judged(mail)
+
     async def expect_same(self, seen: Judged, mail: Mail | None = None, when: str = "") -> None:
         """Fail unless `seen` is what the milter says to that mail alone."""
+        mail = mail or self.mail
+        where = f"{when}: " if when else ""
         expected = await self.alone(mail)
-        if not (found := difference(seen, expected)):
-            return
-        again = await self.judged(mail)
-        if difference(again, expected):
-            not_applicable(f"the milter judges one mail differently each time: {again}, {expected}")
-        fail(f"{when}: {found}" if when else found)
+        if seen.shape != expected.shape:
+            again = await self.judged(mail)
+            if again.shape != expected.shape:
+                not_applicable(f"the milter judges one mail differently: {expected}, {again}")
+            fail(where + difference(seen, [expected]))
+        for count in range(1, _SAMPLES + 1):
+            found = difference(seen, await self._samples(mail, count))
+            if not found:
+                return
+        fail(where + found)
 
     async def expect_alive(self, seen: Judged) -> str:
         """The judgement in words; fail if it is to come again later, unlike the plain mail's:
@@ -110,9 +137,10 @@ class Context:
 
     async def close(self) -> None:
         """Nothing more is asked for."""
-        for each in self._alone.values():
+        tasks = [each for of_mail in self._alone.values() for each in of_mail]
+        for each in tasks:
             each.cancel()
-        await asyncio.gather(*self._alone.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def serves(self) -> None:
         """Fail unless the milter serves the next client as ever."""

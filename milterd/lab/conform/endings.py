@@ -138,17 +138,20 @@ def _new_client(
         return f"the next client's message: {judged}"
 
     rule = "After QUIT_NC the next client's events follow on the same connection"
-    limits = (
-        "at the end of a message that was answered with continue."
+    where = (
+        ", at the end of a message that was answered with continue."
         if required
         else "; libmilter does not have it in this place, and no MTA sends it."
     )
     return Check(
         f"quit-nc/{name}",
         title,
-        f"{rule}, {limits}" if required else rule + limits,
+        rule + where,
         "libmilter mfdef.h, SMFIC_QUIT_NC; engine.c, NX_ENDM",
         run,
+        # A program on libmilter has a new context then: it knows of the negotiation only what
+        # it kept of the last one, which must not be another check's.
+        apart=required,
     )
 
 

@@ -50,9 +50,9 @@ async def grade(
     grading = _Grading(context, report)
     try:
         await grading.begin()
-        await grading.all_of([each for each in checks if not each.last])
-        for each in checks:
-            if each.last:
+        await grading.all_of([each for each in checks if not each.last and not each.apart])
+        for each in sorted(checks, key=lambda each: each.last):
+            if each.last or each.apart:
                 await grading.alone(each)
     finally:
         await context.close()
@@ -76,6 +76,7 @@ class _Grading:
             await self._start(self._program)
         async with self._context.connected():
             pass
+        await self._context.judge_alone()
 
     async def end(self) -> None:
         if self._program is not None:

@@ -50,11 +50,12 @@ def _unknown_names(event: m.CommandMessage, pairs: Pairs) -> bytes:
 
 
 def _twice(event: m.CommandMessage, pairs: Pairs) -> bytes:
-    return _packet(event, pairs) * 2
+    return _packet(event, pairs) * 2 if pairs else b""
 
 
 def _replaced(event: m.CommandMessage, pairs: Pairs) -> bytes:
-    return _packet(event, [(name, b"stale") for name, _ in pairs]) + _packet(event, pairs)
+    stale = _packet(event, [(name, b"stale") for name, _ in pairs])
+    return stale + _packet(event, pairs) if pairs else b""
 
 
 def _check(name: str, title: str, rule: str, octets: MacroOctets, *, same: bool = True) -> Check:

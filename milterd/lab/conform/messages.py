@@ -5,7 +5,7 @@ from __future__ import annotations
 from milterd.lab.conform import samples
 from milterd.lab.conform.check import Check, NotApplicableError, fail
 from milterd.lab.conform.context import Context
-from milterd.lab.conform.talk import Judged
+from milterd.lab.conform.judged import Judged
 from milterd.lab.show import readable
 from milterd.wire import messages as m
 from milterd.wire.states import CommandType
@@ -60,7 +60,7 @@ async def _helo_between(context: Context) -> str:
 
 def no_trace(judged: Judged) -> None:
     """Fail if an edit or reply holds what only another mail had."""
-    for each in (*judged.edits, judged.reply):
+    for each in judged.parts:
         if samples.CANARY in each.encode():
             fail(f"of the message before: {readable(each.encode()[4:])}", judged.stage)
 

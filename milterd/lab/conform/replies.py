@@ -6,8 +6,9 @@ import re
 
 from milterd.lab.conform.check import Check, fail, not_applicable
 from milterd.lab.conform.context import Context
+from milterd.lab.conform.judged import Judged
 from milterd.lab.conform.negotiation import agree
-from milterd.lab.conform.talk import Judged, Talk
+from milterd.lab.conform.talk import Talk
 from milterd.lab.link import Fault, MilterError
 from milterd.lab.show import readable
 from milterd.wire import messages as m

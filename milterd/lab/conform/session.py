@@ -8,7 +8,8 @@ from dataclasses import replace
 from milterd.core.mail import Client, Family, Mail, Recipient
 from milterd.lab.conform.check import Check, fail, not_applicable
 from milterd.lab.conform.context import Context
-from milterd.lab.conform.talk import Judged, Talk, settles
+from milterd.lab.conform.judged import Judged
+from milterd.lab.conform.talk import Talk, settles
 from milterd.lab.postfix import session_events
 from milterd.wire import messages as m
 from milterd.wire.constants import Protocol

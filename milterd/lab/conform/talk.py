@@ -8,75 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from milterd.core.mail import Mail
 from milterd.lab.conform.check import fail, not_applicable
+from milterd.lab.conform.judged import Judged
 from milterd.lab.link import STAGES, Link
 from milterd.lab.postfix import Macros, content_events, session_events
 from milterd.lab.show import readable, reply_name
 from milterd.wire import messages as m
 from milterd.wire.mta import Negotiated
-from milterd.wire.states import CommandType, unanswered_commands, unsent_commands
-
-_SEALED = re.compile(rb"(?<!bh=)(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{20,}={0,2}")
-_DIGITS = re.compile(rb"[0-9]+")
-_SPACE = re.compile(rb"\s+")
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What a milter said to one message: where, with which reply, after which edits."""
-
-    stage: str
-    reply: m.Reply
-    edits: tuple[m.EditReply, ...] = field(default=())
-
-    @property
-    def verdict(self) -> str:
-        """`continue`, `accept`, `reject`, `tempfail`, `discard`..."""
-        if isinstance(self.reply, m.ReplyCode):
-            return "tempfail" if self.reply.text[:1] == b"4" else "reject"
-        return reply_name(self.reply)
-
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """What two judgements of one mail have in common, whenever they are made: digits
-        (times, ids) and long runs of base64 (signatures) are left out, but for the body's hash."""
-        text = self.reply.text if isinstance(self.reply, m.ReplyCode) else b""
-        return (self.stage, self.verdict, _constant(text), *map(_edit_shape, self.edits))
-
-    def __str__(self) -> str:
-        edits = f", {len(self.edits)} edits" if self.edits else ""
-        return f"{reply_name(self.reply)} at {self.stage}{edits}"
-
-
-def _constant(value: bytes) -> bytes:
-    tight = _SPACE.sub(b"", value)
-    return _DIGITS.sub(b"0", _SEALED.sub(b"~", tight))
-
-
-def _edit_shape(edit: m.EditReply) -> tuple[object, ...]:
-    index = getattr(edit, "index", 0)
-    parts = (getattr(edit, name, b"") for name in ("name", "value", "address", "args", "reason"))
-    octets = len(edit.octets) if isinstance(edit, m.ReplaceBodyChunk) else 0
-    return (type(edit).__name__, index, octets, *map(_constant, parts))
-
-
-def difference(seen: Judged, expected: Judged) -> str:
-    """In what two judgements of the same mail differ; empty if in nothing."""
-    if seen.shape == expected.shape:
-        return ""
-    if seen.shape[:3] != expected.shape[:3] or len(seen.edits) != len(expected.edits):
-        return f"{seen}, expected {expected}"
-    one, other = next(
-        pair
-        for pair in zip(seen.edits, expected.edits, strict=True)
-        if _edit_shape(pair[0]) != _edit_shape(pair[1])
-    )
-    return f"edit {readable(one.encode()[4:])}, expected {readable(other.encode()[4:])}"
+from milterd.wire.states import EVENTS, CommandType, unanswered_commands, unsent_commands
 
 
 def settles(reply: m.Reply | None) -> bool:
@@ -172,7 +114,7 @@ class Talk:
         pairs = self.macros_for(event)
         self.link.stage = STAGES[type(event)]
         pairs = pairs if macros is None else macros
-        if self.macro_octets is None:
+        if self.macro_octets is None or type(event) not in EVENTS:
             octets = self.mta.send(event, pairs)
         else:
             octets = self.macro_octets(event, pairs) + self.mta.send(event)
@@ -195,7 +137,9 @@ class Talk:
                 await asyncio.sleep(0)
 
     def macros_for(self, event: m.CommandMessage) -> Sequence[tuple[bytes, bytes]]:
-        """What Postfix would say before this event."""
+        """What Postfix would say before this event: nothing before one without an answer."""
+        if type(event) not in EVENTS:
+            return ()
         if self._macros is None:
             self._macros = Macros(self.mail, self.mta.wanted)
         return self._macros.before(event)
