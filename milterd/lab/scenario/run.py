@@ -22,7 +22,6 @@ from milterd.lab.scenario.judge import Block, Judge
 from milterd.lab.scenario.matching import edit_told, told, wish_told
 from milterd.lab.scenario.program import StartError, running
 from milterd.lab.scenario.talk import Answer, Conversation, Manner
-from milterd.lab.show import readable
 from milterd.wire import messages as m
 from milterd.wire.constants import CHUNK, Command
 from milterd.wire.errors import LocalError
@@ -40,11 +39,22 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One thing done, and what came back, in the scenario's words."""
+    """One thing done, what was answered, and the fault that ended it if one did."""
 
     line: int
     did: str
-    came: tuple[str, ...]
+    answers: tuple[Answer, ...] = ()
+    fault: str = ""
+
+    @property
+    def came(self) -> Iterator[str]:
+        """What came back, in the scenario's words."""
+        for each in self.answers:
+            if each.final is not None:
+                yield told(each)
+            yield from (f"edit {edit_told(edit)}" for edit in each.edits)
+        if self.fault:
+            yield self.fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +271,8 @@ class _Player:
         return True
 
     def _record(self, block: Block) -> None:
-        self.exchanges.append(Exchange(block.line, block.did, tuple(_came(block))))
+        fault = "" if block.fault is None else str(block.fault)
+        self.exchanges.append(Exchange(block.line, block.did, tuple(block.answers), fault))
 
     async def _leave(self, *, at_once: bool = False, said: bool = False) -> None:
         """End the connection if there is one, with a QUIT unless it is said already."""
@@ -301,16 +312,3 @@ def _events(octets: bytes) -> list[m.CommandMessage]:
         *(m.BodyChunk(each) for each in mail.body.pieces(CHUNK)),
         m.EndOfMessage(),
     ]
-
-
-def _came(block: Block) -> Iterator[str]:
-    for answer in block.answers:
-        if not _is_empty(answer):
-            yield told(answer)
-        yield from (f"edit {edit_told(each)}" for each in answer.edits)
-    if block.fault is not None:
-        yield readable(str(block.fault).encode())
-
-
-def _is_empty(answer: Answer) -> bool:
-    return answer.final is None

@@ -84,7 +84,7 @@ def test_for_programs(peer: str, tmp_path: Path) -> None:
 
 @given(st.text(max_size=30), st.text(min_size=1, max_size=30))
 def test_junit_can_carry_anything(name: str, text: str) -> None:
-    failures, exchanges = (Failure(3, text),), (Exchange(3, text, (text,)),)
+    failures, exchanges = (Failure(3, text),), (Exchange(3, text, (), text),)
     odd = Outcome(name, status.BAD, failures, exchanges)
     case = ElementTree.fromstring(report.junit([odd, odd]).encode("utf-8"))[0][0]
     assert case.get("name", "").isprintable()
