@@ -5,6 +5,8 @@
 * A failed sync is never retried: the store raises :class:`StoreFailed` from then on.
 * Damage is a state with a reason, not an exception that stops the queue.
 
+tests/queue/contract.py holds any store to this.
+
 Times named `born` and `due` are queue time, `arrived` is wall time, all in seconds.
 """
 
