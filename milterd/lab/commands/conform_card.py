@@ -23,6 +23,7 @@ def print_card(total: int, work: Work, as_json: bool) -> int:
     """Run the work, print its card, and give the exit status."""
     import asyncio
 
+    from milterd.base.logs import escape
     from milterd.base.sockets import SocketError
     from milterd.lab.conform.report import as_lines, as_values, failed
     from milterd.lab.link import MilterError
@@ -32,7 +33,7 @@ def print_card(total: int, work: Work, as_json: bool) -> int:
     try:
         card = asyncio.run(work(counter))
     except (MilterError, MtaError) as error:
-        typer.echo(f"milterlab: {error}", err=True)
+        typer.echo(f"milterlab: {escape(str(error))}", err=True)
         return status.GONE
     except (ValueError, SocketError) as error:
         typer.echo(f"milterlab: {error}", err=True)

@@ -204,6 +204,12 @@ class Trial:
             found = sum(len(each.recipients) for each in sink.of(self.mark))
             raise FailedError(f"delivered to {found} of {recipients} recipients") from None
 
+    async def delivered_once(self) -> Delivered:
+        """The mail of this mark, which is to come in one piece to one recipient."""
+        found = await self.delivered()
+        require(len(found) == 1, f"delivered {len(found)} times")
+        return found[0]
+
     async def nothing(self, *, needed: bool = True) -> None:
         """Fail if a mail of this mark comes; without a sink, do so if it is `needed`."""
         if self._ground.sink is None and not needed:

@@ -54,12 +54,21 @@ async def edited(
     return [taken_apart(trial, each) for each in await trial.delivered(recipients)]
 
 
+async def edited_once(
+    trial: Trial, steps: Sequence[Step], protocol: Protocol = Protocol.NONE
+) -> Arrived:
+    """The same, for the one recipient it was sent to."""
+    found = await edited(trial, steps, protocol)
+    require(len(found) == 1, f"delivered {len(found)} times")
+    return found[0]
+
+
 def _header(
     name: str, title: str, rule: str, steps: Sequence[Step], change: Change, space: bool = False
 ) -> Check:
     async def run(trial: Trial) -> str:
         protocol = Protocol.HDR_LEADSPC if space else Protocol.NONE
-        (found,) = await edited(trial, steps, protocol)
+        found = await edited_once(trial, steps, protocol)
         compare_fields(found.fields, change([TRACE, *trial.fields]))
         require(found.body == trial.body, "the body changed too")
         return "as asked, all else untouched"
@@ -257,7 +266,7 @@ HEADERS = (
 
 def _body(name: str, title: str, rule: str, pieces: Sequence[bytes], wanted: bytes) -> Check:
     async def run(trial: Trial) -> str:
-        (found,) = await edited(trial, [m.ReplaceBodyChunk(each) for each in pieces])
+        found = await edited_once(trial, [m.ReplaceBodyChunk(each) for each in pieces])
         compare_fields(found.fields, [TRACE, *trial.fields])
         require(found.body == wanted, _difference(found.body, wanted))
         return f"{len(wanted)} octets of body, the header untouched"
@@ -331,20 +340,20 @@ async def _delete_all(trial: Trial) -> str:
 
 async def _sender(trial: Trial) -> str:
     new = trial.address(b"new")
-    (found,) = await edited(trial, [m.ChangeFromReply(b"<%b>" % new)])
+    found = await edited_once(trial, [m.ChangeFromReply(b"<%b>" % new)])
     require(found.mail.sender.address == new, "not from the new sender")
     return "from the new sender"
 
 
 async def _null_sender(trial: Trial) -> str:
-    (found,) = await edited(trial, [m.ChangeFromReply(b"<>")])
+    found = await edited_once(trial, [m.ChangeFromReply(b"<>")])
     require(found.mail.sender.address == b"", "not from the null sender")
     return "from <>"
 
 
 async def _sender_args(trial: Trial) -> str:
     new = trial.address(b"new")
-    (found,) = await edited(trial, [m.ChangeFromReply(b"<%b>" % new, b"ENVID=lab RET=HDRS")])
+    found = await edited_once(trial, [m.ChangeFromReply(b"<%b>" % new, b"ENVID=lab RET=HDRS")])
     sender = found.mail.sender
     require(sender.address == new, "not from the new sender")
     right = _arg(sender, b"ENVID") == b"lab" and _arg(sender, b"RET") == b"HDRS"
@@ -393,7 +402,7 @@ async def _accepted_after(trial: Trial) -> str:
     told, heard = await trial.send(Plan({m.EndOfMessage: steps}))
     sound(heard)
     require(told.taken, str(told))
-    (mail,) = await trial.delivered()
+    mail = await trial.delivered_once()
     compare_fields(taken_apart(trial, mail).fields, [TRACE, *trial.fields, b"X-New: value"])
     return "the edit is made"
 

@@ -94,7 +94,7 @@ async def _early_edit(trial: Trial) -> str:
     if not told.taken:
         put_off(told)
         return str(told)
-    (mail,) = await trial.delivered()
+    mail = await trial.delivered_once()
     require(b"X-Half" not in mail.octets, "the edit was made")
     return "taken, without the edit"
 
@@ -116,7 +116,7 @@ async def _unnegotiated(trial: Trial) -> str:
     if not told.taken:
         put_off(told)
         return str(told)
-    (mail,) = await trial.delivered()
+    mail = await trial.delivered_once()
     made = b"X-Half: yes" in mail.octets
     return "taken, and the edit made" if made else "taken, without the edit"
 
@@ -128,7 +128,7 @@ async def _torn_body(trial: Trial) -> str:
         put_off(told)
         await trial.nothing(needed=False)
         return str(told)
-    (mail,) = await trial.delivered()
+    mail = await trial.delivered_once()
     require(taken_apart(trial, mail).body == b"one\r\ntwo\r\n", "taken, with half the body")
     return "taken, with both pieces"
 
@@ -168,7 +168,7 @@ def _accepting(name: str, title: str, rule: str, source: str, answers: Plan) -> 
 async def _unedited(trial: Trial, plan: Plan) -> str:
     told, _ = await trial.send(plan, accepting=True)
     require(told.taken, str(told))
-    (mail,) = await trial.delivered()
+    mail = await trial.delivered_once()
     found = taken_apart(trial, mail)
     compare_fields(found.fields, [TRACE, *trial.fields])
     require(found.body == trial.body, "the body changed")

@@ -185,7 +185,7 @@ async def _one_recipient(trial: Trial) -> str:
     mails = await trial.delivered()
     found = [each.address for mail in mails for each in mail.recipients]
     require(found == [good], "the refused recipient got it too")
-    return f"{told.steps[1][1]}; the other one got it"
+    return f"{told.at('rcpt')}; the other one got it"
 
 
 async def _malformed(trial: Trial) -> str:

@@ -106,7 +106,7 @@ async def _untouched(trial: Trial) -> str:
     fields, body = [*trial.fields, *_ODD], b"gr\xfc\xdfe\r\n..dots\r\n" + trial.body
     message = joined(fields, body)
     await _content(trial, message)
-    (mail,) = await trial.delivered()
+    mail = await trial.delivered_once()
     require(mail.octets.endswith(message), _first_difference(mail.octets, message))
     above = parse_message(mail.octets[: -len(message)]).headers
     names = sorted({each.name.decode("latin-1") for each in above})
