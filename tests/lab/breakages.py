@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from milterd.wire import messages as m
 from milterd.wire.constants import Actions, Protocol, Stage
+from milterd.wire.errors import PeerError
 from milterd.wire.frames import frame
 from milterd.wire.limits import Limits
 from tests.lab.broken import CloseNowError, Milter
@@ -473,6 +474,26 @@ class TakesAReadForAPacket(Milter):
 @breaks("oversize/2-gib", "oversize/4-gib")
 class BelievesAnyLength(Milter):
     limits = Limits(frame=2**32, backlog=2**32)
+
+
+@breaks("order/bystander", jobs=1)
+class OneProcessForAll(Milter):
+    """It dies of what breaks the protocol, with all its connections, and is started again."""
+
+    alive: ClassVar[set[asyncio.Task[None]]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self.alive.add(task)
+        try:
+            await super().serve(reader, writer)
+        except PeerError:
+            for each in self.alive - {task}:
+                each.cancel()
+            raise
+        finally:
+            self.alive.discard(task)
 
 
 @breaks("packet/unknown-command")

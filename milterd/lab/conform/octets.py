@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from milterd.lab.conform.check import Check, fail
+from milterd.lab.conform.check import Check, NotApplicableError, fail
 from milterd.lab.conform.context import CLOSES, Context, poked
 from milterd.lab.conform.talk import Manner, Talk
 from milterd.lab.link import Fault, MilterError
@@ -119,6 +119,82 @@ async def _over_chunk(context: Context) -> str:
     return said if said == CLOSES else f"{said} to 65,536 octets"
 
 
+_NONSENSE: tuple[tuple[str, str, CommandType | None, bytes], ...] = (
+    ("packet/zero-length", "A packet of length 0", None, bytes(4)),
+    ("packet/unknown-command", "A command that does not exist", None, frame(b"?", b"x")),
+    ("packet/reply-code", "A milter's reply, sent by an MTA", None, frame(b"c")),
+    ("packet/not-milter", "SMTP instead", m.Macros, b"EHLO localhost\r\nQUIT\r\n"),
+    ("packet/http", "HTTP instead", m.Macros, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    ("packet/connect-no-family", "CONNECT without a family", None, frame(b"C", b"host\0")),
+    ("packet/connect-no-nul", "CONNECT without a NUL", None, frame(b"C", b"host")),
+    (
+        "packet/connect-bad-family",
+        "CONNECT of a family that does not exist",
+        None,
+        frame(b"C", b"host\0X\0\x19127.0.0.1\0"),
+    ),
+    (
+        "packet/connect-bad-address",
+        "CONNECT with an address that is none",
+        None,
+        frame(b"C", b"host\0004\0\x19not an address\0"),
+    ),
+    ("packet/connect-no-port", "CONNECT without a port", None, frame(b"C", b"host\0004")),
+    ("packet/helo-no-nul", "HELO without its NUL", m.Connect, frame(b"H", b"helo")),
+    ("packet/helo-empty", "HELO of no octets", m.Connect, frame(b"H")),
+    ("packet/mail-no-nul", "MAIL without its NUL", m.Helo, frame(b"M", b"<a@b>")),
+    ("packet/mail-empty", "MAIL of no octets", m.Helo, frame(b"M")),
+    ("packet/rcpt-no-nul", "RCPT without its NUL", m.MailFrom, frame(b"R", b"<a@b>")),
+    ("packet/header-no-value", "A header without a value", m.RcptTo, frame(b"L", b"X\0")),
+    ("packet/header-no-nul", "A header without its NUL", m.RcptTo, frame(b"L", b"X\0x")),
+    ("packet/unknown-no-nul", "An unknown command without its NUL", m.Helo, frame(b"U", b"X")),
+    ("packet/data-with-octets", "DATA with octets", m.RcptTo, frame(b"T", b"x")),
+    ("order/mail-first", "MAIL before the negotiation", m.Macros, frame(b"M", b"<>\0")),
+    ("order/macros-first", "Macros before the negotiation", m.Macros, frame(b"D", b"Cj\0x\0")),
+    ("order/body-first", "A body before CONNECT", None, frame(b"B", b"x")),
+    ("order/end-first", "End of message before CONNECT", None, frame(b"E")),
+    ("order/end-before-mail", "End of message before MAIL", m.Helo, frame(b"E")),
+    ("order/rcpt-before-mail", "RCPT before MAIL", m.Helo, frame(b"R", b"<a@b>\0")),
+    ("order/header-before-mail", "A header before MAIL", m.Helo, frame(b"L", b"X\0x\0")),
+    ("order/mail-twice", "MAIL in a message", m.BodyChunk, frame(b"M", b"<a@b>\0")),
+    ("order/rcpt-in-body", "RCPT in the body", m.BodyChunk, frame(b"R", b"<a@b>\0")),
+    ("order/connect-twice", "CONNECT in a message", m.RcptTo, frame(b"C", b"x\0U")),
+    (
+        "order/negotiation-twice",
+        "Another negotiation in a message",
+        m.RcptTo,
+        m.Negotiate(NEWEST_VERSION, Actions.ALL, Protocol.ALL).encode(),
+    ),
+)
+"""What breaks the protocol: id, title, the last event before, octets."""
+
+
+async def _bystander(context: Context) -> str:
+    for name, _, after, octets in _NONSENSE:
+        async with context.connected() as beside:
+            await beside.reach_open(m.RcptTo)
+            async with context.connected() as talk:
+                await _thrown(talk, after, octets)
+            try:
+                await beside.say(m.Abort())
+                judged = await beside.message()
+            except MilterError as error:
+                fail(f"{name} ends another client's message: {error}", error.stage, error.octet)
+        await context.expect_same(judged, when=f"beside {name}")
+    return f"{len(_NONSENSE)} times {judged}"
+
+
+async def _thrown(talk: Talk, after: CommandType | None, octets: bytes) -> None:
+    """Send what breaks the protocol, and be gone; what comes of it is another check's matter."""
+    try:
+        await _go_to(talk, after)
+        await talk.link.write(octets)
+        talk.link.end_of_file()
+        await talk.rest()
+    except (MilterError, OSError, NotApplicableError):
+        return
+
+
 _LONG = 0x7FFF_FFFF
 CHECKS: tuple[Check, ...] = (
     _manner("fragments", "One octet a write", Manner.FRAGMENTS),
@@ -132,49 +208,15 @@ CHECKS: tuple[Check, ...] = (
     ),
     _oversize("2-gib", "A packet of 2 GiB", _LONG),
     _oversize("4-gib", "A packet of 4 GiB", 0xFFFF_FFFF),
-    _poke("packet/zero-length", "A packet of length 0", None, bytes(4)),
-    _poke("packet/unknown-command", "A command that does not exist", None, frame(b"?", b"x")),
-    _poke("packet/reply-code", "A milter's reply, sent by an MTA", None, frame(b"c")),
-    _poke("packet/not-milter", "SMTP instead", m.Macros, b"EHLO localhost\r\nQUIT\r\n"),
-    _poke("packet/http", "HTTP instead", m.Macros, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-    _poke("packet/connect-no-family", "CONNECT without a family", None, frame(b"C", b"host\0")),
-    _poke("packet/connect-no-nul", "CONNECT without a NUL", None, frame(b"C", b"host")),
-    _poke(
-        "packet/connect-bad-family",
-        "CONNECT of a family that does not exist",
-        None,
-        frame(b"C", b"host\0X\0\x19127.0.0.1\0"),
-    ),
-    _poke(
-        "packet/connect-bad-address",
-        "CONNECT with an address that is none",
-        None,
-        frame(b"C", b"host\0004\0\x19not an address\0"),
-    ),
-    _poke("packet/connect-no-port", "CONNECT without a port", None, frame(b"C", b"host\0004")),
-    _poke("packet/helo-no-nul", "HELO without its NUL", m.Connect, frame(b"H", b"helo")),
-    _poke("packet/helo-empty", "HELO of no octets", m.Connect, frame(b"H")),
-    _poke("packet/mail-no-nul", "MAIL without its NUL", m.Helo, frame(b"M", b"<a@b>")),
-    _poke("packet/mail-empty", "MAIL of no octets", m.Helo, frame(b"M")),
-    _poke("packet/rcpt-no-nul", "RCPT without its NUL", m.MailFrom, frame(b"R", b"<a@b>")),
-    _poke("packet/header-no-value", "A header without a value", m.RcptTo, frame(b"L", b"X\0")),
-    _poke("packet/header-no-nul", "A header without its NUL", m.RcptTo, frame(b"L", b"X\0x")),
-    _poke("packet/unknown-no-nul", "An unknown command without its NUL", m.Helo, frame(b"U", b"X")),
-    _poke("packet/data-with-octets", "DATA with octets", m.RcptTo, frame(b"T", b"x")),
-    _poke("order/mail-first", "MAIL before the negotiation", m.Macros, frame(b"M", b"<>\0")),
-    _poke("order/macros-first", "Macros before the negotiation", m.Macros, frame(b"D", b"Cj\0x\0")),
-    _poke("order/body-first", "A body before CONNECT", None, frame(b"B", b"x")),
-    _poke("order/end-first", "End of message before CONNECT", None, frame(b"E")),
-    _poke("order/end-before-mail", "End of message before MAIL", m.Helo, frame(b"E")),
-    _poke("order/rcpt-before-mail", "RCPT before MAIL", m.Helo, frame(b"R", b"<a@b>\0")),
-    _poke("order/header-before-mail", "A header before MAIL", m.Helo, frame(b"L", b"X\0x\0")),
-    _poke("order/mail-twice", "MAIL in a message", m.BodyChunk, frame(b"M", b"<a@b>\0")),
-    _poke("order/rcpt-in-body", "RCPT in the body", m.BodyChunk, frame(b"R", b"<a@b>\0")),
-    _poke("order/connect-twice", "CONNECT in a message", m.RcptTo, frame(b"C", b"x\0U")),
-    _poke(
-        "order/negotiation-twice",
-        "Another negotiation in a message",
-        m.RcptTo,
-        m.Negotiate(NEWEST_VERSION, Actions.ALL, Protocol.ALL).encode(),
+    *[_poke(*each) for each in _NONSENSE],
+    Check(
+        "order/bystander",
+        "A client in the middle of a message, while others break the protocol",
+        "What one client sends is no matter of another's: each of the above, and the message "
+        "beside it goes on.",
+        _LIMIT,
+        _bystander,
+        apart=True,
+        weight=3,
     ),
 )
