@@ -129,7 +129,7 @@ class Link:
         return agreed
 
     async def say(
-        self, command: m.CommandMessage, macros: Sequence[tuple[bytes, bytes]] = ()
+        self, command: m.CommandMessage, macros: Sequence[tuple[bytes, bytes]] | None = None
     ) -> list[m.Reply]:
         """Send one event and take its answer: edits and progress first, the reply last.
 
@@ -234,9 +234,9 @@ class Link:
         except OSError as error:
             raise self._error(Fault.GONE, error.strerror or str(error)) from error
 
-    def broken(self, error: PeerError) -> MilterError:
-        """The error for an answer whose values must be refused."""
-        return self._error(Fault.BROKEN, error.reason)
+    def broken(self, error: PeerError, octet: int | None = None) -> MilterError:
+        """The error for an answer that must be refused; `octet` is where it began."""
+        return self._error(Fault.BROKEN, error.reason, octet)
 
     def _next_frame(self) -> tuple[int, bytes] | None:
         try:
@@ -244,9 +244,10 @@ class Link:
         except PeerError as error:
             raise self.broken(error) from error
 
-    def _error(self, fault: Fault, what: str) -> MilterError:
-        text = f"{WORDS[fault]} at {self.stage}, octet {self.octet} of the milter's: {what}"
-        return MilterError(fault, text, self.stage, self.octet)
+    def _error(self, fault: Fault, what: str, octet: int | None = None) -> MilterError:
+        octet = self.octet if octet is None else octet
+        text = f"{WORDS[fault]} at {self.stage}, octet {octet} of the milter's: {what}"
+        return MilterError(fault, text, self.stage, octet)
 
 
 async def open_streams(
@@ -290,13 +291,14 @@ async def connect(
     protocol: Protocol = Protocol.ALL,
     tap: Tap | None = None,
     offer: m.Negotiate | None = None,
+    macros_always: bool = False,
 ) -> AsyncIterator[Link]:
     """A connection to the milter at `address` (`unix:PATH`, `inet:PORT@HOST`), not yet
     negotiated; closed at the end.
 
     `version`, `actions` and `protocol` are what to offer, `offer` one made as it is
-    instead.  Raises MilterError if there is no connection, ValueError for an address
-    that is none.
+    instead; `macros_always` sends macro packets as MTAs do (MtaConnection).  Raises
+    MilterError if there is no connection, ValueError for an address that is none.
     """
     patience, target = patience or Patience(), parse(address)
     try:
@@ -308,7 +310,13 @@ async def connect(
     except OSError as error:
         message = f"no connection to {address}: {error.strerror or error}"
         raise MilterError(Fault.GONE, message, "connection") from error
-    mta = MtaConnection(version=version, actions=actions, protocol=protocol, offer=offer)
+    mta = MtaConnection(
+        version=version,
+        actions=actions,
+        protocol=protocol,
+        offer=offer,
+        macros_always=macros_always,
+    )
     link = Link(*streams, mta, patience, tap)
     try:
         yield link

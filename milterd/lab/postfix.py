@@ -29,6 +29,11 @@ _DEFAULT_LISTS: Mapping[Stage, tuple[str, ...]] = {
     Stage.END_OF_HEADERS: ("i",),
     Stage.END_OF_MESSAGE: ("i",),
 }
+_CONTENT_STAGES = {
+    Command.HEADER: Stage.END_OF_HEADERS,
+    Command.BODY: Stage.END_OF_MESSAGE,
+}
+"""Postfix sends macros with every field and body piece too."""
 _NO_QUEUE_ID_YET = frozenset({Command.CONNECT, Command.HELO, Command.MAIL})
 
 
@@ -43,7 +48,11 @@ class Macros:
         self._wanted = wanted
         self._given = mail.session.macros
         self._always = _session_values(mail) | _sender_values(mail.envelope)
-        self._opened = False
+        self._opened = self._open_before = False
+
+    def refused(self) -> None:
+        """The recipient told last was refused: Postfix opens no queue file for it."""
+        self._opened = self._open_before
 
     def before(self, event: m.CommandMessage) -> Pairs:
         """What to tell before `event`: known values only."""
@@ -53,20 +62,20 @@ class Macros:
             values |= _recipient_values(event.address[1:-1])
         if command not in _NO_QUEUE_ID_YET and self._opened:
             values["i"] = QUEUE_ID
-        # The queue file, and with it the queue id, comes with the first recipient.
-        self._opened = self._opened or isinstance(event, m.RcptTo)
+        if isinstance(event, m.RcptTo):
+            # The queue file, and with it the queue id, comes with the first recipient.
+            self._open_before, self._opened = self._opened, True
         values |= self._given
         return tuple(
             (wire_name(name), values[name]) for name in self._names(command) if name in values
         )
 
     def _names(self, command: Command) -> Iterator[str]:
-        # Postfix sends the end-of-data macros with every field and body piece too.
-        stage = STAGE_OF_COMMAND.get(command, Stage.END_OF_MESSAGE)
         if command is Command.UNKNOWN:
             return
-        names = self._wanted.get(stage)
-        for name in _DEFAULT_LISTS[stage] if names is None else names:
+        stage = _CONTENT_STAGES.get(command) or STAGE_OF_COMMAND[command]
+        # A list without a name is none to Postfix (MILTER_MACRO_EVAL in milter.c).
+        for name in self._wanted.get(stage) or _DEFAULT_LISTS[stage]:
             yield name.strip("{}")
 
 

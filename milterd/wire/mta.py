@@ -52,6 +52,8 @@ class Negotiated:
     macros: Mapping[Stage, tuple[str, ...]] = field(default_factory=dict)
 
 
+NOT_OFFERED = "protocol flags that were not offered"
+"""The violation after which Sendmail closes; Postfix goes on."""
 _NOTHING = Negotiated(OLDEST_VERSION, Actions.NONE, Protocol.NONE)
 
 
@@ -60,8 +62,10 @@ class MtaConnection:
 
     `version`, `actions` and `protocol` are what to offer; what a version does
     not have is left out of the offer.  `offer` is one made as it is instead, for
-    those who test a milter: with bits and versions that nobody knows.  Raises
-    LocalError for a version that is not 2 to 6.
+    those who test a milter: with bits and versions that nobody knows.  With
+    `macros_always` macro packets go out as Postfix's and Sendmail's do: an empty
+    one for an empty list, and before events that the milter does not want, the
+    content of the message apart.  Raises LocalError for a version that is not 2 to 6.
     """
 
     __slots__ = (
@@ -71,6 +75,7 @@ class MtaConnection:
         "_edits",
         "_frames",
         "_limits",
+        "_macros_always",
         "_new_body",
         "_offer",
         "_skip",
@@ -90,10 +95,12 @@ class MtaConnection:
         protocol: Protocol = Protocol.ALL,
         limits: Limits | None = None,
         offer: m.Negotiate | None = None,
+        macros_always: bool = False,
     ) -> None:
         if not OLDEST_VERSION <= version <= NEWEST_VERSION:
             raise LocalError(f"there is no milter protocol version {version}")
         self._limits = limits or Limits()
+        self._macros_always = macros_always
         self._offer = offer or m.Negotiate(
             version,
             actions & ACTIONS_OF_VERSION[version],
@@ -167,11 +174,13 @@ class MtaConnection:
         self._state, self._asked = State.NEGOTIATING, m.Negotiate
         return self._offer.encode()
 
-    def send(self, command: m.CommandMessage, macros: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    def send(
+        self, command: m.CommandMessage, macros: Sequence[tuple[bytes, bytes]] | None = None
+    ) -> bytes:
         """The octets for `command`, its macros before it; none if it is not wanted.
 
-        Raises LocalError for a move that is not legal now, or for a value that
-        no frame can carry.
+        No macro packet goes out for None.  Raises LocalError for a move that is not
+        legal now, or for a value that no frame can carry.
         """
         self._check()
         kind = type(command)
@@ -181,7 +190,7 @@ class MtaConnection:
         if self._asked is not None and kind is not m.Quit:
             raise self._spoil(LocalError(f"{kind.__name__} while an answer is due"))
         wanted = self._is_wanted(kind)
-        octets = self._encode(command, macros) if wanted else b""
+        octets = self._encode(command, macros, wanted)
         if kind is m.MailFrom:
             self._edits = self._edit_octets = self._new_body = 0
         self._state = after
@@ -233,18 +242,33 @@ class MtaConnection:
         self._skip = None
         return kind not in self._unsent
 
-    def _encode(self, command: m.CommandMessage, macros: Sequence[tuple[bytes, bytes]]) -> bytes:
+    def _encode(
+        self,
+        command: m.CommandMessage,
+        macros: Sequence[tuple[bytes, bytes]] | None,
+        wanted: bool,
+    ) -> bytes:
+        if self._macros_always:
+            told = macros is not None and (wanted or self._announces(type(command)))
+        else:
+            told = wanted and bool(macros)
         if isinstance(command, WITH_BODY):
             size, most = len(command.octets), self._limits.body_chunk
             if size > most:
                 raise self._spoil(LocalError(f"body piece of {size} octets, allowed are {most}"))
         try:
-            octets = command.encode()
-            if macros:
-                octets = m.Macros(COMMAND_OF[type(command)], tuple(macros)).encode() + octets
+            octets = command.encode() if wanted else b""
+            if told:
+                octets = m.Macros(COMMAND_OF[type(command)], tuple(macros or ())).encode() + octets
         except WireError as error:
             raise self._spoil(error) from None
         return octets
+
+    def _announces(self, kind: CommandType) -> bool:
+        """Whether an MTA sends macros for this event although the milter does not want it."""
+        if kind not in EVENTS or kind in (m.Header, m.EndOfHeaders, m.BodyChunk):
+            return False
+        return EVENTS[kind].since <= self._agreed.version and kind is not self._skip
 
     def _take(self, code: int, payload: bytes) -> m.Reply | Negotiated:
         reply = m.decode_reply(code, payload)
@@ -300,7 +324,7 @@ class MtaConnection:
         if int(reply.actions) & ~int(offer.actions):
             raise PeerError(f"actions {reply.actions:#x} in answer to {offer.actions:#x}")
         if int(reply.protocol) & ~int(offer.protocol):
-            self._note("protocol flags that were not offered")
+            self._note(NOT_OFFERED)
         if reply.macros and Actions.SETSYMLIST not in offer.actions:
             self._note("macro lists that were not offered")
         protocol = reply.protocol & offer.protocol

@@ -173,12 +173,47 @@ def test_macros_by_default() -> None:
         assert all(b"i" in each for each in _macros(milter.heard, later))
 
 
+def test_macros_come_before_events_that_the_milter_does_not_want() -> None:
+    flags = Protocol.NOHELO | Protocol.NORCPT | Protocol.NOHDRS | Protocol.NOBODY
+    with served(lambda: MilterConnection(accept_protocol=flags), _continue) as milter:
+        _play(milter.address)
+    told = [each.command for each in milter.heard if isinstance(each, m.Macros)]
+    assert told == [Command(bytes((each,))) for each in b"CHMRRTNE"]
+    assert _macros(milter.heard, Command.HELO) == [{}]
+
+
+def test_a_refused_recipient_opens_no_queue_file() -> None:
+    def answer(event: m.CommandMessage) -> Sequence[m.Reply]:
+        refused = isinstance(event, m.RcptTo) and event.address == b"<b@example.net>"
+        return [m.Reject() if refused else m.Continue()]
+
+    with served(MilterConnection, answer) as milter:
+        played = _play(milter.address)
+    assert [b"i" in each for each in _macros(milter.heard, Command.RCPT)] == [False, False]
+    assert [b"i" in each for each in _macros(milter.heard, Command.DATA)] == [True]
+    assert [each.address for each in played.after.envelope.recipients] == [b"c@example.net"]
+
+
 def test_macros_the_milter_asked_for() -> None:
-    lists = {Stage.MAIL: ("{client_addr}", "{nobody_knows}"), Stage.CONNECT: ()}
+    """What Postfix does: a list without a name is none, one without a value an empty packet."""
+    lists = {
+        Stage.CONNECT: (),
+        Stage.HELO: ("{nobody_knows}",),
+        Stage.MAIL: ("{client_addr}", "{nobody_knows}"),
+        Stage.END_OF_HEADERS: ("{client_addr}",),
+        Stage.END_OF_MESSAGE: ("j",),
+    }
     with served(lambda: MilterConnection(macros=lists), _continue) as milter:
         _play(milter.address)
     assert _macros(milter.heard, Command.MAIL) == [{b"{client_addr}": b"192.0.2.1"}]
-    assert _macros(milter.heard, Command.CONNECT) == []
+    (connect,) = _macros(milter.heard, Command.CONNECT)
+    assert connect[b"j"] == b"localhost"
+    assert _macros(milter.heard, Command.HELO) == [{}]
+    told = {each.value: _macros(milter.heard, each) for each in Command}
+    assert told[b"L"] == [{b"{client_addr}": b"192.0.2.1"}] * 2
+    assert told[b"N"] == [{b"{client_addr}": b"192.0.2.1"}]
+    assert told[b"B"] == [{b"j": b"localhost"}] * 2
+    assert told[b"E"] == [{b"j": b"localhost"}]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +241,10 @@ def test_the_first_verdict_ends_it(
         played = _play(milter.address)
     assert played.verdict is verdict
     told = [each for each in milter.heard if not isinstance(each, m.Macros)]
-    if not isinstance(reply, m.Skip):
+    if at in (m.Connect, m.Helo):
+        # Postfix keeps that verdict for the session and closes without a word.
+        assert isinstance(told[-1], at)
+    elif not isinstance(reply, m.Skip):
         assert isinstance(told[told.index(next(e for e in told if isinstance(e, at))) + 1], m.Abort)
     else:
         assert len([each for each in told if isinstance(each, m.BodyChunk)]) == 1
