@@ -9,7 +9,7 @@ have seen again by its digest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from milterd.core.mail import (
     BytesBody,
@@ -92,18 +92,16 @@ def message(size: int, headers: int) -> Mail:
     """
     more = ((b"X-Bench-%d" % number, b" some value of a field") for number in range(headers))
     fields = [HeaderField(*each) for each in (*_FIELDS, *more)][:headers]
-    first = NUMBER + b" is this mail's number\r\n"
-    taken = sum(len(each.raw) for each in fields) + 2
-    left = max(0, size - taken - len(first))
-    body = first
-    if left > 2:
-        body += (_LINE * (left // len(_LINE) + 1))[: left - 2].removesuffix(b"\r") + b"\r\n"
-    return Mail(
+    empty = Mail(
         Session(Client(b"localhost", Family.INET, b"127.0.0.1", 25000), b"localhost"),
         Envelope(b"sender@example.net", (), (Recipient(b"recipient@example.org"),)),
         tuple(fields),
-        BytesBody(body),
     )
+    body = NUMBER + b" is this mail's number\r\n"
+    left = size - empty.size - len(body)
+    if left > 2:
+        body += (_LINE * (left // len(_LINE) + 1))[: left - 2].removesuffix(b"\r") + b"\r\n"
+    return replace(empty, body=BytesBody(body))
 
 
 def script(mail: Mail, agreed: Negotiated, stages: Mapping[str, Histogram]) -> Script:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,10 +13,9 @@ from milterd.lab import status
 if TYPE_CHECKING:
     from milterd.lab.bench.report import Summary
     from milterd.lab.bench.run import Plan, Progress
+    from milterd.lab.bench.turns import Teller
 
 _LARGEST = 1 << 28
-_WARMING = 0.5
-"""Seconds of the round before the first, which does not count."""
 
 
 def bench(
@@ -82,15 +80,15 @@ def sizes(text: str) -> list[int]:
 
 
 def _run(sockets: list[str], plans: list[Plan], rounds: int, as_json: bool) -> int:
-    import uvloop
-
     from milterd.lab.bench.report import as_values
+    from milterd.lab.bench.turns import measure
     from milterd.lab.link import MilterError
 
     found = []
     try:
         for plan in plans:
-            summaries = uvloop.run(_measure(sockets, plan, rounds))
+            summaries = measure(sockets, plan, rounds, _teller(plan, rounds))
+            _clear()
             found.append(as_values(plan, summaries))
             if not as_json:
                 _print(plan, summaries)
@@ -106,32 +104,18 @@ def _run(sockets: list[str], plans: list[Plan], rounds: int, as_json: bool) -> i
     return status.GOOD
 
 
-async def _measure(sockets: list[str], plan: Plan, rounds: int) -> list[Summary]:
-    """Rounds in turns, after a short one of each that does not count."""
-    from milterd.lab.bench.report import Summary
-    from milterd.lab.bench.run import Bench, Round
-
-    bench, warming = Bench(plan), Bench(replace(plan, duration=min(plan.duration, _WARMING)))
-    for each in sockets:
-        await warming.round(each)
-    kept: list[list[Round]] = [[] for _ in sockets]
-    for number in range(rounds):
-        for each, into in zip(sockets, kept, strict=True):
-            said = f"{plan.size} octets, {each}, round {number + 1} of {rounds}"
-            into.append(await bench.round(each, _teller(said)))
-    _clear()
-    return [Summary(each, found) for each, found in zip(sockets, kept, strict=True)]
-
-
-def _teller(said: str) -> Progress | None:
+def _teller(plan: Plan, rounds: int) -> Teller:
     """Says how far a round is, on a terminal."""
-    if not sys.stderr.isatty():
-        return None
 
-    def tell(mails: int, seconds: float) -> None:
-        typer.echo(f"\r\x1b[K{said}: {mails} mails in {seconds:.1f} s", err=True, nl=False)
+    def teller(socket: str, number: int) -> Progress | None:
+        said = f"{plan.size} octets, {socket}, round {number} of {rounds}"
 
-    return tell
+        def tell(mails: int, seconds: float) -> None:
+            typer.echo(f"\r\x1b[K{said}: {mails} mails in {seconds:.1f} s", err=True, nl=False)
+
+        return tell if sys.stderr.isatty() else None
+
+    return teller
 
 
 def _clear() -> None:
