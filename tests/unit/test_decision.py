@@ -13,6 +13,12 @@ def test_a_reply_is_written_as_smtp_has_it() -> None:
     assert str(Reply(550, "5.7.1", "no")) == "550 5.7.1 no"
 
 
+def test_a_reply_may_have_several_lines_and_is_logged_as_one() -> None:
+    reply = Reply(550, "5.7.1", "first\nsecond")
+    assert reply.text.split("\n") == ["first", "second"]
+    assert str(reply) == "550 5.7.1 first second"
+
+
 @pytest.mark.parametrize(
     ("code", "enhanced", "text"),
     [
