@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from milterd.base.logs import escape
-from milterd.core.actions import Quarantine
 from milterd.core.decision import Verdict
 from milterd.core.mail import Envelope
 from milterd.lab import show
@@ -23,7 +22,7 @@ def as_lines(name: str, found: Chained) -> Iterator[Line]:
     for number, part in enumerate(found.parts, 1):
         for at, line in enumerate(show.as_lines(f"{number}. {part.address}", part.played)):
             yield ("" if at else "bold"), line
-        yield from difference(part.before, part.after)
+        yield from difference(part.played.before, part.played.after)
         yield "", ""
     rows = [("", "milter", "answer", "edits")] + [
         (str(number), part.address, _answer(part, found), str(len(part.played.edits)))
@@ -58,9 +57,9 @@ def _notes(found: Chained) -> Iterator[str]:
     if found.ended_by is not None:
         yield f"by {escape(found.parts[found.ended_by].address, _WIDTH)}"
         return
-    for edit in (each for part in found.parts for each in part.played.edits):
-        if isinstance(edit, Quarantine):
-            yield f"quarantine: {show.readable(edit.reason)}"
+    for part in found.parts:
+        if part.played.quarantine is not None:
+            yield f"quarantine: {show.readable(part.played.quarantine)}"
     if not found.mail.envelope.recipients:
         yield "no recipient is left"
 
@@ -83,7 +82,7 @@ def as_values(name: str, found: Chained) -> dict[str, object]:
 def _part(part: Part) -> dict[str, object]:
     values = show.as_values(part.address, part.played)
     del values["file"]
-    diff = [line for _, line in difference(part.before, part.after)]
+    diff = [line for _, line in difference(part.played.before, part.played.after)]
     return {"milter": part.address, "shown": part.shown, **values, "diff": diff}
 
 

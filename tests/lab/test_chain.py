@@ -182,16 +182,16 @@ def test_edits_of_both_are_in_the_mail() -> None:
     assert (2, (b"Subject", b"changed")) in order
     assert (2, m.BodyChunk(b"new body\r\n")) in order
     # An insertion at 1 comes below the MTA's own Received field, on top of what came.
-    names = [each.name for each in found.mail.headers]
+    names = [each.name for each in found.mail.visible()]
     assert names == [b"X-Two", b"From", b"Subject", b"Date", b"Message-ID"]
     assert found.mail.envelope.sender == b"new@example.org"
     left = [each.address for each in found.mail.envelope.recipients]
     assert left == [b"a@example.net", b"c@example.net"]
     first, second = found.parts
-    assert first.before == MAIL
-    assert first.after == second.before
-    assert second.after == found.mail
-    assert second.before.values(b"X-One") == [b" 1"]
+    assert tuple(first.played.before.visible()) == MAIL.headers
+    assert first.played.after == second.played.before
+    assert second.played.after == found.mail
+    assert second.played.before.values(b"X-One") == [b" 1"]
 
 
 def test_who_ended_it() -> None:
@@ -243,6 +243,29 @@ def test_the_command(file: str, tmp_path: Path) -> None:
     assert [len(each["edits"]) for each in values["milters"]] == [6, 3]
 
 
+def test_another_mta_has_other_rules(file: str, tmp_path: Path) -> None:
+    """Sendmail counts a deleted field still, and takes its place; Postfix has forgotten it."""
+    twice = (
+        m.AddHeaderReply(b"X-New", b"value"),
+        m.ChangeHeaderReply(1, b"Subject", b""),
+        m.ChangeHeaderReply(1, b"Subject", b"again"),
+    )
+
+    def make() -> MilterConnection:
+        return MilterConnection(accept_actions=Actions.ALL)
+
+    made = []
+    with served(make, milter((), twice)) as one:
+        for mta in ("postfix", "sendmail"):
+            out = tmp_path / mta
+            done = run.invoke(app, ["chain", one.address, file, "--as", mta, "--out", str(out)])
+            assert done.exit_code == 0, done.output
+            made.append(parse_message(out.read_bytes()))
+    as_postfix, as_sendmail = ([each.name for each in mail.headers] for mail in made)
+    assert as_postfix == [b"From", b"Date", b"Message-ID", b"X-New", b"Subject"]
+    assert as_sendmail == [b"From", b"Subject", b"Date", b"Message-ID", b"X-New"]
+
+
 def test_the_command_refused(file: str, tmp_path: Path) -> None:
     out = tmp_path / "out.eml"
     with pair("the first refuses at the end", []) as (first, second):
@@ -264,6 +287,7 @@ def test_the_command_refused(file: str, tmp_path: Path) -> None:
         (["{file}", "unix:/run/m.sock"], "only the last argument is a file"),
         (["unix:/run/m.sock", "{file}.no"], "No such file"),
         (["unix:/run/m.sock", "{file}", "--client", "nobody knows"], "is not IP"),
+        (["unix:/run/m.sock", "{file}", "--as", "exim"], "expected postfix or sendmail"),
     ],
 )
 def test_usage(file: str, arguments: list[str], found: str) -> None:

@@ -18,6 +18,7 @@ from milterd.lab.arguments import session_of
 from milterd.lab.chain import Chained, play_chain
 from milterd.lab.chain_show import as_lines, as_values
 from milterd.lab.link import MilterError, Patience
+from milterd.lab.mta_rules import RULES, Rules
 from milterd.lab.one_mail import envelope_of, read_one
 from milterd.wire.errors import LocalError
 
@@ -49,6 +50,9 @@ def chain(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A macro for the milters; may be repeated."),
     ] = None,
+    mta: Annotated[
+        str, typer.Option("--as", metavar="MTA", help="Which MTA to be: postfix or sendmail.")
+    ] = "postfix",
     version: Annotated[
         int, typer.Option("--protocol", min=2, max=6, help="Milter protocol version to offer.")
     ] = 6,
@@ -57,7 +61,11 @@ def chain(
     ] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the mail with all edits here.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the mail with all edits here, without the MTA's own Received field.",
+        ),
     ] = None,
 ) -> None:
     """Offer a message to several milters in order, as Postfix does with smtpd_milters.
@@ -69,7 +77,11 @@ def chain(
     session = session_of(client, helo, auth, macro or [])
     mail = read_one(file, session, envelope_of(sender, recipients))
     try:
-        found = asyncio.run(play_chain(sockets, mail, version=version, patience=Patience(timeout)))
+        found = asyncio.run(
+            play_chain(
+                sockets, mail, version=version, patience=Patience(timeout), rules=_rules(mta)
+            )
+        )
     except MilterError as error:
         if as_json:
             typer.echo(json.dumps({"file": str(file), "fault": str(error)}))
@@ -83,6 +95,13 @@ def chain(
     if out is not None and found.verdict is Verdict.CONTINUE:
         _write(out, found)
     raise typer.Exit(status.BAD if refused else status.GOOD)
+
+
+def _rules(name: str) -> Rules:
+    if name not in RULES:
+        known = " or ".join(RULES)
+        raise typer.BadParameter(f"{name!r}: expected {known}", param_hint="--as")
+    return RULES[name]
 
 
 def _split(targets: list[str]) -> tuple[list[str], Path]:
@@ -111,8 +130,9 @@ def _report(name: str, found: Chained, as_json: bool) -> None:
 
 
 def _write(out: Path, found: Chained) -> None:
+    mail = found.mail
     try:
-        out.write_bytes(b"".join(found.mail.pieces()))
+        out.write_bytes(b"".join(mail.with_headers(mail.visible()).pieces()))
     except OSError as error:
         typer.echo(f"milterlab: cannot write {out}: {error.strerror}", err=True)
         raise typer.Exit(status.USAGE) from None
