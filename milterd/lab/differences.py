@@ -18,7 +18,7 @@ from milterd.wire.errors import PeerError
 from milterd.wire.states import EDIT_ACTIONS
 
 _PATIENCE = 1.0
-"""Seconds one mask may take on one value."""
+"""Seconds of CPU one mask may take on one value."""
 _MASKED = b"*"
 
 

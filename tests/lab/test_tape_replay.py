@@ -219,7 +219,7 @@ def test_masks_and_ignored_fields() -> None:
 
 def test_a_mask_that_takes_for_ever_ends() -> None:
     with pytest.raises(MaskError, match="takes more than"):
-        Mask.of(r"*:^(x+x+)+y$").apply(b"", b"x" * 5000)
+        Mask.of(r"*:^(x|xx)+$").apply(b"", b"x" * 200 + b"z")
     for text in ("none", ":x", "x:", "x:("):
         with pytest.raises(MaskError):
             Mask.of(text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from milterd.lab.differences import Rules
     from milterd.lab.replay import Replayed
     from milterd.lab.tape import TapeReader
+
+_COLOURS = {"  -": typer.colors.RED, "  +": typer.colors.GREEN}
 
 
 def replay(
@@ -125,6 +129,7 @@ async def _report(playing: AsyncIterator[Replayed], as_json: bool) -> int:
 
     connections = messages = events = differences = 0
     worst = status.GOOD
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     async for done in playing:
         connections += 1
         messages += done.messages
@@ -134,7 +139,9 @@ async def _report(playing: AsyncIterator[Replayed], as_json: bool) -> int:
         for each in done.differences:
             lines = [json.dumps(as_values(each), ensure_ascii=False)] if as_json else as_lines(each)
             for line in lines:
-                typer.echo(line)
+                typer.secho(line, fg=_COLOURS.get(line[:3]) if coloured else None)
+        if sys.stderr.isatty():
+            typer.echo(f"{connections} connections played\r", err=True, nl=False)
     summary = (
         f"{connections} connections, {messages} messages, {events} events: "
         f"{differences or 'no'} difference{'' if differences == 1 else 's'}"
