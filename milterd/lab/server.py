@@ -19,7 +19,7 @@ import enum
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from milterd.base import sockets
 from milterd.wire import messages as m
@@ -300,8 +300,3 @@ async def serve(address: str, otherwise: Plan | None = None) -> AsyncIterator[Mi
         yield milter
     finally:
         await milter.close()
-
-
-def with_terms(plan: Plan, **changes: object) -> Plan:
-    """The plan under other terms."""
-    return replace(plan, terms=replace(plan.terms, **changes))  # type: ignore[arg-type] # Terms' own fields

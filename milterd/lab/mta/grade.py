@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from milterd.lab import server, sink
 from milterd.lab.conform.check import Check, FailedError, NotApplicableError, Outcome, Result
 from milterd.lab.conform.grade import Graded
-from milterd.lab.mta import edits, events, faults, negotiation, replies, shown
+from milterd.lab.mta import edits, envelope, events, faults, negotiation, replies, shown
 from milterd.lab.mta.check import Ground, MtaError, Site, Trial
 from milterd.lab.mta.smtp import SilentError
 
@@ -20,6 +20,7 @@ CHECKS: tuple[Check, ...] = (
     *shown.CHECKS,
     *replies.CHECKS,
     *edits.CHECKS,
+    *envelope.CHECKS,
     *faults.CHECKS,
 )
 """Every check, in the order of the card."""
