@@ -169,7 +169,8 @@ class _Keeper:
         self._number = tape.opened()
 
     def heard(self, side: Side, octets: bytes) -> None:
-        self._recorder.keep(lambda tape: tape.heard(self._number, side, octets))
+        if not self._over:  # a reset may come while the other side's octets are at hand
+            self._recorder.keep(lambda tape: tape.heard(self._number, side, octets))
 
     def note(self, text: str) -> None:
         self._recorder.keep(lambda tape: tape.note(text, self._number))
