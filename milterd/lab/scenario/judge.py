@@ -216,6 +216,8 @@ class Judge:
         if self._block.by_hand and self._talk().agreed is None:
             await self._block.next_answer()
         agreed = self._talk().agreed
+        if agreed is None and self._block.fault is not None:
+            raise self._block.fault
         if agreed is None:
             raise LocalError("nothing has been negotiated yet")
         return None if agreement_matches(wish, agreed) else agreement_told(wish, agreed)
