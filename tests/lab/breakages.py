@@ -503,7 +503,13 @@ class AnswersGarbage(Milter):
 
 
 @breaks(
-    *("packet/[!c]*", "packet/connect-[!b]*", "packet/connect-bad-family", "order/*", "oversize/*"),
+    *(
+        "packet/[!c]*",
+        "packet/connect-[!b]*",
+        "packet/connect-bad-family",
+        "order/[!b]*",
+        "oversize/*",
+    ),
     *("macros/no-*", "macros/unknown-command", "negotiate/version-1", "negotiate/short-offer"),
 )
 class StaysAfterAnError(Milter):

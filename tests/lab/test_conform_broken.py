@@ -14,7 +14,10 @@ from milterd.lab.conform.grade import Graded, grade
 from tests.lab.breakages import ALL
 from tests.lab.broken import Milter, serving
 
-SLOW = ("load/*", "slow/*", "header/1000-fields", "envelope/many-recipients", "stream/fragments")
+SLOW = (
+    *("load/*", "slow/*", "stream/fragments", "order/bystander"),
+    *("header/1000-fields", "envelope/many-recipients"),
+)
 """Checks that cost much, and are tried only with the milters that break their rule."""
 
 

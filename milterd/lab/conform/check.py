@@ -31,12 +31,14 @@ class Result:
 
     `seen`: what was observed, in one line, octets escaped.  `stage`, `octet`: the
     event and the octet of the milter's stream where it failed, if that has a place.
+    `lost`: a connection was lost, which another check may have caused.
     """
 
     outcome: Outcome
     seen: str
     stage: str = ""
     octet: int | None = None
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Run the checks: several at a time, each with a deadline, and all with one.
 
-A milter that dies takes the checks of that moment with it, the innocent too.  Where the
-card has started it itself, these are tried again one by one, on a milter that is started
-anew, so that the one to blame is found; otherwise what is left is not tried.
+A milter that dies, or a part of it, takes the checks of that moment with it, the innocent
+too.  So whoever lost a connection beside others is tried again alone, and that counts.
+Where the card has started the milter itself, it starts it again for that; otherwise what
+is left is not tried.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from milterd.lab.conform.check import (
 )
 from milterd.lab.conform.context import Context, Options
 from milterd.lab.conform.program import Program
-from milterd.lab.link import MilterError
+from milterd.lab.link import Fault, MilterError
 from milterd.wire.errors import WireError
 
 
@@ -32,6 +33,10 @@ class Graded:
     result: Result
 
 
+_DYING = 0.3
+"""Seconds from a lost connection to the end of the process that lost it, core and all."""
+_DEAD = 0.05
+"""Seconds for the system to tell of a process that has ended."""
 Report = Callable[[Graded], None]
 
 
@@ -65,6 +70,7 @@ class _Grading:
 
     def __init__(self, context: Context, report: Report) -> None:
         self.results: dict[str, Result] = {}
+        self._done: list[Check] = []
         self._context, self._options, self._report = context, context.options, report
         self._ends = asyncio.get_running_loop().time() + self._options.total
         command = self._options.command
@@ -84,33 +90,43 @@ class _Grading:
             self._program.close()
 
     async def all_of(self, checks: list[Check]) -> None:
-        """Several at a time; those that a death has spoiled one by one."""
+        """Several at a time; those that a death may have spoiled one by one."""
         while checks:
-            room = asyncio.Semaphore(self._options.jobs)
-            found = await asyncio.gather(*[self._one_of_many(each, room) for each in checks])
-            if self._program is None or not self._program.death:
-                return
-            suspects = [each for each, result in zip(checks, found, strict=True) if _bad(result)]
-            checks = [each for each, result in zip(checks, found, strict=True) if result is None]
-            for each in suspects:
-                await self.alone(each)
+            room, self._done = asyncio.Semaphore(self._options.jobs), []
+            await asyncio.gather(*[self._one_of_many(each, room) for each in checks])
+            dead = self._program is not None and bool(self._program.death)
+            last = self._done[-2 * self._options.jobs :] if dead else []
+            for check in list(self._done):
+                result = self.results[check.name]
+                spoilt = result.lost or (dead and (check in last or _bad(result)))
+                if spoilt and (dead or await self._context.answers()):
+                    await self.alone(check)
+            checks = [each for each in checks if each.name not in self.results]
             await self._revive()
 
-    async def _one_of_many(self, check: Check, room: asyncio.Semaphore) -> Result | None:
+    async def _one_of_many(self, check: Check, room: asyncio.Semaphore) -> None:
         async with room:
             if self._program is not None and self._program.death:
-                return None
+                return  # its turn comes again
             result = await self._result(check)
-            if self._program is not None:
-                await self._program.died()
+            await self._death(result, 0.0)
+        self._done.append(check)
         self._keep(check, result)
-        return result
+
+    async def _death(self, result: Result, within: float) -> str:
+        """How the milter died, if it did and that can be known; empty if it lives."""
+        within = _DYING if result.lost else within
+        if self._program is not None:
+            return await self._program.died(within)
+        await asyncio.sleep(within)
+        return ""
 
     async def alone(self, check: Check) -> None:
         """A check with the milter for itself; if that dies, this was why."""
         await self._revive()
         result = await self._result(check)
-        if self._program is not None and not check.last and (death := await self._program.died()):
+        death = await self._death(result, _DEAD)
+        if death and not check.last:
             result = Result(Outcome.FAILED, f"the milter's process {death}", result.stage)
         self._keep(check, result)
 
@@ -136,8 +152,8 @@ class _Grading:
         return await _outcome(check, self._context, self._ends)
 
 
-def _bad(result: Result | None) -> bool:
-    return result is not None and result.outcome is not Outcome.PASSED
+def _bad(result: Result) -> bool:
+    return result.outcome is not Outcome.PASSED
 
 
 async def _outcome(check: Check, context: Context, ends: float) -> Result:
@@ -149,11 +165,16 @@ async def _outcome(check: Check, context: Context, ends: float) -> Result:
     except TimeoutError:
         return Result(Outcome.FAILED, f"silent: the check did not end within {patience:g} s")
     except FailedError as error:
-        return Result(Outcome.FAILED, error.seen, error.stage, error.octet)
+        lost = _lost(error.__context__)
+        return Result(Outcome.FAILED, error.seen, error.stage, error.octet, lost)
     except NotApplicableError as error:
         return Result(Outcome.NOT_APPLICABLE, str(error))
     except MilterError as error:
-        return Result(Outcome.FAILED, str(error), error.stage, error.octet)
+        return Result(Outcome.FAILED, str(error), error.stage, error.octet, _lost(error))
     except WireError as error:
         # An answer led to where the next event may not come.
         return Result(Outcome.FAILED, f"the conversation could not go on: {error.reason}")
+
+
+def _lost(error: BaseException | None) -> bool:
+    return isinstance(error, MilterError) and error.fault is Fault.GONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -174,7 +175,7 @@ async def _bystander(context: Context) -> str:
         async with context.connected() as beside:
             await beside.reach_open(m.RcptTo)
             async with context.connected() as talk:
-                await _thrown(talk, after, octets)
+                await _thrown(context, talk, after, octets)
             try:
                 await beside.say(m.Abort())
                 judged = await beside.message()
@@ -184,15 +185,16 @@ async def _bystander(context: Context) -> str:
     return f"{len(_NONSENSE)} times {judged}"
 
 
-async def _thrown(talk: Talk, after: CommandType | None, octets: bytes) -> None:
+async def _thrown(context: Context, talk: Talk, after: CommandType | None, octets: bytes) -> None:
     """Send what breaks the protocol, and be gone; what comes of it is another check's matter."""
     try:
         await _go_to(talk, after)
         await talk.link.write(octets)
         talk.link.end_of_file()
-        await talk.rest()
+        async with asyncio.timeout(context.options.quiet):
+            await talk.rest()
     except (MilterError, OSError, NotApplicableError):
-        return
+        return  # TimeoutError is an OSError
 
 
 _LONG = 0x7FFF_FFFF

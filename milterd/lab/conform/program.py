@@ -65,11 +65,11 @@ class Program:
         except TimeoutError:
             raise self._unstarted(f"does not answer within {within:g} s") from None
 
-    async def died(self) -> str:
+    async def died(self, within: float = _LOOK) -> str:
         """As `death`, after a moment for the system to say so."""
         if self._process is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), _LOOK)
+                await asyncio.wait_for(self._process.wait(), within)
         return self.death
 
     async def stop(self) -> None:
