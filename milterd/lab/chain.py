@@ -194,6 +194,7 @@ class _Member:
             outcome.mail,
             outcome.quarantine,
             outcome.notes,
+            self.rules.told.get(self.verdict, ""),
         )
         return Part(self.address, played, self.before is not None)
 

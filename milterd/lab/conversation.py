@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from milterd.core.actions import Edit
 from milterd.core.decision import Verdict
 from milterd.core.mail import Mail, Session
-from milterd.lab.link import Link
+from milterd.lab.link import Fault, Link, MilterError
 from milterd.lab.mta_rules import Outcome, Rules
 from milterd.wire import messages as m
 from milterd.wire.errors import PeerError
@@ -41,10 +41,10 @@ class Played:
     is what the milter would have the client told, None for the MTA's own text.
     `refused` are recipients the milter refused, without brackets.  `violations`
     are breaches of the protocol that an MTA lets pass.  `before` and `after` are the
-    mail as the MTA has it, its own fields and those of its envelope's recipients that
-    were not refused included, without the edits and with them.  `quarantine` is the
-    reason it is held for, None for not held.  `notes` say which edits the MTA carries out
-    otherwise than asked.
+    mail as the MTA has it, its own field included and refused recipients left out,
+    without the edits and with them.  `quarantine` is the reason it is held for, None for
+    not held.  `notes` say which edits the MTA carries out otherwise than asked.
+    `own_text` is the MTA's own text for this verdict, if it has one.
     """
 
     verdict: Verdict
@@ -58,6 +58,7 @@ class Played:
     after: Mail = _NO_MAIL
     quarantine: bytes | None = None
     notes: tuple[str, ...] = ()
+    own_text: str = ""
 
 
 _VERDICTS: dict[type[m.Reply], Verdict] = {
@@ -137,12 +138,15 @@ class Conversation:
 
     async def end(self) -> None:
         """Hang up as the MTA does: Postfix without a word where the session is settled."""
-        if self._settled is None:
-            if self._rules.aborts:
-                await self._link.write(self._mta.send(m.Abort()))
-        elif self._rules.aborts:
+        if self._settled is not None and self._rules.aborts:
             return
-        await self._link.write(self._mta.send(m.Quit()))
+        last = (m.Abort(), m.Quit()) if self._rules.aborts else (m.Quit(),)
+        try:
+            await self._link.write(b"".join([self._mta.send(each) for each in last]))
+        except MilterError as error:
+            # All verdicts are known; who has left before need not be told of the end.
+            if error.fault is not Fault.GONE:
+                raise
 
     async def _after(self) -> None:
         if self._rules.aborts or self._mta.state not in (State.IDLE, State.CLOSING):
@@ -190,8 +194,8 @@ class Conversation:
 
     def _played(self, taken: Mail, final: m.Reply) -> Played:
         verdict, told = verdict_of(final)
-        if not self._rules.connect_text and self._replies[-1:] and self._settled is not None:
-            told = None if self._replies[-1].stage == "connect" else told
+        if self._settled is not None and not self._rules.connect_text:
+            told = None if self._opening[-1].stage == "connect" else told
         before = self._without_refused(taken)
         outcome = Outcome(before)
         if verdict in _PASSED and self._settled is None:
@@ -210,6 +214,7 @@ class Conversation:
             outcome.mail,
             outcome.quarantine,
             outcome.notes,
+            self._rules.told.get(verdict, ""),
         )
 
     def _edited(self, mail: Mail) -> Outcome:

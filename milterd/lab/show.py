@@ -19,17 +19,11 @@ from milterd.core.actions import (
     Quarantine,
     ReplaceBody,
 )
-from milterd.core.decision import Verdict
+from milterd.core.mail import Envelope
 from milterd.lab.client import Played, StageReply
 from milterd.wire import messages as m
 
 _WIDTH = 2000
-_DEFAULT_REPLIES = {
-    Verdict.REJECT: "550 5.7.1 Command rejected",
-    Verdict.TEMPFAIL: "451 4.7.1 Service unavailable - try again later",
-}
-"""What Postfix says where the milter gives no text."""
-
 Value = str | int | list[str] | None
 
 
@@ -41,7 +35,7 @@ def readable(octets: bytes) -> str:
 def told(played: Played) -> str:
     """The SMTP reply the client would get; empty where the mail passes."""
     if played.reply is None:
-        return _DEFAULT_REPLIES.get(played.verdict, "")
+        return played.own_text
     words = (str(played.reply.code), played.reply.enhanced, played.reply.text)
     return " ".join(each for each in words if each)
 
@@ -99,6 +93,10 @@ def as_lines(name: str, played: Played) -> Iterator[str]:
         yield f"  edit: {kind} {_words(fields)}"
     for address in played.refused:
         yield f"  refused recipient: {readable(address)}"
+    if played.quarantine is not None:
+        yield f"  held: {readable(played.quarantine)}"
+    for note in played.notes:
+        yield f"  note: {note}"
     for violation in played.violations:
         yield f"  protocol violation: {violation}"
 
@@ -129,4 +127,16 @@ def as_values(name: str, played: Played) -> dict[str, object]:
         "edits": [edit_fields(each) for each in played.edits],
         "refused": [readable(each) for each in played.refused],
         "violations": list(played.violations),
+        "quarantine": None if played.quarantine is None else readable(played.quarantine),
+        "notes": list(played.notes),
+        "envelope": envelope_values(played.after.envelope),
+    }
+
+
+def envelope_values(envelope: Envelope) -> dict[str, object]:
+    """An envelope for a program."""
+    return {
+        "sender": readable(envelope.sender),
+        "args": [readable(each) for each in envelope.sender_args],
+        "recipients": [_address(each.address, each.args) for each in envelope.recipients],
     }

@@ -1,33 +1,37 @@
-"""`milterlab send`: offer messages to a milter, and print its answers and edits."""
+"""`milterlab send`: offer messages to a milter, and show its answers and what they make of them."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-import re
-import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
-from milterd.core.apply import apply
+from milterd.base.logs import escape
+from milterd.base.sockets import parse
 from milterd.core.decision import Verdict
-from milterd.core.mail import (
-    Envelope,
-    Mail,
-    Recipient,
-    Session,
-    parse_message,
-)
 from milterd.lab import status
-from milterd.lab.arguments import octets, session_of
-from milterd.lab.client import MilterError, Played, play
+from milterd.lab.arguments import session_of
+from milterd.lab.client import MilterError, Played
+from milterd.lab.diff import difference
 from milterd.lab.link import Patience
+from milterd.lab.mailbox import Message, messages
+from milterd.lab.mta_rules import RULES, Rules
+from milterd.lab.one_mail import envelope_of
+from milterd.lab.outbox import Outbox
+from milterd.lab.sending import Manner, Sent, send_all
 from milterd.lab.show import as_lines, as_values
 from milterd.wire.errors import LocalError
 
-_BARE_LF = re.compile(rb"(?<!\r)\n")
+_PASSED = (Verdict.CONTINUE, Verdict.ACCEPT)
+_REFUSED = (Verdict.REJECT, Verdict.TEMPFAIL)
+_WIDTH = 2000
 
 
 def send(
@@ -36,7 +40,7 @@ def send(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="Messages; - is standard input.  Bare LF is read as CRLF.",
+            help="Messages, mboxes or Maildirs; - is standard input.  Bare LF is read as CRLF.",
         ),
     ],
     sender: Annotated[
@@ -57,76 +61,131 @@ def send(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A macro for the milter; may be repeated."),
     ] = None,
+    mta: Annotated[
+        str, typer.Option("--as", metavar="MTA", help="Which MTA to be: postfix or sendmail.")
+    ] = "postfix",
     version: Annotated[
         int, typer.Option("--protocol", min=2, max=6, help="Milter protocol version to offer.")
     ] = 6,
+    together: Annotated[
+        bool, typer.Option("--one-connection", help="Send all messages on one connection.")
+    ] = False,
     timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds to wait for each answer.")
     ] = 30.0,
+    deadline: Annotated[
+        float, typer.Option(min=0.001, help="Seconds that a connection may take in all.")
+    ] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line a mail.")] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the mail with its edits here.")
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Write what passed as the MTA would queue it: one message as it is, several as "
+            "an mbox, or each as a file of a directory (PATH/).",
+        ),
     ] = None,
 ) -> None:
-    """Offer messages to a milter as Postfix does, and print its answers and edits."""
-    if out is not None and len(files) != 1:
-        raise typer.BadParameter("needs exactly one FILE", param_hint="--out")
-    session = session_of(client, helo, auth, macro or [])
-    envelope = Envelope(
-        octets(sender, "--from"),
-        recipients=tuple(
-            Recipient(octets(each, "--to")) for each in recipients or ["recipient@example.net"]
-        ),
-    )
-    worst = status.GOOD
-    for each in files:
-        mail = _read(each, session, envelope)
-        found = _send_one(socket, str(each), mail, version, Patience(timeout), as_json, out)
-        worst = max(worst, found)
-    raise typer.Exit(worst)
-
-
-def _send_one(
-    socket: str,
-    name: str,
-    mail: Mail,
-    version: int,
-    patience: Patience,
-    as_json: bool,
-    out: Path | None,
-) -> int:
+    """Offer messages to a milter as an MTA does, and show its answers, its edits and the result."""
     try:
-        played = asyncio.run(play(socket, mail, version=version, patience=patience))
-    except MilterError as error:
-        if as_json:
-            typer.echo(json.dumps({"file": name, "fault": str(error)}))
+        parse(socket)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="SOCKET") from None
+    manner = Manner(
+        socket,
+        session_of(client, helo, auth, macro or []),
+        envelope_of(sender, recipients),
+        _rules(mta),
+        version,
+        Patience(timeout, deadline),
+        together,
+    )
+    found, several = _found(files)
+    report = _Report(as_json, None if out is None else Outbox(out, several))
+    try:
+        asyncio.run(report.all(found, manner))
+    except LocalError as error:
+        # A value that no packet can carry, from the command line.
+        typer.echo(f"milterlab: {error}", err=True)
+        raise typer.Exit(status.USAGE) from None
+    raise typer.Exit(report.worst)
+
+
+def _rules(name: str) -> Rules:
+    if name not in RULES:
+        known = " or ".join(RULES)
+        raise typer.BadParameter(f"{name!r}: expected {known}", param_hint="--as")
+    return RULES[name]
+
+
+def _found(files: list[Path]) -> tuple[Iterable[Message], bool]:
+    """The messages, and whether there may be several."""
+    found: Iterator[Message] = itertools.chain.from_iterable(messages(each) for each in files)
+    first = next(found, None)
+    if first is None:
+        return (), True
+    return itertools.chain([first], found), len(files) > 1 or first.name != str(files[0])
+
+
+class _Report:
+    """What is printed and written; `worst` is the exit status so far."""
+
+    def __init__(self, as_json: bool, outbox: Outbox | None) -> None:
+        self.worst = status.GOOD
+        self._as_json, self._outbox = as_json, outbox
+        self._console = Console(soft_wrap=True, highlight=False)
+
+    async def all(self, found: Iterable[Message], manner: Manner) -> None:
+        """Send, and tell of each message as soon as it is done."""
+        async for sent in send_all(found, manner):
+            self.worst = max(self.worst, self._one(sent, manner))
+
+    def _one(self, sent: Sent, manner: Manner) -> int:
+        if sent.error is not None:
+            return self._milters_fault(sent.name, sent.error)
+        if sent.played is None:
+            return self._fault(sent.name, sent.fault)
+        self._show(sent.name, sent.played, manner)
+        written = self._write(sent.played)
+        refused = sent.played.verdict in _REFUSED
+        return max(written, status.BAD if refused else status.GOOD)
+
+    def _show(self, name: str, played: Played, manner: Manner) -> None:
+        diff = list(difference(played.before, played.after))
+        if self._as_json:
+            values = as_values(escape(name, _WIDTH), played)
+            values |= {"as": manner.rules.name, "diff": [line for _, line in diff]}
+            typer.echo(json.dumps(values, ensure_ascii=False))
+            return
+        style = "red" if played.verdict in _REFUSED else "green"
+        for at, line in enumerate(as_lines(name, played)):
+            self._console.print(Text(line, "" if at else style))
+        for style, line in diff:
+            self._console.print(Text(line, style))
+
+    def _write(self, played: Played) -> int:
+        if self._outbox is None or played.verdict not in _PASSED:
+            return status.GOOD
+        try:
+            self._outbox.put(played.after)
+        except OSError as error:
+            typer.echo(f"milterlab: cannot write {error.filename}: {error.strerror}", err=True)
+            return status.USAGE
+        return status.GOOD
+
+    def _milters_fault(self, name: str, error: MilterError) -> int:
+        name = escape(name, _WIDTH)
+        if self._as_json:
+            values: dict[str, object] = {"file": name, "fault": str(error)}
+            values["kind"] = error.fault.name.lower()
+            values |= {"stage": error.stage, "octet": error.octet}
+            typer.echo(json.dumps(values, ensure_ascii=False))
         typer.echo(f"milterlab: {name}: {error}", err=True)
         return error.fault.value
-    except (ValueError, LocalError) as error:
-        typer.echo(f"milterlab: {name}: {error}", err=True)
+
+    def _fault(self, name: str, fault: str) -> int:
+        name, fault = escape(name, _WIDTH), escape(fault, _WIDTH)
+        if self._as_json:
+            typer.echo(json.dumps({"file": name, "fault": fault}, ensure_ascii=False))
+        typer.echo(f"milterlab: {name}: {fault}", err=True)
         return status.USAGE
-    _report(name, played, as_json)
-    if out is not None and played.verdict in (Verdict.CONTINUE, Verdict.ACCEPT):
-        try:
-            out.write_bytes(b"".join(apply(mail, played.edits).pieces()))
-        except OSError as error:
-            typer.echo(f"milterlab: cannot write {out}: {error.strerror}", err=True)
-            return status.USAGE
-    return status.BAD if played.verdict in (Verdict.REJECT, Verdict.TEMPFAIL) else status.GOOD
-
-
-def _report(name: str, played: Played, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(as_values(name, played), ensure_ascii=False))
-        return
-    for line in as_lines(name, played):
-        typer.echo(line)
-
-
-def _read(path: Path, session: Session, envelope: Envelope) -> Mail:
-    try:
-        found = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="FILE") from None
-    parsed = parse_message(_BARE_LF.sub(b"\r\n", found))
-    return Mail(session, envelope, parsed.headers, parsed.body, parsed.separator)
