@@ -14,7 +14,7 @@ from milterd.core.decision import Decision, Reason, Tried, Verdict
 from milterd.core.mail import Client
 from milterd.explain.facts import UnwritableError, encode
 from milterd.explain.road import PASSED, Answer, Road, Stop
-from milterd.lab.difference import Line, difference
+from milterd.lab.diff import Line, difference
 from milterd.lab.show import edit_fields, readable
 
 _WIDTH = 2000

@@ -12,7 +12,7 @@ from milterd.core.decision import Verdict
 from milterd.core.mail import Envelope
 from milterd.lab import show
 from milterd.lab.chain import Chained, Part
-from milterd.lab.difference import Line, difference
+from milterd.lab.diff import Line, difference
 
 _WIDTH = 2000
 
