@@ -508,6 +508,7 @@ class AnswersGarbage(Milter):
         "packet/connect-[!b]*",
         "packet/connect-bad-family",
         "order/[!b]*",
+        "order/body-first",
         "oversize/*",
     ),
     *("macros/no-*", "macros/unknown-command", "negotiate/version-1", "negotiate/short-offer"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 from milterd.lab.conform.check import Check, fail, not_applicable
@@ -33,6 +34,8 @@ async def _sigterm(context: Context) -> str:
     async with context.connected() as talk:
         await talk.reach_open(m.Header)
         os.kill(pid, signal.SIGTERM)
+        # libmilter takes five seconds to end, and answers nobody meanwhile.
+        talk.link.patience = replace(talk.link.patience, answer=patience)
         how = await _rest(talk)
     try:
         async with asyncio.timeout(patience):

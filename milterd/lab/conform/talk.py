@@ -190,6 +190,8 @@ class Talk:
             reply = await self.say(event)
             if isinstance(event, m.RcptTo) and refuses(reply):
                 refused += 1
+                if self._macros is not None:
+                    self._macros.refused()
                 if refused == len(self.mail.envelope.recipients):
                     break
             elif settles(reply):
