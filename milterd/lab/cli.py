@@ -8,6 +8,7 @@ from milterd.explain.command import explain
 from milterd.lab.commands.bench import bench
 from milterd.lab.commands.chain import chain
 from milterd.lab.commands.conform import conform
+from milterd.lab.commands.fuzz import fuzz
 from milterd.lab.commands.record import record
 from milterd.lab.commands.replay import replay
 from milterd.lab.commands.run import run
@@ -90,6 +91,13 @@ app.command(
     "milter broke the protocol, 4 it did not answer in time, 5 it is not there or left in the "
     "middle."
 )(bench)
+
+
+app.command(
+    epilog="Example: milterlab fuzz unix:/run/lab/my.sock --duration 60 --out findings "
+    "--command 'python3 mymilter.py'.  Exit codes: 0 nothing found, 1 something found, 2 wrong "
+    "usage, 5 the milter cannot be started."
+)(fuzz)
 
 
 def main() -> None:
