@@ -29,6 +29,10 @@ __all__ = [
     "smtp_sink",
 ]
 
+collect_ignore_glob = ["*.milter"]
+"""Scenarios are played by tests that start their milter; the project's own pytest plugin, where
+it is installed, leaves them alone."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,12 +51,14 @@ def run(
     ] = None,
 ) -> None:
     """Play scenarios against a milter, and say at which line it does otherwise."""
+    from milterd.lab.link import Patience
     from milterd.lab.scenario import report
+    from milterd.lab.scenario.load import play_file
 
     given = _assigned(assign or [])
     outcomes: list[Outcome] = []
     for path in _found(files, match):
-        outcome = _play(path, given, socket, timeout, total)
+        outcome = play_file(path, given, socket=socket, patience=Patience(timeout, total))
         outcomes.append(outcome)
         if as_json:
             typer.echo(json.dumps(report.values(outcome)))
@@ -96,24 +97,6 @@ def _found(paths: Sequence[Path], match: str) -> list[Path]:
     if not chosen:
         raise typer.BadParameter(f"no scenario has {match!r} in its path", param_hint="--match")
     return chosen
-
-
-def _play(
-    path: Path, given: dict[str, bytes], socket: str | None, timeout: float, total: float
-) -> Outcome:
-    from milterd.lab.link import Patience
-    from milterd.lab.scenario.parse import parse
-    from milterd.lab.scenario.run import Failure, Outcome, run
-    from milterd.lab.scenario.steps import ScenarioError
-
-    try:
-        scenario = parse(path.read_bytes(), str(path), given)
-    except OSError as error:
-        failure = Failure(1, f"cannot be read: {error.strerror}")
-        return Outcome(str(path), status.USAGE, (failure,))
-    except ScenarioError as error:
-        return Outcome(str(path), status.USAGE, (Failure(error.line, error.message),))
-    return asyncio.run(run(scenario, socket=socket, patience=Patience(timeout, total)))
 
 
 def _write(path: Path, text: str) -> int:

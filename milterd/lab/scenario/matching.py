@@ -104,10 +104,14 @@ def told(answer: Answer) -> str:
     return _NAMES.get(type(final), type(final).__name__)
 
 
-def edit_told(edit: Edit) -> str:
-    """An edit in the scenario's words."""
+def edit_told(edit: Edit, width: int | None = _WIDTH) -> str:
+    """An edit in the scenario's words, cut at a width."""
     text = format_edit(as_wish(edit)).decode("ascii", "backslashreplace")
-    return text if len(text) <= _WIDTH else f"{text[:_WIDTH]}...[{len(text)} characters]"
+    return (
+        text
+        if width is None or len(text) <= width
+        else f"{text[:width]}...[{len(text)} characters]"
+    )
 
 
 def wish_told(wish: s.Wish) -> str:

@@ -74,14 +74,19 @@ class Outcome:
 
 
 async def run(
-    scenario: s.Scenario, *, socket: str | None = None, patience: Patience | None = None
+    scenario: s.Scenario,
+    *,
+    socket: str | None = None,
+    default: str = "",
+    patience: Patience | None = None,
 ) -> Outcome:
-    """Play a scenario against the milter at `socket`, or at the scenario's own address.
+    """Play a scenario against the milter at `socket`, or else at the scenario's own address,
+    or else at the `default` one.
 
     With a `socket` nothing that the scenario would start is started.  Never raises
     for what the milter or the scenario does wrong: that is in the outcome.
     """
-    player = _Player(scenario, socket, patience or Patience(total=60.0))
+    player = _Player(scenario, socket, default, patience or Patience(total=60.0))
     began = asyncio.get_running_loop().time()
     await player.play()
     seconds = asyncio.get_running_loop().time() - began
@@ -91,12 +96,14 @@ async def run(
 
 
 class _Player:
-    def __init__(self, scenario: s.Scenario, socket: str | None, patience: Patience) -> None:
+    def __init__(
+        self, scenario: s.Scenario, socket: str | None, default: str, patience: Patience
+    ) -> None:
         self._scenario, self._patience = scenario, patience
         self._directory = Path(scenario.name).parent
         actions = [each.action for each in scenario.steps]
         given = next((each.address for each in actions if isinstance(each, s.Socket)), b"")
-        self._address = socket or given.decode("utf-8", "replace")
+        self._address = socket or given.decode("utf-8", "replace") or default
         starts = [each for each in actions if isinstance(each, s.Start)]
         self._start = starts[0] if starts and not socket else None
         self._talk: Conversation | None = None
