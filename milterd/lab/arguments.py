@@ -10,6 +10,7 @@ import re
 import typer
 
 from milterd.core.mail import Client, Direction, Family, Session
+from milterd.lab.mta_rules import RULES, Rules
 
 _CLIENT = re.compile(r"(?:(?P<name>[^\s\[\]]+)?\[)?(?P<address>[0-9A-Fa-f.:]+)\]?")
 
@@ -34,6 +35,14 @@ def session_of(client: str, helo: str, auth: str | None, macros: list[str]) -> S
         given[name.strip("{}")] = octets(value, "--macro")
     direction = Direction.INBOUND if auth is None else Direction.ORIGINATING
     return Session(client_of(client), octets(helo, "--helo"), direction, given)
+
+
+def rules_of(name: str) -> Rules:
+    """The rules of an MTA by its name."""
+    if name not in RULES:
+        known = " or ".join(RULES)
+        raise typer.BadParameter(f"{name!r}: expected {known}", param_hint="--as")
+    return RULES[name]
 
 
 def client_of(text: str) -> Client:

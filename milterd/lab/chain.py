@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from milterd.core.decision import Verdict
 from milterd.core.mail import Mail, Recipient
 from milterd.lab.client import Played, StageReply, settles, subject_of, verdict_of
-from milterd.lab.link import Link, MilterError, Patience, connect
+from milterd.lab.link import Fault, Link, MilterError, Patience, connect
 from milterd.lab.mta_rules import RULES, Outcome, Rules
 from milterd.wire import messages as m
 from milterd.wire.constants import NEWEST_VERSION
@@ -174,7 +174,9 @@ class _Member:
             if octets:
                 await self.link.write(octets)
         except MilterError as error:
-            raise self._named(error) from error
+            # All is known by then; who has left before need not be told of the end.
+            if error.fault is not Fault.GONE:
+                raise self._named(error) from error
 
     def part(self, mail: Mail) -> Part:
         """What is to be told of it; `mail` is what it would have been shown."""
@@ -183,18 +185,18 @@ class _Member:
         if outcome.failure is not None:
             outcome = Outcome(before)
         played = Played(
-            self.verdict,
-            self.told,
-            outcome.edits,
-            tuple(self.replies),
-            tuple(self.refused),
-            self.link.mta.violations,
-            self.agreed,
-            before,
-            outcome.mail,
-            outcome.quarantine,
-            outcome.notes,
-            self.rules.told.get(self.verdict, ""),
+            verdict=self.verdict,
+            reply=self.told,
+            edits=outcome.edits,
+            replies=tuple(self.replies),
+            refused=tuple(self.refused),
+            violations=self.link.mta.violations,
+            agreed=self.agreed,
+            before=before,
+            after=outcome.mail,
+            quarantine=outcome.quarantine,
+            notes=outcome.notes,
+            own_text=self.rules.told.get(self.verdict, ""),
         )
         return Part(self.address, played, self.before is not None)
 

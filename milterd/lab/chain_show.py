@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from milterd.base.logs import escape
 from milterd.core.decision import Verdict
-from milterd.core.mail import Envelope
 from milterd.lab import show
 from milterd.lab.chain import Chained, Part
 from milterd.lab.diff import Line, difference
@@ -59,7 +58,7 @@ def _notes(found: Chained) -> Iterator[str]:
         return
     for part in found.parts:
         if part.played.quarantine is not None:
-            yield f"quarantine: {show.readable(part.played.quarantine)}"
+            yield f"held: {show.readable(part.played.quarantine)}"
     if not found.mail.envelope.recipients:
         yield "no recipient is left"
 
@@ -73,7 +72,7 @@ def as_values(name: str, found: Chained) -> dict[str, object]:
         "reply": _told(found) or None,
         "ended_by": ended,
         "refused": [show.readable(each) for each in found.refused],
-        "envelope": _envelope(found.mail.envelope),
+        "envelope": show.envelope_values(found.mail.envelope),
         "notes": list(_notes(found)) if ended is None else [],
         "milters": [_part(each) for each in found.parts],
     }
@@ -81,11 +80,6 @@ def as_values(name: str, found: Chained) -> dict[str, object]:
 
 def _part(part: Part) -> dict[str, object]:
     values = show.as_values(part.address, part.played)
-    del values["file"]
+    del values["file"], values["envelope"]
     diff = [line for _, line in difference(part.played.before, part.played.after)]
     return {"milter": part.address, "shown": part.shown, **values, "diff": diff}
-
-
-def _envelope(envelope: Envelope) -> dict[str, object]:
-    recipients = [show.readable(each.address) for each in envelope.recipients]
-    return {"sender": show.readable(envelope.sender), "recipients": recipients}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import sys
+from itertools import islice
 from pathlib import Path
 
 import typer
 
 from milterd.core.mail import Envelope, Mail, Recipient, Session, parse_message
 from milterd.lab.arguments import octets
-
-_BARE_LF = re.compile(rb"(?<!\r)\n")
+from milterd.lab.mailbox import messages
 
 
 def envelope_of(sender: str, recipients: list[str] | None) -> Envelope:
@@ -21,11 +19,16 @@ def envelope_of(sender: str, recipients: list[str] | None) -> Envelope:
 
 
 def read_one(path: Path, session: Session, envelope: Envelope) -> Mail:
-    """The message in a file, or on standard input where it is called "-"; bare LF is read
-    as CRLF.  Raises typer.BadParameter."""
-    try:
-        found = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="FILE") from None
-    parsed = parse_message(_BARE_LF.sub(b"\r\n", found))
+    """The one message at `path` (see :mod:`milterd.lab.mailbox`).
+
+    Raises typer.BadParameter where there is none, or more than one.
+    """
+    found = list(islice(messages(path), 2))
+    if len(found) != 1:
+        count = "more than one message" if found else "no message"
+        raise typer.BadParameter(f"{path}: {count}, expected one", param_hint="FILE")
+    message = found[0]
+    if message.fault:
+        raise typer.BadParameter(f"{message.name}: {message.fault}", param_hint="FILE")
+    parsed = parse_message(message.octets)
     return Mail(session, envelope, parsed.headers, parsed.body, parsed.separator)

@@ -14,11 +14,10 @@ from rich.text import Text
 from milterd.base.sockets import parse
 from milterd.core.decision import Verdict
 from milterd.lab import status
-from milterd.lab.arguments import session_of
+from milterd.lab.arguments import rules_of, session_of
 from milterd.lab.chain import Chained, play_chain
 from milterd.lab.chain_show import as_lines, as_values
 from milterd.lab.link import MilterError, Patience
-from milterd.lab.mta_rules import RULES, Rules
 from milterd.lab.one_mail import envelope_of, read_one
 from milterd.wire.errors import LocalError
 
@@ -62,10 +61,7 @@ def chain(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the mail with all edits here, without the MTA's own Received field.",
-        ),
+        typer.Option(metavar="FILE", help="Write the mail here as the MTA would queue it."),
     ] = None,
 ) -> None:
     """Offer a message to several milters in order, as Postfix does with smtpd_milters.
@@ -79,7 +75,7 @@ def chain(
     try:
         found = asyncio.run(
             play_chain(
-                sockets, mail, version=version, patience=Patience(timeout), rules=_rules(mta)
+                sockets, mail, version=version, patience=Patience(timeout), rules=rules_of(mta)
             )
         )
     except MilterError as error:
@@ -95,13 +91,6 @@ def chain(
     if out is not None and found.verdict is Verdict.CONTINUE:
         _write(out, found)
     raise typer.Exit(status.BAD if refused else status.GOOD)
-
-
-def _rules(name: str) -> Rules:
-    if name not in RULES:
-        known = " or ".join(RULES)
-        raise typer.BadParameter(f"{name!r}: expected {known}", param_hint="--as")
-    return RULES[name]
 
 
 def _split(targets: list[str]) -> tuple[list[str], Path]:
@@ -130,9 +119,8 @@ def _report(name: str, found: Chained, as_json: bool) -> None:
 
 
 def _write(out: Path, found: Chained) -> None:
-    mail = found.mail
     try:
-        out.write_bytes(b"".join(mail.with_headers(mail.visible()).pieces()))
+        out.write_bytes(b"".join(found.mail.pieces()))
     except OSError as error:
         typer.echo(f"milterlab: cannot write {out}: {error.strerror}", err=True)
         raise typer.Exit(status.USAGE) from None

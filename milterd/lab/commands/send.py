@@ -17,12 +17,11 @@ from milterd.base.logs import escape
 from milterd.base.sockets import parse
 from milterd.core.decision import Verdict
 from milterd.lab import status
-from milterd.lab.arguments import session_of
+from milterd.lab.arguments import rules_of, session_of
 from milterd.lab.client import MilterError, Played
 from milterd.lab.diff import difference
 from milterd.lab.link import Patience
 from milterd.lab.mailbox import Message, messages
-from milterd.lab.mta_rules import RULES, Rules
 from milterd.lab.one_mail import envelope_of
 from milterd.lab.outbox import Outbox
 from milterd.lab.sending import Manner, Sent, send_all
@@ -95,7 +94,7 @@ def send(
         socket,
         session_of(client, helo, auth, macro or []),
         envelope_of(sender, recipients),
-        _rules(mta),
+        rules_of(mta),
         version,
         Patience(timeout, deadline),
         together,
@@ -109,13 +108,6 @@ def send(
         typer.echo(f"milterlab: {error}", err=True)
         raise typer.Exit(status.USAGE) from None
     raise typer.Exit(report.worst)
-
-
-def _rules(name: str) -> Rules:
-    if name not in RULES:
-        known = " or ".join(RULES)
-        raise typer.BadParameter(f"{name!r}: expected {known}", param_hint="--as")
-    return RULES[name]
 
 
 def _found(files: list[Path]) -> tuple[Iterable[Message], bool]:
