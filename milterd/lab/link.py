@@ -13,7 +13,7 @@ import enum
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -30,6 +30,8 @@ from milterd.wire.mta import MtaConnection, Negotiated
 _READ = 65536
 _LEAVE = 1.0
 """Seconds that the last octets may take to leave."""
+_PROGRESS = 1000
+"""Progress replies of one event that are kept."""
 _AGAIN = 0.01
 """Seconds between two attempts to reach a listener whose queue is full."""
 
@@ -114,7 +116,7 @@ class Link:
         self.patience = patience
         self._ends = asyncio.get_running_loop().time() + patience.total
         self._frames = FrameDecoder(Limits().frame)
-        self._raw = 0
+        self._raw = self._progress = 0
 
     @property
     def octet(self) -> int:
@@ -201,16 +203,24 @@ class Link:
 
     async def _answers(self) -> list[m.Reply | Negotiated]:
         found: list[m.Reply | Negotiated] = []
+        self._progress = 0
         while self.mta.awaiting:
             data = await self._read()
             try:
                 if not data:
                     self.mta.eof()
-                found += self.mta.receive(data)
+                found += self._counted(self.mta.receive(data))
             except PeerError as error:
                 kind = Fault.BROKEN if data else Fault.GONE
                 raise self._error(kind, error.reason) from error
         return found
+
+    def _counted(self, replies: list[m.Reply | Negotiated]) -> Iterator[m.Reply | Negotiated]:
+        """The replies but for Progress without end, which must not fill the memory."""
+        for each in replies:
+            self._progress += isinstance(each, m.Progress)
+            if self._progress <= _PROGRESS or not isinstance(each, m.Progress):
+                yield each
 
     async def _read(self) -> bytes:
         data = await self._within(self._reader.read(_READ))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,6 +70,54 @@ def test_json(peer: str, tmp_path: Path) -> None:
     assert report["verdict"] == "reject"
     assert report["reply"] == "550 5.7.1 Command rejected"
     assert report["replies"][-1] == {"stage": "end of message", "subject": "", "reply": "reject"}
+
+
+def test_json_has_all_that_is_shown(peer: str, tmp_path: Path) -> None:
+    mail = _mail(tmp_path, "add", "from", "rcpt+", "quarantine")
+    result = run.invoke(app, ["send", peer, mail, "--json", "--as", "sendmail"])
+    report = json.loads(result.stdout)
+    assert report["as"] == "sendmail"
+    assert "  +X-Added: one" in report["diff"]
+    assert len(report["envelope"]["recipients"]) == 2
+    assert report["envelope"]["sender"] != "sender@example.org"
+    assert report["quarantine"]
+    assert report["notes"] == []
+
+
+def test_an_mbox_out_and_in_again(peer: str, tmp_path: Path) -> None:
+    box, out = tmp_path / "box", tmp_path / "out"
+    box.write_bytes(
+        b"From a\nSubject: 1\nX-Ask: add\n\n>From me\n\nFrom b\nSubject: 2\nX-Ask: reject\n\n"
+        b"\nFrom c\nSubject: 3\n\nlast\n"
+    )
+    result = run.invoke(app, ["send", peer, str(box), "--out", str(out), "--one-connection"])
+    assert result.exit_code == 1, result.output
+    lines = [each for each in result.stdout.splitlines() if each.startswith(str(box))]
+    assert [each.split(": ")[0] for each in lines] == [f"{box}, message {n}" for n in (1, 2, 3)]
+    assert lines[1].endswith("message 2: reject 550 5.7.1 Command rejected")
+    written = out.read_bytes()
+    assert written.count(b"\nReceived: from localhost") == 2
+    assert b"X-Added: one\n\ttwo\n\n>From me\n\nFrom sender@example.org" in written
+    again = run.invoke(app, ["send", peer, str(out), "--out", f"{tmp_path}/files/"])
+    assert again.exit_code == 0, again.output
+    assert len(list((tmp_path / "files").iterdir())) == 2
+
+
+def test_no_colour_but_on_a_terminal(peer: str, tmp_path: Path) -> None:
+    """script(1) gives the command a terminal; NO_COLOR is obeyed there too."""
+    mail = _mail(tmp_path, "add")
+    code = "from milterd.lab.cli import main; main()"
+    command = shlex.join([sys.executable, "-c", code, "send", peer, mail])
+    for environ, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        done = subprocess.run(
+            ["script", "-qec", command, "/dev/null"],
+            capture_output=True,
+            timeout=60,
+            check=True,
+            env={**os.environ, "TERM": "xterm", **environ},
+        )
+        assert (b"\x1b[32m" in done.stdout) is coloured, done.stdout
+    assert b"X-Added" in done.stdout
 
 
 def test_the_worst_of_several_counts(peer: str, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from milterd.core.mail import (
     Recipient,
     Session,
 )
-from milterd.lab.client import MilterError, Played, play
+from milterd.lab.client import MilterError, Played, conversation, play
 from milterd.lab.link import Patience
 from milterd.wire import messages as m
 from milterd.wire.constants import Actions, Command, Protocol, Stage
@@ -320,3 +320,30 @@ def test_a_milter_that_dies_in_the_middle_changes_nothing() -> None:
         pytest.raises(MilterError, match=r"answer due|connection lost"),
     ):
         _play(milter.address)
+
+
+def test_progress_without_end_is_not_all_kept() -> None:
+    def answer(event: m.CommandMessage) -> Sequence[m.Reply]:
+        more = [m.Progress()] * 5000 if isinstance(event, m.EndOfMessage) else []
+        return [*more, m.Continue()]
+
+    with served(MilterConnection, answer) as milter:
+        played = _play(milter.address)
+    assert len([each for each in played.replies if isinstance(each.reply, m.Progress)]) == 1000
+
+
+def test_several_mails_in_one_conversation() -> None:
+    async def both(address: str) -> list[Played]:
+        async with conversation(address, MAIL.session) as talk:
+            return [await talk.offer(each) for each in (MAIL, MAIL)]
+
+    def answer(event: m.CommandMessage) -> Sequence[m.Reply]:
+        edits = [m.AddHeaderReply(b"X", b"1")] if isinstance(event, m.EndOfMessage) else []
+        return [*edits, m.Continue()]
+
+    with served(lambda: MilterConnection(accept_actions=Actions.ADDHDRS), answer) as milter:
+        played = asyncio.run(both(milter.address))
+    assert [each.edits for each in played] == [(AddHeader(b"X", b" 1"),)] * 2
+    told = [type(each) for each in milter.heard if not isinstance(each, m.Macros)]
+    assert [told.count(each) for each in (m.Negotiate, m.Connect, m.MailFrom)] == [1, 1, 2]
+    assert told[-3:] == [m.Abort, m.Abort, m.Quit]
