@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from smtpgw.delivery.client import ClientOptions, Connection, Stale
+from smtpgw.delivery.hop import Hop
 from smtpgw.delivery.outcome import Deferred, Destination, Job, Outcome
 from smtpgw.delivery.wire import Lost, Wire
 
@@ -52,25 +54,41 @@ def parse_nexthop(nexthop: str) -> str | tuple[str, int]:
     return (match["literal"] or match["name"]).removeprefix("IPv6:"), int(match["port"])
 
 
+def hop_of(destination: Destination) -> Hop:
+    """The host that a nexthop of the direct form names."""
+    where, lmtp = parse_nexthop(destination.nexthop), destination.transport == "lmtp"
+    if isinstance(where, str):
+        return Hop(destination.nexthop, "", where, 0, lmtp)
+    return Hop(destination.nexthop.removeprefix("inet:"), where[0], *where, lmtp)
+
+
 class Pool:
     """A :class:`~smtpgw.delivery.outcome.Deliverer` for `lmtp` and `smtp`."""
 
     def __init__(self, options: PoolOptions) -> None:
         self._options = options
-        self._idle: dict[Destination, list[_Kept]] = {}
+        self._idle: dict[Hop, list[_Kept]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.opened = 0
 
     async def deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
+        """To the one host that the nexthop names."""
+        try:
+            return await self.deliver_to(hop_of(destination), job)
+        except Lost as error:
+            return [
+                Deferred(each.number, error.text, "", error.enhanced, unreachable=True)
+                for each in job.targets
+            ]
+
+    async def deliver_to(self, hop: Hop, job: Job) -> Sequence[Outcome]:
+        """An outcome for each target from this very host.
+
+        Raises :class:`Lost` if it could not be asked at all: not reached, no TLS where there
+        has to be, refused at its greeting.  With `next_host` the next one may be tried.
+        """
         while True:
-            kept = self._take(destination)
-            try:
-                kept = kept or await self._open(destination)
-            except Lost as error:
-                return [
-                    Deferred(each.number, error.text, "", error.enhanced, unreachable=True)
-                    for each in job.targets
-                ]
+            kept = self._take(hop) or await self._open(hop)
             try:
                 outcomes = await kept.connection.deliver(job)
             except Stale:
@@ -79,25 +97,29 @@ class Pool:
             except BaseException:
                 kept.connection.drop()
                 raise
-            self._give_back(destination, kept)
+            self._give_back(hop, kept)
             return outcomes
 
-    async def _open(self, destination: Destination) -> _Kept:
+    async def _open(self, hop: Hop) -> _Kept:
+        try:
+            return await self._greeted(hop)
+        except Lost as error:
+            raise Lost(error.text, error.enhanced, next_host=True) from error
+
+    async def _greeted(self, hop: Hop) -> _Kept:
         options, loop = self._options.client, asyncio.get_running_loop()
-        where = parse_nexthop(destination.nexthop)
         try:
             async with asyncio.timeout(options.lmtp_connect_timeout):
-                if isinstance(where, str):
-                    _, wire = await loop.create_unix_connection(Wire, where)
+                if hop.local:
+                    _, wire = await loop.create_unix_connection(Wire, hop.address)
                 else:
-                    _, wire = await loop.create_connection(Wire, *where)
+                    _, wire = await loop.create_connection(Wire, hop.address, hop.port)
         except TimeoutError:
-            raise Lost(f"connect to {destination.nexthop}: timed out", "4.4.1") from None
+            raise Lost(f"connect to {hop}: timed out", "4.4.1") from None
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise Lost(f"connect to {destination.nexthop}: {reason}", "4.4.1") from None
-        remote = where[0] if isinstance(where, tuple) else ""
-        connection = Connection(wire, options, lmtp=destination.transport == "lmtp", remote=remote)
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise Lost(f"connect to {hop}: {reason}", "4.4.1") from None
+        connection = Connection(wire, options, lmtp=hop.lmtp, remote=hop.host)
         self.opened += 1
         try:
             await connection.greet()
@@ -106,9 +128,9 @@ class Pool:
             raise
         return _Kept(connection, loop.time())
 
-    def _take(self, destination: Destination) -> _Kept | None:
+    def _take(self, hop: Hop) -> _Kept | None:
         """The connection that was used last, if one is fit."""
-        idle = self._idle.get(destination, [])
+        idle = self._idle.get(hop, [])
         while idle:
             kept = idle.pop()
             if kept.timer is not None:
@@ -118,9 +140,9 @@ class Pool:
             kept.connection.drop()
         return None
 
-    def _give_back(self, destination: Destination, kept: _Kept) -> None:
+    def _give_back(self, hop: Hop, kept: _Kept) -> None:
         loop, options = asyncio.get_running_loop(), self._options
-        idle = self._idle.setdefault(destination, [])
+        idle = self._idle.setdefault(hop, [])
         young = loop.time() - kept.opened < options.lmtp_connection_reuse_time_limit
         if not (kept.connection.usable and young and len(idle) < options.kept):
             self._quit(kept)
@@ -128,16 +150,16 @@ class Pool:
         idle.append(kept)
         kept.timer = loop.call_later(
             options.lmtp_connection_cache_time_limit,
-            functools.partial(self._expire, destination, kept),
+            functools.partial(self._expire, hop, kept),
         )
 
-    def _expire(self, destination: Destination, kept: _Kept) -> None:
-        idle = self._idle.get(destination, [])
+    def _expire(self, hop: Hop, kept: _Kept) -> None:
+        idle = self._idle.get(hop, [])
         if kept in idle:
             idle.remove(kept)
             self._quit(kept)
         if not idle:
-            self._idle.pop(destination, None)
+            self._idle.pop(hop, None)
 
     def _quit(self, kept: _Kept) -> None:
         task = asyncio.ensure_future(kept.connection.quit())

@@ -16,11 +16,15 @@ _UNREAD_LIMIT = 2100
 
 
 class Lost(Exception):  # noqa: N818 - it is the peer's doing, not an error of ours
-    """The conversation cannot go on: closed, timed out, or not understood."""
+    """The conversation cannot go on: closed, timed out, or not understood.
 
-    def __init__(self, text: str, enhanced: str = "4.4.2") -> None:
+    `next_host` says that nothing of a mail was said yet, so that another host of the
+    same destination may be tried in the same attempt.
+    """
+
+    def __init__(self, text: str, enhanced: str = "4.4.2", *, next_host: bool = False) -> None:
         super().__init__(text)
-        self.text, self.enhanced = text, enhanced
+        self.text, self.enhanced, self.next_host = text, enhanced, next_host
 
 
 class Wire(asyncio.Protocol):

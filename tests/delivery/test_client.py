@@ -255,13 +255,19 @@ def test_a_kept_connection_that_died_is_replaced(way: str) -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("nexthop", ["unix:/nonexistent/socket", "inet:127.0.0.1:1"])
-def test_nobody_there(nexthop: str) -> None:
+@pytest.mark.parametrize(
+    ("nexthop", "text"),
+    [
+        ("unix:/no/socket", "connect to unix:/no/socket: No such file or directory"),
+        ("inet:127.0.0.1:1", "connect to 127.0.0.1[127.0.0.1]:1: Connection refused"),
+    ],
+)
+def test_nobody_there(nexthop: str, text: str) -> None:
     (outcome,) = run(pool().deliver(Destination("lmtp", nexthop), job()))
     assert isinstance(outcome, Deferred)
     assert outcome.unreachable
     assert outcome.enhanced == "4.4.1"
-    assert nexthop in outcome.text
+    assert outcome.text == text
 
 
 def test_a_peer_that_stops_reading_is_given_up() -> None:
