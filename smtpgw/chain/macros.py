@@ -44,8 +44,9 @@ STAGES: Mapping[Command, Stage] = MappingProxyType(
         Command.RCPT: Stage.RCPT,
         Command.DATA: Stage.DATA,
         Command.END_OF_HEADERS: Stage.END_OF_HEADERS,
-        # Postfix sends the end-of-data set with every header and body event too.
-        Command.HEADER: Stage.END_OF_MESSAGE,
+        # Postfix tells the end-of-header set with every field, the end-of-data set with
+        # every piece of body.
+        Command.HEADER: Stage.END_OF_HEADERS,
         Command.BODY: Stage.END_OF_MESSAGE,
         Command.END_OF_MESSAGE: Stage.END_OF_MESSAGE,
     }
