@@ -79,6 +79,8 @@ def _header_edit(kind: str, words: Words, absent: bool) -> s.EditIs:
         index = number(words, "an index")
     if not words.more():
         return s.EditIs(kind, index, absent=absent)
+    if words.peek().startswith(b"/"):
+        raise LineError("expected the name of a field before an expression")
     name, colon = words.until_colon()
     if not name:
         raise LineError("expected the name of a field")

@@ -125,7 +125,7 @@ def format_edit(wish: s.EditIs) -> bytes:
     if wish.name is None:
         return b" ".join([*parts, *([] if wish.value is None else [_text(wish.value)])])
     name = escaped(wish.name, b" :")
-    if name.isdigit():
+    if name.isdigit() or name.startswith(b"/"):  # neither an index nor an expression
         name = b"\\x%02x" % name[0] + name[1:]
     if wish.value is None:
         return b" ".join([*parts, name])

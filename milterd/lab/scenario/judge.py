@@ -21,7 +21,8 @@ from milterd.lab.show import readable
 from milterd.wire import messages as m
 from milterd.wire.errors import LocalError
 
-_WIDTH = 200
+_WIDTH = 100
+"""Characters of what was done, and octets of a packet, that are shown."""
 
 
 class Block:

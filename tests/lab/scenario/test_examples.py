@@ -6,20 +6,27 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from milterd.lab.scenario import steps as s
+from milterd.lab.scenario.load import play_file
 from milterd.lab.scenario.parse import WORDS
 from milterd.wire import messages as m
 from milterd.wire.constants import Actions
 from milterd.wire.milter import MilterConnection
+from tests.filters.clamd_peer import eicar
 from tests.lab.scenario.play import play, told
+from tests.peers.clamd import clamd
 from tests.peers.process import directory
+from tests.scenarios.halves import Halves
 from tests.wire.programs import served
 
-PAGE = (Path(__file__).parents[3] / "docs/lab/scenarios.md").read_text()
+DOCS = Path(__file__).parents[3] / "docs/lab"
+PAGE = (DOCS / "scenarios.md").read_text()
+EXAMPLES = DOCS / "examples"
 
 
 def example(language: str) -> str:
@@ -52,6 +59,28 @@ def test_the_tests(milter: str) -> None:
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--color=no"]
         done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
         assert "2 passed" in done.stdout, done.stdout
+
+
+@pytest.fixture(scope="module")
+def filters() -> Iterator[Path]:
+    """The sockets of our own filters."""
+    with ExitStack() as stack:
+        home, scanner = (stack.enter_context(directory(each)) for each in ("examples", "clamd"))
+        stack.enter_context(clamd(scanner))
+        halves = Halves(home, scanner / "clamd.sock", home / "filters")
+        stack.enter_context(halves.milterd())
+        yield halves.sockets
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.milter")), ids=lambda each: each.stem)
+def test_our_own_filters(path: Path, filters: Path) -> None:
+    values = {"virus": eicar(), "scanned": b"clamav at mx.example.net"}
+    outcome = play_file(path, values, socket=f"unix:{filters}/{path.stem}.sock")
+    assert told(outcome) == []
+
+
+def test_there_are_examples() -> None:
+    assert {each.stem for each in EXAMPLES.iterdir()} == {"headers", "clamav", "dkim"}
 
 
 def test_every_word_is_on_the_page() -> None:

@@ -117,6 +117,7 @@ def test_values_from_outside() -> None:
         ("packet AB 00", 1, "the letter of a packet"),
         ("end\nexpect reply 250", 2, "a code such as 550"),
         ("end\nexpect edit add-heder X: y", 2, "perhaps add-header"),
+        ("end\nexpect edit add-header /x/", 2, "expected the name of a field before an expression"),
         ("end\nexpect edit add-header X: /(/", 2, "not a regular expression"),
         ("end\nexpect edit add-header X: /x", 2, "expected a / at the end"),
         ("end\nexpect edit replace-body x", 2, 'expected "TEXT" or /EXPRESSION/'),
