@@ -49,13 +49,14 @@ def _value(chance: random.Random, end: bytes) -> bytes:
     space = chance.choice([b" ", b" ", b"", b"\t", b"  "])
     lines = [_text(chance, [b":"]) for _ in range(chance.choice([1, 1, 1, 2, 3]))]
     text = b"".join(each + end + chance.choice([b" ", b"\t", b" \t"]) for each in lines[:-1])
-    long = b"y" * chance.choice([0, 0, 0, 0, 0, 0, 0, 100, 1000, 3000])
+    long = b"y" * chance.choice([0] * 40 + [100, 1000, 3000] * 5 + [59_990, 70_000])
     return space + text + lines[-1] + long
 
 
 def _message(chance: random.Random) -> bytes:
+    names = [*NAMES, *NAMES, b"Bcc", b"Return-Path", b"content-length", b"Resent-Bcc"]
     fields = [
-        chance.choice(NAMES) + chance.choice([b"", b"", b"", b" "]) + b":" + _value(chance, b"\r\n")
+        chance.choice(names) + chance.choice([b"", b"", b"", b" "]) + b":" + _value(chance, b"\r\n")
         for _ in range(chance.randint(0, 7))
     ]
     head = b"".join(each + b"\r\n" for each in fields)
