@@ -46,11 +46,14 @@ ROOMS: dict[str, set[str]] = {
     "smtpgw.edge": {"milterd.core", "milterd.base", "smtpgw.address"},
     "smtpgw.policy": {"milterd.core", "milterd.base", "smtpgw.address", "smtpgw.edge"},
     "smtpgw.queue": {"milterd.core", "milterd.base"},
-    "smtpgw.delivery": {"milterd.core", "milterd.base", "smtpgw.queue", "smtpgw.address"},
+    "smtpgw.dns": set(),
+    "smtpgw.delivery": {
+        "milterd.core", "milterd.base", "smtpgw.queue", "smtpgw.address", "smtpgw.dns",
+    },
     # The composition root of the gateway half, and what stands between its rooms.
     "smtpgw": {
         "milterd.core", "milterd.wire", "milterd.base", "smtpgw.address", "smtpgw.chain",
-        "smtpgw.edge", "smtpgw.policy", "smtpgw.queue", "smtpgw.delivery",
+        "smtpgw.edge", "smtpgw.policy", "smtpgw.queue", "smtpgw.delivery", "smtpgw.dns",
     },
 }  # fmt: skip
 
@@ -62,6 +65,7 @@ LIBRARIES = {
     "Milter": {"milterd.host"},
     "milter": {"milterd.host"},
     "aiosmtpd": {"smtpgw.edge"},
+    "dns": {"smtpgw.dns"},
     "sqlite3": {"smtpgw.queue"},
     "pydantic": {"milterd.base", "milterd.filters", "milterd", "smtpgw"},
     "typer": {

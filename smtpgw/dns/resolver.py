@@ -1,0 +1,201 @@
+"""The name servers, asked with dnspython: every wait bounded, every answer bounded.
+
+Only names that can exist are asked for, and never a search list is used.  Queries carry
+EDNS and AD; an answer that was cut short is asked for again by TCP; one with the wrong
+id or question is nobody's answer, and waiting goes on.  A server that refuses, fails or
+stays silent is followed by the next, and if none is left the answer is TryAgain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import dns.asyncresolver
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.nameserver
+import dns.rcode
+import dns.rdata
+import dns.rdatatype
+import dns.resolver
+from dns.rdtypes.ANY.MX import MX
+
+from smtpgw.dns.answers import (
+    AddressAnswer,
+    Family,
+    Found,
+    IpAddress,
+    Missing,
+    Mx,
+    MxAnswer,
+    NoData,
+    NoName,
+    TryAgain,
+    host_name,
+)
+from smtpgw.dns.cache import Cache
+
+PAYLOAD = 1232
+"""Octets of a UDP answer that pass everywhere unfragmented (DNS flag day 2020)."""
+
+_NO_EDNS = (dns.rcode.FORMERR, dns.rcode.NOTIMP)
+"""What a server says that has never heard of EDNS (RFC 6891 section 7)."""
+
+_RESOLV_CONF = Path("/etc/resolv.conf")
+
+Server = tuple[str, int]
+R = TypeVar("R")
+_Read = Callable[[Sequence[dns.rdata.Rdata]], tuple[R, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class DnsOptions:
+    """`nameservers`: address and port of each, asked in this order; none means those of
+    /etc/resolv.conf.  `try_timeout`, `query_timeout`: seconds for one server's answer and
+    for all that a question takes.  `min_ttl`, `max_ttl`: bounds, in seconds, of how long an
+    answer is kept.  `cache`, `records`, `queries`: at most so many answers kept, records
+    of an answer used, and questions asked at once."""
+
+    nameservers: tuple[Server, ...] = ()
+    try_timeout: float = 3.0
+    query_timeout: float = 10.0
+    min_ttl: float = 5.0
+    max_ttl: float = 3600.0
+    cache: int = 10_000
+    records: int = 100
+    queries: int = 100
+
+
+def system_nameservers() -> tuple[Server, ...]:
+    """Those of /etc/resolv.conf, or the one on this machine if it names none (resolv.conf(5))."""
+    found = []
+    try:
+        lines = _RESOLV_CONF.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    for words in map(str.split, lines):
+        if len(words) > 1 and words[0] == "nameserver" and "%" not in words[1]:
+            found.append((words[1], 53))
+    return tuple(found) or (("127.0.0.1", 53),)
+
+
+class DnsResolver:
+    """A :class:`~smtpgw.dns.answers.Resolver`.  `clock` gives monotonic seconds."""
+
+    def __init__(self, options: DnsOptions, clock: Callable[[], float]) -> None:
+        self._options = options
+        self._cache: Cache[Found[Any] | Missing] = Cache(options.cache, clock)
+        self._room = asyncio.Semaphore(options.queries)
+        self._servers: list[dns.nameserver.Nameserver] = []
+
+    def _asker(self, edns: int) -> dns.asyncresolver.Resolver:
+        """Who asks once.  The servers are known from the first question on: who never asks
+        needs no resolv.conf."""
+        if not self._servers:
+            servers = self._options.nameservers or system_nameservers()
+            self._servers = [dns.nameserver.Do53Nameserver(*each) for each in servers]
+        asker = dns.asyncresolver.Resolver(configure=False)
+        asker.nameservers = self._servers
+        asker.timeout, asker.lifetime = self._options.try_timeout, self._options.query_timeout
+        asker.flags = dns.flags.RD | dns.flags.AD
+        asker.use_edns(edns, 0, PAYLOAD)
+        return asker
+
+    async def mx(self, name: str, limit: float) -> MxAnswer:
+        """The mail exchangers of a domain; those with names no host can have are left out."""
+        return await self._lookup(name, dns.rdatatype.MX, limit, _exchangers)
+
+    async def address(self, name: str, family: Family, limit: float) -> AddressAnswer:
+        """The addresses of a host."""
+        kind = dns.rdatatype.A if family is Family.IPV4 else dns.rdatatype.AAAA
+        return await self._lookup(name, kind, limit, _addresses)
+
+    async def _lookup(
+        self, name: str, kind: dns.rdatatype.RdataType, limit: float, read: _Read[R]
+    ) -> Found[R] | Missing:
+        try:
+            name = host_name(name)
+        except ValueError as error:
+            return NoName(str(error))
+        limit = min(limit, self._options.query_timeout)
+        try:
+            async with asyncio.timeout(limit):
+                answer = await self._cache.get((name, kind), lambda: self._ask(name, kind, read))
+        except TimeoutError:
+            return TryAgain(f"no answer within {limit:.3g} s")
+        return cast(Found[R] | Missing, answer)
+
+    async def _ask(
+        self, name: str, kind: dns.rdatatype.RdataType, read: _Read[R]
+    ) -> tuple[Found[R] | Missing, float]:
+        """The answer, and the seconds it is good for."""
+        absolute = dns.name.from_text(name + ".")
+        try:
+            async with asyncio.timeout(self._options.query_timeout), self._room:
+                found = await self._resolve(absolute, kind)
+        except dns.resolver.NXDOMAIN as error:
+            response = error.kwargs["responses"][absolute]
+            ttl = response.resolve_chaining().minimum_ttl
+            return NoName("no such name", _secure(response)), self._good(ttl)
+        except (dns.exception.DNSException, OSError) as error:
+            return TryAgain(_reason(error)), 0.0
+        except TimeoutError:
+            return TryAgain(f"no answer within {self._options.query_timeout:.3g} s"), 0.0
+        if found.response.flags & dns.flags.TC:
+            return TryAgain(f"{found.nameserver}: an answer that does not fit"), 0.0
+        good, secure = self._good(found.chaining_result.minimum_ttl), _secure(found.response)
+        if found.rrset is None:
+            return NoData(f"no {kind.name} record", secure), good
+        return Found(read(list(found.rrset)[: self._options.records]), secure), good
+
+    async def _resolve(
+        self, name: dns.name.Name, kind: dns.rdatatype.RdataType
+    ) -> dns.resolver.Answer:
+        try:
+            return await self._asker(0).resolve(name, kind, raise_on_no_answer=False, search=False)
+        except dns.resolver.NoNameservers as error:
+            if not any(each[4] and each[4].rcode() in _NO_EDNS for each in error.kwargs["errors"]):
+                raise
+        return await self._asker(-1).resolve(name, kind, raise_on_no_answer=False, search=False)
+
+    def _good(self, ttl: float) -> float:
+        return min(max(ttl, self._options.min_ttl), self._options.max_ttl)
+
+    async def close(self) -> None:
+        """Give up what is still being asked."""
+        await self._cache.close()
+
+
+def _secure(response: dns.message.Message) -> bool:
+    return bool(response.flags & dns.flags.AD)
+
+
+def _exchangers(records: Sequence[dns.rdata.Rdata]) -> tuple[Mx, ...]:
+    """Those whose names are names: DNS lets them hold any octet."""
+    found = []
+    for each in cast(Sequence[MX], records):
+        host = each.exchange.to_text(omit_final_dot=True)
+        with contextlib.suppress(ValueError):
+            found.append(Mx(each.preference, "" if host == "." else host_name(host)))
+    return tuple(found)
+
+
+def _addresses(records: Sequence[dns.rdata.Rdata]) -> tuple[IpAddress, ...]:
+    return tuple(ip_address(each.to_text()) for each in records)
+
+
+def _reason(error: Exception) -> str:
+    """What the last server asked did wrong, in a few words."""
+    errors = getattr(error, "kwargs", {}).get("errors") or ()
+    if not errors:
+        return str(error) or type(error).__name__
+    server, _, _, fault, _ = errors[-1]
+    return f"{server.removeprefix('Do53:')}: {str(fault) or type(fault).__name__}"
