@@ -130,7 +130,7 @@ class Judge:
             case s.Broken():
                 return await self._broken(wish)
             case s.Violation():
-                return self._violation(wish)
+                return await self._violation(wish)
             case s.PacketIs():
                 return await self._packet(wish)
             case s.VersionIs() | s.FlagsAre() | s.MacrosAre():
@@ -193,7 +193,9 @@ class Judge:
             return None if wish.text.found_in(said.encode()) else said
         return found
 
-    def _violation(self, wish: s.Violation) -> str | None:
+    async def _violation(self, wish: s.Violation) -> str | None:
+        if not self._block.by_hand:
+            await self._block.answer()  # it may be in there
         seen = self._talk().violations
         there = [e for e in seen if wish.text is None or wish.text.found_in(e.encode())]
         if wish.absent:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from milterd.lab import status
+from milterd.lab.scenario.talk import Manner
 from milterd.wire import messages as m
 from milterd.wire.constants import Actions, Command, Protocol, Stage
 from milterd.wire.milter import MilterConnection
@@ -343,3 +345,27 @@ def test_a_search_has_an_end() -> None:
         outcome = play(text, milter.address)
     assert outcome.status == status.BAD
     assert "found a search for it of over 1 s" in told(outcome)[0][1]
+
+
+class Written:
+    """In the place of a link: what was written, and when."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[bytes, float]] = []
+
+    async def write(self, octets: bytes) -> None:
+        self.pieces.append((octets, asyncio.get_running_loop().time()))
+
+
+def test_how_octets_are_written() -> None:
+    async def writing() -> list[tuple[bytes, float]]:
+        link, manner = Written(), Manner()
+        manner.fragment, manner.stall = 2, 0.05
+        await manner.write(link, b"abcdef")  # type: ignore[arg-type]
+        await manner.write(link, b"gh")  # type: ignore[arg-type]
+        return link.pieces
+
+    pieces = asyncio.run(writing())
+    assert [each for each, _ in pieces] == [b"ab", b"c", b"de", b"f", b"gh"]
+    times = [each for _, each in pieces]
+    assert times[2] - times[1] >= 0.05 > times[4] - times[3]
