@@ -23,6 +23,8 @@ _VARIES = (
     (re.compile(r"/tmp/gp-[\w-]+"), "DIRECTORY"),
     (re.compile(r"\b\d+(\.\d+)? (ms|s)\b"), r"N \2"),
     (re.compile(r"\b(octet|pid|process) \d+"), r"\1 N"),
+    # How the end is noticed depends on who was first.
+    (re.compile(r"(connection lost at [a-z ]+), octet N of the milter's: .*"), r"\1"),
 )
 
 
@@ -91,9 +93,7 @@ def page(card: Card, rows: Sequence[Row]) -> str:
     for each in fails:
         lines += _fail(card, each)
     lines += ["## All checks", "", "| check | result | seen |", "|---|---|---|"]
-    lines += [
-        f"| `{each.check}` | {each.result} | {each.title}: {_code(each.seen)} |" for each in rows
-    ]
+    lines += [f"| `{each.check}` | {each.result} | {_told(each)} |" for each in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -109,6 +109,10 @@ def _fail(card: Card, row: Row) -> list[str]:
     else:
         lines += [f"`{row.check}`", ""]
     return lines
+
+
+def _told(row: Row) -> str:
+    return f"{row.title}: {_code(row.seen)}" if row.seen else row.title
 
 
 def _code(text: str) -> str:
@@ -129,6 +133,17 @@ _INDEX = """\
 What `milterlab conform` says of milters that are in use, and `milterlab conform --mta` of the
 MTAs that call them. `make cards` writes these pages anew; the suite holds them against what is
 so today.
+
+Each fail of a milter is reproduced by a [scenario](../scenarios.md), which says what is right, and
+so fails against that milter at the line below `# fails here`:
+
+```sh
+milterlab run tests/scenarios/conform/rspamd --socket unix:/run/rspamd/milter.sock
+```
+
+Two fails stop a milter, or a process of it: OpenDKIM ends at a MAIL before the negotiation, and a
+worker of rspamd at an end of message before CONNECT, with every other client's message. Whoever can
+reach a milter's socket can do that: keep it to the MTA.
 
 """
 
