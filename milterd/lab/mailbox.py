@@ -98,7 +98,7 @@ def _until_mark(file: BinaryIO, mark: bytes) -> tuple[bytes | None, bytes]:
         mark = file.readline(_LINE)
     begins, empty = True, False
     while piece := file.readline(_LINE):
-        if begins and empty and piece.startswith(_MARK):
+        if empty and piece.startswith(_MARK):
             break
         line = piece[1:] if begins and _QUOTED.match(piece) else piece
         empty = begins and piece in (b"\n", b"\r\n")

@@ -35,7 +35,7 @@ def case(seed: int) -> Case:
         chance.choice([b"", _address(chance)]),
         _sender_args(chance),
         recipients,
-        _edits(chance),
+        _edits(chance, [address for address, _ in recipients]),
     )
 
 
@@ -91,13 +91,17 @@ def _milters_value(chance: random.Random) -> bytes:
     return text + long
 
 
-def _edits(chance: random.Random) -> tuple[m.EditReply, ...]:
-    made = [_edit(chance) for _ in range(chance.choice([0, 1, 1, 2, 3, 4, 6, 8]))]
+def _edits(chance: random.Random, people: list[bytes]) -> tuple[m.EditReply, ...]:
+    made = [_edit(chance, people) for _ in range(chance.choice([0, 1, 1, 2, 3, 4, 6, 8]))]
+    if chance.random() < 0.2:
+        # Of one recipient, in either case: whether it is there then depends on the order.
+        person = [chance.choice(people)]
+        made += [_of_recipient(chance, person) for _ in range(chance.randint(2, 5))]
     if chance.random() < 0.3:
         at = chance.randint(0, len(made))
         made[at:at] = _new_body(chance)
         if chance.random() < 0.05:
-            made[at + 1 : at + 1] = [_edit(chance)]  # between two pieces, perhaps
+            made[at + 1 : at + 1] = [_edit(chance, people)]  # between two pieces, perhaps
     return tuple(made)
 
 
@@ -113,7 +117,19 @@ def _new_body(chance: random.Random) -> list[m.EditReply]:
     return [m.ReplaceBodyChunk(each) for each in pieces]
 
 
-def _edit(chance: random.Random) -> m.EditReply:
+def _of_recipient(chance: random.Random, people: list[bytes]) -> m.EditReply:
+    address = chance.choice(people)
+    if chance.random() < 0.4:
+        address = address.swapcase()
+    kind = chance.randint(0, 2)
+    if kind == 0:
+        return m.DelRcptReply(b"<" + address + b">")
+    if kind == 1:
+        return m.AddRcptReply(b"<" + address + b">")
+    return m.AddRcptParReply(b"<" + address + b">", b" ".join(_recipient_args(chance)))
+
+
+def _edit(chance: random.Random, people: list[bytes]) -> m.EditReply:
     name = chance.choice(NAMES if chance.random() < 0.93 else ODD_NAMES)
     kind = chance.randint(0, 13)
     if kind <= 2:
@@ -125,6 +141,8 @@ def _edit(chance: random.Random) -> m.EditReply:
         index = chance.choice([0, 1, 1, 1, 2, 2, 3, 4, 9, 2**31 - 1])
         value = b"" if chance.random() < 0.35 else _milters_value(chance)
         return m.ChangeHeaderReply(index, name, value)
+    if kind <= 12 and chance.random() < 0.5:
+        return _of_recipient(chance, people)
     address = _bracketed(chance)
     if kind == 10:
         return m.AddRcptReply(address)

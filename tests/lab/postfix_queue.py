@@ -3,6 +3,7 @@ hold queue by its own postcat(1)."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import smtplib
 import socket
@@ -60,7 +61,8 @@ class Asking:
         flags = Protocol.HDR_LEADSPC if self.spaces else Protocol.NONE
         milter = MilterConnection(accept_actions=Actions.ALL, accept_protocol=flags)
         name = b""
-        with connection:
+        # Postfix drops a milter whose edits it cannot carry out.
+        with connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while data := connection.recv(65536):
                 events = milter.receive(data)
                 while events:

@@ -16,7 +16,19 @@ from milterd.lab.mailbox import Message, messages
 from milterd.lab.outbox import Outbox
 from tests.peers.process import directory
 
-_words = st.sampled_from([b"From x", b">From x", b">>From", b">>From y", b"", b"text", b"\xff\xfe"])
+_words = st.sampled_from(
+    [
+        b"12345678>From x",
+        b"12345678From x",
+        b"From x",
+        b">From x",
+        b">>From",
+        b">>From y",
+        b"",
+        b"text",
+        b"\xff\xfe",
+    ]
+)
 _lines = st.lists(st.one_of(_words, st.binary(max_size=12)), max_size=8)
 _texts = _lines.map(
     lambda lines: b"".join(

@@ -103,6 +103,9 @@ def differences(played: Played, queued: Queued) -> list[str]:
     envelope = played.after.envelope
     flag = {b"FULL": b"1", b"HDRS": b"2", b"": b""}[_argument(envelope.sender_args, b"RET").upper()]
     envid = _plain(_argument(envelope.sender_args, b"ENVID"))
+    names = [each.partition(b"=")[0].upper() for each in envelope.sender_args]
+    if len(set(names)) < len(names):
+        found.append(f"the same parameter twice: {envelope.sender_args!r}")
     if (envelope.sender, flag, envid) != (queued.sender, queued.ret, queued.envid):
         found.append(f"sender: {envelope} {queued}")
     if _people(played.after, played.before) != list(queued.recipients):

@@ -90,9 +90,9 @@ def test_where_a_field_comes_to(edit: m.EditReply, place: int, field: bytes) -> 
 
 
 def test_the_top_is_above_its_own_received_field() -> None:
-    played, _ = _through([Insert(0, b"X-Top", b"v")])
-    assert [each.name for each in played.after.headers[:2]] == [b"X-Top", b"Received"]
-    assert played.after.headers[1].hidden
+    played, _ = _through([Insert(0, b"X-Top", b"v"), Insert(2, b"X-Below", b"v")])
+    first, own, second = played.after.headers[:3]
+    assert [first.name, own.hidden, second.name] == [b"X-Top", True, b"X-Below"]
 
 
 def test_deleting_what_is_not_there_does_nothing() -> None:
