@@ -29,6 +29,11 @@ def keep(db: sqlite3.Connection, seq: int, tried: Sequence[Tried]) -> None:
         db.execute("DELETE FROM attempt WHERE mail=? AND number<=?", (seq, number - KEPT))
 
 
+def forget(db: sqlite3.Connection, seq: int) -> None:
+    """Drop what was tried for a mail."""
+    db.execute("DELETE FROM attempt WHERE mail=?", (seq,))
+
+
 def _facts(tried: Tried) -> str:
     facts = dataclasses.asdict(tried)
     del facts["at"]

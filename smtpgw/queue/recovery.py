@@ -35,7 +35,10 @@ def _end_leases(batch: Batch, now: float) -> int:
     first = batch.db.execute(
         "UPDATE mail SET state=?, due=NULL, held=0 WHERE state=? AND held=1", (held, active)
     )
-    second = batch.db.execute("UPDATE mail SET state=?, due=? WHERE state=?", (due, now, active))
+    second = batch.db.execute(
+        "UPDATE mail SET state=?, due=?, site=iif(held=2, '', site), held=0 WHERE state=?",
+        (due, now, active),
+    )
     rows.file_unfiled(batch)
     return first.rowcount + second.rowcount
 

@@ -33,6 +33,9 @@ from smtpgw.queue.store import (
     Wish,
 )
 
+_HOLD, _BOUNCE = 1, 2
+"""What is wanted when an attempt ends: the column `held`."""
+
 _NAMES = [each.strip() for each in MAIL_COLUMNS.split(",")]
 _FLOW, _TOKEN = _NAMES.index("flow"), _NAMES.index("token")
 
@@ -133,12 +136,12 @@ def note(batch: Batch, queue_id: str, token: int, at: float, results: Sequence[R
 
 def settle(batch: Batch, end: Settlement, follow: Sequence[Prepared]) -> MailState:
     """Write all outcomes and what follows; end the lease."""
-    seq, state, held = _leased(batch, end.queue_id, end.token)
+    seq, state, wanted = _leased(batch, end.queue_id, end.token)
     moved, left = _moved(batch, seq, end.results)
     if not left:
         event = MailEvent.SETTLE_ALL
     else:
-        event = MailEvent.SETTLE_HELD if held else MailEvent.SETTLE_SOME
+        event = MailEvent.SETTLE_HELD if wanted == _HOLD else MailEvent.SETTLE_SOME
     to = after(state, event)
     for each in follow:
         add(batch, each)
@@ -148,29 +151,29 @@ def settle(batch: Batch, end: Settlement, follow: Sequence[Prepared]) -> MailSta
     _write_results(batch, seq, end.at, moved)
     history.keep(batch.db, seq, end.tried)
     batch.db.execute(
-        "UPDATE mail SET state=?, due=NULL, held=0, warned=max(warned, ?), site=?, doomed=''"
-        " WHERE seq=?",
+        "UPDATE mail SET state=?, due=NULL, held=0, warned=max(warned, ?), site=? WHERE seq=?",
         (to.value, int(end.warned), end.site, seq),
     )
     if to is MailState.DEFERRED:
-        _wait(batch, seq, to, end.due)
+        now = wanted == _BOUNCE
+        _wait(batch, seq, to, end.at if now else end.due, "" if now else None)
     return to
 
 
-def _leased(batch: Batch, queue_id: str, token: int) -> tuple[int, MailState, bool]:
-    seq, state, held, found = _find(batch, queue_id)
+def _leased(batch: Batch, queue_id: str, token: int) -> tuple[int, MailState, int]:
+    seq, state, wanted, found = _find(batch, queue_id)
     if state is not MailState.ACTIVE or found != token:
         raise StaleLease(f"{queue_id}: leased to another, or not at all")
-    return seq, state, held
+    return seq, state, wanted
 
 
-def _find(batch: Batch, queue_id: str) -> tuple[int, MailState, bool, int]:
+def _find(batch: Batch, queue_id: str) -> tuple[int, MailState, int, int]:
     row = batch.db.execute(
         "SELECT seq, state, held, token FROM mail WHERE id=?", (queue_id,)
     ).fetchone()
     if row is None:
         raise NotFound(f"{queue_id}: no such mail")
-    return row[0], MailState(row[1]), bool(row[2]), row[3]
+    return row[0], MailState(row[1]), row[2], row[3]
 
 
 Moved = list[tuple[RecipientState, Result]]
@@ -239,9 +242,37 @@ def release(batch: Batch, queue_id: str, now: float) -> None:
     """Back on the road, due now."""
     seq, state, _, _ = _find(batch, queue_id)
     to = after(state, MailEvent.RELEASE)
-    batch.db.execute("UPDATE mail SET held=0, note='' WHERE seq=?", (seq,))
+    batch.db.execute("UPDATE mail SET held=iif(held=1, 0, held), note='' WHERE seq=?", (seq,))
     if to is not MailState.ACTIVE:
         _wait(batch, seq, to, now)
+
+
+def requeue(batch: Batch, queue_id: str, now: float, site: str) -> None:
+    """As if it had just come, and for that destination: due now, no attempt known."""
+    seq, state, _, _ = _find(batch, queue_id)
+    to = after(state, MailEvent.REQUEUE)
+    _leave(batch, seq)
+    history.forget(batch.db, seq)
+    batch.db.execute("UPDATE mail SET attempts=0, note='', doomed='' WHERE seq=?", (seq,))
+    batch.db.execute(
+        "UPDATE recipient SET enhanced='', text='', remote='', destination=''"
+        " WHERE mail=? AND state IN (0, 1)",
+        (seq,),
+    )
+    _wait(batch, seq, to, now, site)
+
+
+def doom(batch: Batch, queue_id: str, now: float, reason: str) -> None:
+    """Let the next attempt bounce it untried: now, whatever site rests."""
+    seq, state, _, _ = _find(batch, queue_id)
+    to = after(state, MailEvent.DOOM)
+    batch.db.execute(
+        "UPDATE mail SET doomed=?, held=?, note='' WHERE seq=?",
+        (reason, _BOUNCE if to is MailState.ACTIVE else 0, seq),
+    )
+    if to is not MailState.ACTIVE:
+        _leave(batch, seq)
+        _wait(batch, seq, to, now, "")
 
 
 def flush_one(batch: Batch, now: float, queue_id: str) -> int:
@@ -295,7 +326,7 @@ def listing(batch: Batch, chosen: Filter) -> list[QueuedMail]:
             (*values, chosen.after, chosen.limit),
         ).fetchall()
     rows.sort(key=lambda row: str(row[1]))
-    return [_show(batch, each) for each in rows[: chosen.limit]]
+    return [describe(batch, each) for each in rows[: chosen.limit]]
 
 
 def show(batch: Batch, queue_id: str) -> QueuedMail:
@@ -306,10 +337,11 @@ def show(batch: Batch, queue_id: str) -> QueuedMail:
     ).fetchone()
     if row is None:
         raise NotFound(f"{queue_id}: no such mail")
-    return _show(batch, row)
+    return describe(batch, row)
 
 
-def _show(batch: Batch, row: tuple[Any, ...]) -> QueuedMail:
+def describe(batch: Batch, row: tuple[Any, ...]) -> QueuedMail:
+    """A mail from its columns, and what can be said of it if they are damaged."""
     try:
         return codec.mail(row, _recipients(batch, row[0]))
     except Damaged as error:

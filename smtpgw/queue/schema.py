@@ -31,7 +31,7 @@ CREATE TABLE mail (
     attempts INTEGER NOT NULL DEFAULT 0,
     token INTEGER NOT NULL DEFAULT 0,
     warned INTEGER NOT NULL DEFAULT 0,
-    held INTEGER NOT NULL DEFAULT 0, -- hold wanted when the attempt ends
+    held INTEGER NOT NULL DEFAULT 0, -- wanted when the attempt ends: 1 hold, 2 bounce
     note TEXT NOT NULL DEFAULT '',   -- why it is held or corrupt
     site TEXT NOT NULL DEFAULT '',   -- the destination it waits for; '' is any
     flow INTEGER,                    -- where it waits for its turn: incoming and deferred only
@@ -68,7 +68,7 @@ _TURNS = """
 CREATE INDEX mail_state ON mail (state, id);
 CREATE INDEX mail_leased ON mail (due) WHERE state = 1;
 CREATE INDEX mail_turn ON mail (flow, due) WHERE flow IS NOT NULL;
-CREATE INDEX mail_age ON mail (warned, born) WHERE flow IS NOT NULL;
+CREATE INDEX mail_age ON mail (warned, born, flow) WHERE flow IS NOT NULL;  -- flow: for shape
 CREATE INDEX mail_unfiled ON mail (seq) WHERE flow IS NULL AND state IN (0, 2);
 CREATE INDEX content_file ON content (mail) WHERE body IS NULL;
 CREATE TABLE lane (                  -- the mails of one site that wait, new or old ones

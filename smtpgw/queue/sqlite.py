@@ -257,6 +257,12 @@ class SqliteStore:
                 return total
             last = following
 
+    async def requeue(self, queue_id: str, now: float, site: str) -> None:
+        await self.committer.do(lambda batch: rows.requeue(batch, queue_id, now, site))
+
+    async def doom(self, queue_id: str, now: float, reason: str) -> None:
+        await self.committer.do(lambda batch: rows.doom(batch, queue_id, now, reason))
+
     async def delete(self, queue_id: str) -> None:
         await self.committer.do(lambda batch: rows.delete(batch, queue_id))
 

@@ -54,6 +54,8 @@ class MailEvent(enum.Enum):
     HOLD = "hold"
     RELEASE = "release"
     FLUSH = "flush"
+    REQUEUE = "requeue"
+    DOOM = "ask for a bounce"
     DELETE = "delete"
     DAMAGE = "damage found"
     RECOVER = "recover at start"
@@ -84,6 +86,8 @@ class Move:
 
 _S, _E = MailState, MailEvent
 _ALL_OF_IT = "body file and its directory, then mail, recipients and decision in one transaction"
+_ROUTED = "state, destination, due now, attempts forgotten"
+_REASON = "state and reason, due now"
 
 MAIL_MOVES: Mapping[tuple[MailState | None, MailEvent], Move] = MappingProxyType(
     {
@@ -108,6 +112,13 @@ MAIL_MOVES: Mapping[tuple[MailState | None, MailEvent], Move] = MappingProxyType
         (_S.ACTIVE, _E.RELEASE): Move(_S.ACTIVE, "the wish taken back", "released"),
         (_S.INCOMING, _E.FLUSH): Move(_S.INCOMING, "due now", "flushed"),
         (_S.DEFERRED, _E.FLUSH): Move(_S.DEFERRED, "due now", "flushed"),
+        (_S.INCOMING, _E.REQUEUE): Move(_S.INCOMING, _ROUTED, "requeued"),
+        (_S.DEFERRED, _E.REQUEUE): Move(_S.INCOMING, _ROUTED, "requeued"),
+        (_S.HOLD, _E.REQUEUE): Move(_S.INCOMING, _ROUTED, "requeued"),
+        (_S.INCOMING, _E.DOOM): Move(_S.INCOMING, _REASON, "bounced at once"),
+        (_S.ACTIVE, _E.DOOM): Move(_S.ACTIVE, "the reason", "bounced after this attempt"),
+        (_S.DEFERRED, _E.DOOM): Move(_S.DEFERRED, _REASON, "bounced at once"),
+        (_S.HOLD, _E.DOOM): Move(_S.DEFERRED, _REASON, "bounced at once"),
         (_S.INCOMING, _E.DELETE): Move(_S.DONE, "the rows gone", "deleted"),
         (_S.ACTIVE, _E.DELETE): Move(_S.DONE, "the rows gone", "deleted; a running attempt ends"),
         (_S.DEFERRED, _E.DELETE): Move(_S.DONE, "the rows gone", "deleted"),

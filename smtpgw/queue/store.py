@@ -324,6 +324,14 @@ class Store(Protocol):
         """Make one, or every waiting mail due now; how many it was."""
         ...
 
+    async def requeue(self, queue_id: str, now: float, site: str) -> None:
+        """Route it anew: due now, waiting for `site`, its attempts forgotten."""
+        ...
+
+    async def doom(self, queue_id: str, now: float, reason: str) -> None:
+        """Let the next attempt, due now, bounce all that are left, for that reason."""
+        ...
+
     async def delete(self, queue_id: str) -> None:
         """Remove it without telling anybody."""
         ...

@@ -338,6 +338,73 @@ class StoreContract(ABC):
 
         run(scenario())
 
+    @pytest.mark.parametrize("hold", [None, "looked odd"])
+    def test_a_requeued_mail_is_as_if_it_had_just_come(
+        self, tmp_path: Path, hold: str | None
+    ) -> None:
+        """Routed anew, due now, no attempt known; what was delivered stays so."""
+
+        async def scenario() -> None:
+            async with self.opened(tmp_path) as store:
+                lease = await self.one(store, site="smtp:old", rcpts=2)
+                queue_id = lease.mail.queue_id
+                done = _result(0, RecipientEvent.DELIVER)
+                later = _result(1, RecipientEvent.DEFER)
+                tried = (Tried(START, "smtp:old", 2, "deferred", LATER, "later"),)
+                await store.settle(_end(lease, done, later, tried=tried, site="smtp:old"))
+                if hold is not None:
+                    await store.hold(queue_id, hold)
+                await store.requeue(queue_id, START + 1, "smtp:new")
+                shown = await store.show(queue_id)
+                assert (shown.state, shown.site, shown.note) == (
+                    MailState.INCOMING, "smtp:new", "",
+                )  # fmt: skip
+                assert (shown.attempts, shown.due, shown.born) == (0, START + 1, START)
+                assert [each.text for each in shown.open] == [""]
+                assert await store.history(queue_id) == []
+                (lease,) = await store.lease(START + 1, 9, 60.0)
+                assert [each.number for each in lease.mail.open] == [1]
+
+        run(scenario())
+
+    def test_a_doomed_mail_waits_for_nothing(self, tmp_path: Path) -> None:
+        """Not for its next attempt, not for a site that rests, not for its release."""
+
+        async def scenario() -> None:
+            async with self.opened(tmp_path) as store:
+                held = _new(store, hold="looked odd")
+                await store.add(held)
+                lease = await self.one(store, site="smtp:x")
+                await store.settle(_end(lease, _result(0, RecipientEvent.DEFER), site="smtp:x"))
+                await store.rest("smtp:x", START + 9000, "refused")
+                ids = {held.queue_id, lease.mail.queue_id}
+                for each in ids:
+                    await store.doom(each, START, "nobody wants it")
+                leases = await store.lease(START, 9, 60.0)
+                assert {each.mail.queue_id for each in leases} == ids
+                assert {each.mail.doomed for each in leases} == {"nobody wants it"}
+
+        run(scenario())
+
+    def test_a_bounce_asked_for_during_an_attempt_comes_after_it(self, tmp_path: Path) -> None:
+        """And stays asked for until nobody is left, whatever that takes."""
+
+        async def scenario() -> None:
+            async with self.opened(tmp_path) as store:
+                lease = await self.one(store, site="smtp:x")
+                await store.doom(lease.mail.queue_id, START, "nobody wants it")
+                await store.rest("smtp:x", START + 9000, "refused")
+                for when in (START, START + 9001):
+                    end = _end(lease, _result(0, RecipientEvent.DEFER), site="smtp:x")
+                    assert await store.settle(end) is MailState.DEFERRED
+                    (lease,) = await store.lease(when, 9, 60.0)
+                    assert lease.mail.doomed == "nobody wants it"
+            async with self.opened(tmp_path) as store:
+                (lease,) = await store.lease(START + 9001, 9, 60.0)
+                assert lease.mail.doomed == "nobody wants it"
+
+        run(scenario())
+
     def test_lists_go_by_pages(self, tmp_path: Path) -> None:
         async def scenario() -> None:
             async with self.opened(tmp_path) as store:

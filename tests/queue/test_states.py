@@ -116,6 +116,8 @@ def test_the_store_obeys_the_table(tmp_path: Path, state: MailState, event: Mail
                 MailEvent.HOLD: lambda: store.hold(queue_id, "why"),
                 MailEvent.RELEASE: lambda: store.release(queue_id, START),
                 MailEvent.FLUSH: lambda: store.flush(START, queue_id),
+                MailEvent.REQUEUE: lambda: store.requeue(queue_id, START, "smtp:x"),
+                MailEvent.DOOM: lambda: store.doom(queue_id, START, "unwanted"),
                 MailEvent.DELETE: lambda: store.delete(queue_id),
                 MailEvent.DAMAGE: lambda: store.set_aside(queue_id, "broken"),
             }[event]
