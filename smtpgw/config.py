@@ -6,68 +6,16 @@ This is only the boundary: :mod:`smtpgw.wiring` makes the rooms' own options of 
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from milterd.base import settings, sockets
-from milterd.base.durations import Duration, Kind, Size
-from smtpgw.delivery import router
-
-_DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*", re.ASCII)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", re.ASCII)
-
-
-def _address(value: str) -> str:
-    sockets.parse(value)
-    return value
-
-
-def _network(value: str) -> str:
-    try:
-        return str(ipaddress.ip_network(value.strip("[]")))
-    except ValueError as error:
-        raise ValueError(f'expected a network such as "192.0.2.0/24": {error}') from None
-
-
-def _ip_address(value: str) -> str:
-    try:
-        return str(ipaddress.ip_address(value))
-    except ValueError:
-        raise ValueError('expected an address such as "192.0.2.1"') from None
-
-
-def _domain(value: str) -> str:
-    try:
-        plain = value.encode("idna").decode() if not value.isascii() else value
-    except UnicodeError:
-        plain = ""
-    if _DOMAIN.fullmatch(plain.removeprefix(".")) is None or len(plain) > 253:
-        raise ValueError('expected a domain such as "example.net"')
-    return plain.lower()
-
-
-def _name(value: str) -> str:
-    if _NAME.fullmatch(value) is None:
-        raise ValueError('expected a name of letters, digits, "_", "." and "-", 32 at most')
-    return value
-
-
-def _destination(value: str) -> str:
-    router.parse_destination(value)
-    return value
-
-
-Address = Annotated[str, AfterValidator(_address), Kind("address")]
-Network = Annotated[str, AfterValidator(_network), Kind("network")]
-IpAddress = Annotated[str, AfterValidator(_ip_address), Kind("IP address")]
-Domain = Annotated[str, AfterValidator(_domain), Kind("domain")]
-Name = Annotated[str, AfterValidator(_name), Kind("name")]
-Destination = Annotated[str, AfterValidator(_destination), Kind("destination")]
+from milterd.base import settings
+from milterd.base.durations import Duration, Size
+from smtpgw.config_delivery import Delivery
+from smtpgw.config_types import Address, Destination, Domain, IpAddress, Name, Network
 
 
 class Listener(settings.Table):
@@ -194,62 +142,6 @@ class Queue(settings.Table):
         if self.minimal_backoff_time > self.maximal_backoff_time:
             raise ValueError("expected minimal_backoff_time no longer than maximal_backoff_time")
         return self
-
-
-class Delivery(settings.Table):
-    """Where mail goes whose domain [smtpgw.transport] does not name."""
-
-    default: Destination = Field(
-        default="lmtp:unix:/run/dovecot/lmtp",
-        description='"lmtp:unix:/path", "lmtp:inet:host:24", or "maildir:/path", below which each '
-        "address has a Maildir of its own",
-    )
-    default_destination_concurrency_limit: int = Field(
-        default=20,
-        ge=1,
-        description="connections to one destination",
-    )
-    initial_destination_concurrency: int = Field(
-        default=5,
-        ge=1,
-        description="deliveries to one destination at once to begin with; each that gets "
-        "through allows one more, up to the limit",
-    )
-    default_destination_concurrency_positive_feedback: float = Field(
-        default=1.0, gt=0, le=1, description="how much a delivery that got through adds to that"
-    )
-    default_destination_concurrency_negative_feedback: float = Field(
-        default=1.0, ge=0, le=1, description="how much a failure to connect takes away"
-    )
-    default_destination_concurrency_failed_cohort_limit: float = Field(
-        default=1.0,
-        gt=0,
-        description="how often as many deliveries as go there at once must fail to connect "
-        "until the destination is left alone for minimal_backoff_time",
-    )
-    default_destination_recipient_limit: int = Field(
-        default=50,
-        ge=1,
-        description="recipients of a mail in one transaction (default_destination_recipient_limit)",
-    )
-    lmtp_connect_timeout: Duration = Field(default=30.0, gt=0, description="to connect")
-    lmtp_lhlo_timeout: Duration = Field(
-        default=300.0, gt=0, description="for the greeting, and for the answer to LHLO"
-    )
-    lmtp_mail_timeout: Duration = Field(default=300.0, gt=0, description="for the answer to MAIL")
-    lmtp_rcpt_timeout: Duration = Field(default=300.0, gt=0, description="for the answer to RCPT")
-    lmtp_data_init_timeout: Duration = Field(
-        default=120.0, gt=0, description="for the answer to DATA"
-    )
-    lmtp_data_xfer_timeout: Duration = Field(
-        default=180.0, gt=0, description="for room to send a piece of the message"
-    )
-    lmtp_data_done_timeout: Duration = Field(
-        default=600.0, gt=0, description="for the answers after the final dot"
-    )
-    lmtp_connection_cache_time_limit: Duration = Field(
-        default=2.0, description="an idle connection is kept for another mail"
-    )
 
 
 class Smtpgw(settings.Table):

@@ -1,0 +1,64 @@
+"""What single settings look like: checked where they are read, with what was expected."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from milterd.base import sockets
+from milterd.base.durations import Kind
+from smtpgw.delivery import router
+
+_DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", re.ASCII)
+
+
+def _address(value: str) -> str:
+    sockets.parse(value)
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value.strip("[]")))
+    except ValueError as error:
+        raise ValueError(f'expected a network such as "192.0.2.0/24": {error}') from None
+
+
+def _ip_address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError('expected an address such as "192.0.2.1"') from None
+
+
+def _domain(value: str) -> str:
+    try:
+        plain = value.encode("idna").decode() if not value.isascii() else value
+    except UnicodeError:
+        plain = ""
+    if _DOMAIN.fullmatch(plain.removeprefix(".")) is None or len(plain) > 253:
+        raise ValueError('expected a domain such as "example.net"')
+    return plain.lower()
+
+
+def _name(value: str) -> str:
+    if _NAME.fullmatch(value) is None:
+        raise ValueError('expected a name of letters, digits, "_", "." and "-", 32 at most')
+    return value
+
+
+def _destination(value: str) -> str:
+    router.parse_destination(value)
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address), Kind("address")]
+Network = Annotated[str, AfterValidator(_network), Kind("network")]
+IpAddress = Annotated[str, AfterValidator(_ip_address), Kind("IP address")]
+Domain = Annotated[str, AfterValidator(_domain), Kind("domain")]
+Name = Annotated[str, AfterValidator(_name), Kind("name")]
+Destination = Annotated[str, AfterValidator(_destination), Kind("destination")]
