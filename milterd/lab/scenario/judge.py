@@ -80,7 +80,7 @@ class Block:
         try:
             answer = await self.next_answer()
         except MilterError as error:
-            if error.fault is not kind or error.stage == "connection":
+            if error.fault is not kind:
                 raise
             self.excused = True
             return None

@@ -68,6 +68,13 @@ def _expected(found: int) -> str:
     return "broken" if found == status.BROKEN else "close"
 
 
+def test_silence_that_was_expected_is_not_waited_for_again() -> None:
+    with bad_milter(m.MailFrom, saying()) as milter:
+        text = "connect x\nhelo x\nmail <a>\nexpect silence 0.1\n"
+        for after in ("", "quit\n", "drop\nconnect y\n"):
+            assert told(play(text + after, milter.address, answer=0.3)) == []
+
+
 def test_a_lie_in_negotiation() -> None:
     lie = m.Negotiate(6, Actions(0x3FF), Protocol.NONE).encode()
     with bad_milter(m.Negotiate, saying(lie)) as milter:

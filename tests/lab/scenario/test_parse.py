@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from milterd.lab.scenario import steps as s
@@ -17,7 +17,15 @@ def actions(text: str, **variables: bytes) -> list[s.Action]:
     return [each.action for each in parse(text.encode(), "x.milter", variables).steps]
 
 
+def _after_end(*wishes: s.Wish) -> tuple[s.Action, ...]:
+    return (s.Say(m.EndOfMessage()), *map(s.Expect, wishes))
+
+
 @settings(max_examples=200, deadline=None)
+@example(_after_end(s.EditIs("quarantine", value=b"/x/"), s.EditIs("quarantine", value=b" x ")))
+@example(_after_end(s.EditIs("change-header", None, b"12"), s.EditIs("add-header", None, b"/x/")))
+@example(_after_end(s.EditIs("change-header", 2, b"a:b", b"/x/"), s.ReplyIs("550", "", b"5.7.1 x")))
+@example(_after_end(s.EditIs("add-header", None, b"X", b"  /x/ "), s.PacketIs(b"c", b"/x/")))
 @given(scenarios)
 def test_what_is_written_is_read(steps: tuple[s.Action, ...]) -> None:
     written = format_scenario(steps)

@@ -33,7 +33,7 @@ def asking(*asked: str, expect: str = "") -> str:
 
 EVERY = """\
 expect edit add-header X-Added: one\\n\\ttwo
-expect edit insert-header 0 X-Inserted: top
+expect edit insert-header 0 X-Inserted: /^top$/
 expect edit change-header 1 Subject: changed
 expect edit delete-header 1 Subject
 expect edit replace-body "new body\\r\\n"
@@ -125,7 +125,8 @@ def test_replies(peer: str) -> None:
 def test_several_messages_on_a_connection(peer: str) -> None:
     text = asking("reject", expect="expect reject\nabort\n")
     again = "mail <>\nrcpt <b@x>\nmessage <<END\nX-Ask: discard\n\nEND\nexpect discard\n"
-    more = "abort\nmail <>\nabort\nquit\nexpect close\nconnect y\nhelo y\ndrop\nconnect z\n"
+    more = "abort\nmail <>\nabort\nquit\nexpect close\n"
+    more += "connect a\nquit\nconnect y\nhelo y\ndrop\nconnect z\n"
     assert told(play(text + again + more, peer)) == []
 
 
