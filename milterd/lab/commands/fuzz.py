@@ -49,6 +49,9 @@ def fuzz(
         str | None,
         typer.Option(metavar="COMMAND", help="Start the milter so, and again when it has died."),
     ] = None,
+    legal: Annotated[
+        bool, typer.Option("--legal", help="Only what an MTA can come to send; nothing spoiled.")
+    ] = False,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.05, help="To wait for each answer.")
     ] = 5.0,
@@ -72,7 +75,7 @@ def fuzz(
     plan = Plan(
         seed=secrets.randbelow(2**32) if seed is None else seed,
         runs=runs, duration=duration, answer=timeout, tries=tries,
-        memory=max_memory << 20, out=out,
+        memory=max_memory << 20, out=out, legal=legal,
     )  # fmt: skip
     target = _target(socket)
     raise typer.Exit(

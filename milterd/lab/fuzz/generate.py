@@ -5,7 +5,8 @@ from __future__ import annotations
 from random import Random
 
 from milterd.lab.fuzz.conversation import Conversation, Ending, Write
-from milterd.lab.fuzz.values import event, macros
+from milterd.lab.fuzz.referee import skips_ahead
+from milterd.lab.fuzz.values import event, impossible, macros
 from milterd.wire import messages as m
 from milterd.wire.constants import ACTIONS_OF_VERSION, PROTOCOL_OF_VERSION, Actions, Protocol
 from milterd.wire.states import COMMAND_OF, NEXT, CommandType, State
@@ -21,20 +22,17 @@ _BITS = (0, 1, 0x1FF, 0x200, 0x1FFFFF, 0x200000, 0x7FFFFFFF, 0xFFFFFFFF)
 
 
 def offer(random: Random) -> m.Negotiate:
-    """What some MTA might offer: mostly all of the newest version."""
+    """What some MTA offers: all of a version, mostly of the newest."""
     version = random.choice((6, 6, 6, 6, 2, 3, 4))
-    actions, protocol = ACTIONS_OF_VERSION[version], PROTOCOL_OF_VERSION[version]
-    if random.random() < 0.3:
-        actions &= Actions(random.getrandbits(9))
-        protocol &= Protocol(random.getrandbits(21))
-    return m.Negotiate(version, actions, protocol)
+    return m.Negotiate(version, ACTIONS_OF_VERSION[version], PROTOCOL_OF_VERSION[version])
 
 
 def legal(random: Random) -> Conversation:
     """A walk over the table, with odd values."""
-    writes, state = [Write(offer(random).encode())], State.READY
+    offered = offer(random)
+    writes, state = [Write(offered.encode())], State.READY
     while state is not State.CLOSED and len(writes) < _LONGEST:
-        kind = _move(state, random)
+        kind = _move(state, offered.version, random)
         writes.append(said(kind, random))
         state = NEXT[state][kind]
         if kind is m.EndOfMessage:
@@ -44,10 +42,12 @@ def legal(random: Random) -> Conversation:
     return Conversation(tuple(writes), ending, adapt=True)
 
 
-def _move(state: State, random: Random) -> CommandType:
+def _move(state: State, version: int, random: Random) -> CommandType:
     if state is State.READY:
         return m.Connect if random.random() < 0.97 else m.Quit
-    moves = [each for each in NEXT[state] if each in _WEIGHTS]
+    moves = [
+        each for each in NEXT[state] if each in _WEIGHTS and not skips_ahead(state, each, version)
+    ]
     return random.choices(moves, [_WEIGHTS[each] for each in moves])[0]
 
 
@@ -64,8 +64,11 @@ def illegal(random: Random) -> Conversation:
     begun = legal(random).writes
     writes = list(begun[: random.randrange(len(begun) + 1)])
     for _ in range(random.randint(1, 8)):
-        if random.random() < 0.1:
+        kind = random.random()
+        if kind < 0.1:
             writes.append(Write(_odd_offer(random).encode()))
+        elif kind < 0.4:
+            writes.append(Write(impossible(random).encode()))
         else:
             writes.append(said(random.choice(_EVENTS), random))
     return Conversation(tuple(writes), _ending(random))
@@ -73,8 +76,8 @@ def illegal(random: Random) -> Conversation:
 
 def _odd_offer(random: Random) -> m.Negotiate:
     version = random.choice((0, 1, 2, 6, 7, 0x7FFFFFFF, 0xFFFFFFFF))
-    bits = (random.choice(_BITS) for _ in range(2))
-    return m.Negotiate(version, Actions(next(bits)), Protocol(next(bits)))
+    actions, protocol = random.choice(_BITS), random.choice(_BITS)
+    return m.Negotiate(version, Actions(actions), Protocol(protocol))
 
 
 def _ending(random: Random) -> Ending:

@@ -15,7 +15,7 @@ from random import Random
 from milterd.base.sockets import SocketAddress
 from milterd.lab.fuzz import generate
 from milterd.lab.fuzz.conversation import Conversation, Write, save
-from milterd.lab.fuzz.mutate import mutate
+from milterd.lab.fuzz.mutate import fragment, mutate
 from milterd.lab.fuzz.play import Played, Wrong, play
 from milterd.lab.fuzz.process import Watched
 from milterd.lab.fuzz.referee import decoded
@@ -24,7 +24,7 @@ from milterd.lab.link import STAGES
 from milterd.wire import messages as m
 from milterd.wire.constants import Actions, Protocol
 
-_SETTLE = 1.0
+_SETTLE = 0.3
 """Seconds in which a process that has left its connections is seen to have died."""
 _WARM = 5
 """Plays of the good conversation before memory is first looked at."""
@@ -61,7 +61,8 @@ class Plan:
 
     `answer`: seconds the milter has for an answer.  `tries`: how many smaller ones are
     played for each finding.  `memory`: octets that the process may grow by.  `most`:
-    findings after which it ends.  `out`: where tapes go.
+    findings after which it ends.  `out`: where tapes go.  `legal`: only what an MTA can
+    come to send.
     """
 
     seed: int = 0
@@ -72,6 +73,7 @@ class Plan:
     memory: int = 64 << 20
     most: int = 10
     out: Path = Path()
+    legal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +136,9 @@ class Hunt:
         """Whether the good conversation passes to begin with; a finding if not."""
         for _ in range(_WARM):
             played = await play(self._target, _GOOD, self._plan.answer)
-            if played.wrong is not None:
-                self._keep(_GOOD, played, False)
+            if (wrong := played.wrong) is not None:
+                again = (await play(self._target, _GOOD, self._plan.answer)).wrong
+                self._keep(_GOOD, played, again is not None and again.key == wrong.key)
                 return False
         self._base = self._watched.memory()
         return True
@@ -151,6 +154,9 @@ class Hunt:
         """The conversation of a run: the seed and the number alone decide it."""
         random = Random(f"{self._plan.seed}:{number}")  # noqa: S311 - to be had again, not secret
         kind = random.random()
+        if self._plan.legal:
+            made = generate.legal(random)
+            return fragment(made, random) if kind < 0.2 else made
         if kind < 0.4:
             return generate.legal(random)
         if kind < 0.55:
@@ -184,18 +190,17 @@ class Hunt:
         return replace(played, wrong=await self._verdict(played, answer))
 
     async def _verdict(self, played: Played, answer: float) -> Wrong | None:
-        wrong = played.wrong
-        stage = _last_stage(played)
-        if wrong is not None and wrong.kind in ("closed", "deaf") and (died := await self._dies()):
-            return Wrong("died", stage, died)
+        """What was wrong, the milter's state afterwards included: worse goes before bad."""
+        wrong, stage = played.wrong, _last_stage(played)
+        probe = wrong
         if wrong is None or wrong.kind != "deaf":
             probe = (await play(self._target, _GOOD, answer)).wrong
-            if probe is not None:
-                if died := await self._dies():
-                    return Wrong("died", stage, died)
-                if wrong is None:
-                    what = f"a good conversation afterwards: {probe.kind} at {probe.stage}"
-                    return Wrong("deaf", stage, f"{what}, {probe.what}")
+        if probe is not None:
+            if died := await self._dies():
+                return Wrong("died", stage, died)
+            if wrong is None:
+                what = f"a good conversation afterwards: {probe.kind} at {probe.stage}"
+                return Wrong("deaf", stage, f"{what}, {probe.what}")
         grown = self._watched.memory() - self._base
         if wrong is None and grown > self._plan.memory:
             return Wrong("memory", "process", f"grown by {grown >> 20} MiB")

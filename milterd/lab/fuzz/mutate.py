@@ -17,7 +17,7 @@ def mutate(conversation: Conversation, random: Random) -> Conversation:
     """One to four changes; fragments alone leave a legal conversation legal."""
     writes = list(conversation.writes)
     if writes and random.random() < 0.15:
-        return replace(conversation, writes=tuple(_fragments(each, random) for each in writes))
+        return fragment(conversation, random)
     ending = conversation.ending
     for _ in range(random.choice((1, 1, 1, 2, 4))):
         if not writes:
@@ -27,6 +27,13 @@ def mutate(conversation: Conversation, random: Random) -> Conversation:
         else:
             random.choice(_CHANGES)(writes, random)
     return Conversation(tuple(writes), ending)
+
+
+def fragment(conversation: Conversation, random: Random) -> Conversation:
+    """The same octets in smaller pieces: what was legal still is."""
+    return replace(
+        conversation, writes=tuple(_fragments(each, random) for each in conversation.writes)
+    )
 
 
 def _fragments(write: Write, random: Random) -> Write:
@@ -130,6 +137,15 @@ def _unterminate(octets: bytearray, random: Random) -> None:
         del octets[random.choice(found)]
 
 
+def _empty(octets: bytearray, random: Random) -> None:
+    """Leave one string without its octets."""
+    ends = [at for at in range(_last_packet(octets) + 5, len(octets)) if octets[at] == 0]
+    if ends:
+        at = random.randrange(len(ends))
+        start = ends[at - 1] + 1 if at else _last_packet(octets) + 5
+        del octets[start : ends[at]]
+
+
 def _splice(octets: bytearray, random: Random) -> None:
     """Put a piece of it elsewhere, over what is there or between."""
     one, two = sorted(random.randrange(4, len(octets)) for _ in range(2))
@@ -143,4 +159,5 @@ _CHANGES: tuple[Callable[[Writes, Random], None], ...] = (
     _in_place(_truncate, False), _in_place(_truncate, True), _in_place(_extend, False),
     _in_place(_extend, True), _in_place(_lie, False), _in_place(_flip, False),
     _in_place(_unterminate, True), _in_place(_unterminate, False), _in_place(_splice, True),
+    _in_place(_empty, True),
 )  # fmt: skip

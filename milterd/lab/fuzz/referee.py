@@ -1,15 +1,19 @@
 """Whether what the MTA writes is legal, and so what may be asked of the milter.
 
 It goes by `milterd.wire.mta` and, where real MTAs are narrower than its table, by them:
-no frame over libmilter's limit, an end of message without body, no QUIT_NC, nothing
-sent while an answer is due.  Once something was not legal, nothing is any more.
+no frame over libmilter's limit, no QUIT_NC, nothing sent while an answer is due, an offer
+of all that a version has, no event left out of a message (`skips_ahead`), and no value
+that an MTA cannot have (`_can_be`).  Once something was not legal, nothing is
+any more.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from ipaddress import ip_address
 
+from milterd.core.mail import Family
 from milterd.lab.link import STAGES
 from milterd.wire import messages as m
 from milterd.wire.constants import (
@@ -21,7 +25,7 @@ from milterd.wire.errors import PeerError
 from milterd.wire.frames import FrameDecoder
 from milterd.wire.limits import Limits
 from milterd.wire.mta import MtaConnection, Negotiated
-from milterd.wire.states import EVENTS, NEXT, State, unsent_commands
+from milterd.wire.states import EVENTS, NEXT, WITH_BODY, CommandType, State, unsent_commands
 
 _LONGEST = Limits().frame
 _SESSION = (m.Connect, m.Helo)
@@ -77,7 +81,7 @@ class Referee:
             after = NEXT[state].get(kind)
             if after is None or kind in (m.Negotiate, m.QuitNewConnection):
                 return Look.ILLEGAL
-            if isinstance(each, m.EndOfMessage) and each.octets:
+            if not _can_be(each) or skips_ahead(state, kind, mta.agreed_version):
                 return Look.ILLEGAL
             if kind in EVENTS and at < len(events) - 1:
                 return Look.ILLEGAL
@@ -137,12 +141,46 @@ def decoded(octets: bytes) -> list[m.CommandMessage]:
         return []
 
 
+def skips_ahead(state: State, kind: CommandType, version: int) -> bool:
+    """Whether events that no MTA leaves out are left out: DATA, where the version has it,
+    and the end of the header.  The table lets them, for those that the milter never sees."""
+    if state is not State.RCPT:
+        return False
+    if version >= EVENTS[m.Data].since:
+        return kind in (m.Header, m.EndOfHeaders, *WITH_BODY)
+    return kind in WITH_BODY
+
+
+def _can_be(command: m.CommandMessage) -> bool:
+    """Whether an MTA can come to say this.
+
+    A header field has a name, a client a valid address; Postfix sends no empty piece of
+    body, and the body apart from the end of message.
+    """
+    match command:
+        case m.Header():
+            return command.name != b""
+        case m.BodyChunk():
+            return command.octets != b""
+        case m.EndOfMessage():
+            return command.octets == b""
+        case m.Connect(family=Family.INET):
+            return _is_address(command.address, 4)
+        case m.Connect(family=Family.INET6):
+            return _is_address(command.address, 6)
+    return True
+
+
+def _is_address(address: bytes, version: int) -> bool:
+    try:
+        return ip_address(address.decode("ascii")).version == version
+    except ValueError:
+        return False
+
+
 def _may_offer(command: m.CommandMessage) -> bool:
     if not isinstance(command, m.Negotiate) or command.version not in ACTIONS_OF_VERSION:
         return False
-    known = ACTIONS_OF_VERSION[command.version], PROTOCOL_OF_VERSION[command.version]
-    return not (
-        int(command.actions) & ~int(known[0])
-        or int(command.protocol) & ~int(known[1])
-        or command.macros
-    )
+    version = command.version
+    whole = m.Negotiate(version, ACTIONS_OF_VERSION[version], PROTOCOL_OF_VERSION[version])
+    return command == whole

@@ -15,7 +15,7 @@ from milterd.wire import messages as m
 
 Fails = Callable[[Conversation], Awaitable[bool]]
 _SHORT = (b"", b"x")
-_KEPT = (m.Negotiate, m.Connect, m.Macros)
+_KEPT = (m.Negotiate, m.Macros)
 """Left as they are: theirs are no free values."""
 
 
@@ -113,6 +113,9 @@ def _plainer(octets: bytes) -> Iterator[bytes]:
     if len(commands) > 1:
         yield event.encode()
     if isinstance(event, _KEPT):
+        return
+    if isinstance(event, m.Connect):
+        yield m.Connect(b"").encode()  # no free values: an address goes with its family
         return
     for name in [each.name for each in fields(event)]:
         event = decoded(octets)[-1]

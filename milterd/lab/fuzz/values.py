@@ -36,7 +36,7 @@ _CLIENTS = (
 _MACROS = (b"i", b"j", b"_", b"v", b"{auth_authen}", b"{mail_addr}", b"{daemon_name}", b"{}", b"{",
            b"{" + b"n" * 300 + b"}")  # fmt: skip
 _BODIES = (
-    b"", b"text\r\n", b".\r\n", b"\r", b"\n", b"\0", bytes(range(256)) * 4, b"\r\n" * 500,
+    b"text\r\n", b".\r\n", b"\r", b"\n", b"\0", bytes(range(256)) * 4, b"\r\n" * 500,
     b"--\r\n" * 200, b"x" * (CHUNK - 1), b"y" * CHUNK, b"\r" * 1000, b"From x\r\n", b"\xff" * 3000,
 )  # fmt: skip
 
@@ -63,7 +63,7 @@ def event(kind: CommandType, random: Random) -> m.CommandMessage:
         return m.RcptTo(_usual(random, _ADDRESSES, 0.8), _arguments(random))
     if kind is m.Header:
         # A frame holds 65535 octets: one of the two is short.
-        return m.Header(_usual(random, _NAMES, 0.7)[:2500], odd(random))
+        return m.Header(_usual(random, _NAMES, 0.7)[:2500] or b"X", odd(random))
     if kind is m.BodyChunk:
         return m.BodyChunk(random.choice(_BODIES))
     if kind is m.Unknown:
@@ -73,6 +73,24 @@ def event(kind: CommandType, random: Random) -> m.CommandMessage:
         m.Abort: m.Abort(), m.Quit: m.Quit(), m.QuitNewConnection: m.QuitNewConnection(),
     }  # fmt: skip
     return plain[kind]
+
+
+def impossible(random: Random) -> m.CommandMessage:
+    """An event that is well-formed, and that no MTA can come to send."""
+    return random.choice(
+        (
+            m.Header(b"", odd(random)),
+            m.Header(b"", b""),
+            m.BodyChunk(b""),
+            m.EndOfMessage(random.choice(_BODIES)),
+            m.Connect(odd(random), Family.INET, 25, b"300.1.1.1"),
+            m.Connect(odd(random), Family.INET6, 25, odd(random)),
+            m.Connect(b"", Family.UNIX, 0, b""),
+            m.MailFrom(b""),
+            m.RcptTo(b"", (b"", b"")),
+            m.Helo(b""),
+        )
+    )
 
 
 def _arguments(random: Random) -> tuple[bytes, ...]:
