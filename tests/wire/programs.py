@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from signal import SIGKILL
 
 from milterd.wire import messages as m
 from milterd.wire.milter import MilterConnection
@@ -23,7 +24,8 @@ def pymilter() -> Iterator[tuple[Path, Path]]:
         path, log = home / "milter.sock", home / "events"
         program = Path(__file__).with_name("pymilter_peer.py")
         command = [sys.executable, str(program), str(path), str(log)]
-        with daemon("pymilter", command, home, lambda: answers(path)):
+        # libmilter takes five seconds to end by SIGTERM, and there is nothing to lose.
+        with daemon("pymilter", command, home, lambda: answers(path), end=SIGKILL):
             yield path, log
 
 
