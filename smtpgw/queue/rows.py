@@ -22,7 +22,6 @@ from smtpgw.queue.states import (
 )
 from smtpgw.queue.store import (
     Damaged,
-    Filter,
     Lease,
     NotFound,
     QueuedMail,
@@ -286,47 +285,11 @@ def flush_one(batch: Batch, now: float, queue_id: str) -> int:
     return 1
 
 
-FLUSH_STEP = 10_000
-"""Mails a flush looks at in one transaction."""
-
-
-def flush_some(batch: Batch, now: float, limit: int, after_seq: int) -> tuple[int, int | None]:
-    """Make those of the next `limit` mails that wait due now: how many it was, and the mail to
-    go on after; None at the end, when every flow has its turn and no site rests."""
-    found = batch.db.execute(
-        "SELECT max(seq), count(*) FROM (SELECT seq FROM mail WHERE seq>? ORDER BY seq LIMIT ?)",
-        (after_seq, limit),
-    ).fetchone()
-    if not found[1]:
-        turns.end_rests(batch)
-        turns.hurry(batch.db, now)
-        return 0, None
-    cursor = batch.db.execute(
-        "UPDATE mail SET due=? WHERE seq>? AND seq<=? AND flow IS NOT NULL AND due>?",
-        (now, after_seq, found[0], now),
-    )
-    return cursor.rowcount, found[0]
-
-
 def delete(batch: Batch, queue_id: str) -> None:
     """Remove a mail, whatever its state."""
     seq, state, _, _ = _find(batch, queue_id)
     after(state, MailEvent.DELETE)
     _remove(batch, seq, queue_id)
-
-
-def listing(batch: Batch, chosen: Filter) -> list[QueuedMail]:
-    """Mails by id, after `chosen.after`."""
-    states: list[MailState | None] = [*chosen.states] or [None]
-    rows: list[tuple[Any, ...]] = []
-    for each in states:
-        where, values = ("", ()) if each is None else ("state=? AND ", (each.value,))
-        rows += batch.db.execute(
-            f"SELECT {MAIL_COLUMNS} FROM mail WHERE {where}id>? ORDER BY id LIMIT ?",  # noqa: S608 - constant columns and conditions
-            (*values, chosen.after, chosen.limit),
-        ).fetchall()
-    rows.sort(key=lambda row: str(row[1]))
-    return [describe(batch, each) for each in rows[: chosen.limit]]
 
 
 def show(batch: Batch, queue_id: str) -> QueuedMail:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from smtpgw.queue import codec, ids, rows, schema, turns
+from smtpgw.queue import codec, flushing, ids, rows, schema, search, turns
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.clock import Clock, QueueClock, SystemClock
 from smtpgw.queue.codec import Prepared
@@ -250,7 +250,7 @@ class SqliteStore:
         total, last = 0, 0
         while True:
             done, following = await self.committer.do(
-                functools.partial(rows.flush_some, now=now, limit=rows.FLUSH_STEP, after_seq=last)
+                functools.partial(flushing.flush_some, now=now, limit=flushing.STEP, after_seq=last)
             )
             total += done
             if following is None:
@@ -267,7 +267,8 @@ class SqliteStore:
         await self.committer.do(lambda batch: rows.delete(batch, queue_id))
 
     async def list(self, chosen: Filter) -> list[QueuedMail]:
-        return await self._read(lambda batch: rows.listing(batch, chosen))
+        now = self._clock.now()
+        return await self._read(lambda batch: search.listing(batch, chosen, now))
 
     async def show(self, queue_id: str) -> QueuedMail:
         return await self._read(lambda batch: rows.show(batch, queue_id))

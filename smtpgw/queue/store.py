@@ -243,11 +243,22 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which mails to list: any of `states` (none means all), ids after `after`."""
+    """Which mails to list: any of `states` (none means all), ids after `after`.
+
+    Of each of `senders`, `recipients`, `destinations` and `reasons` that is not empty, one
+    pattern has to fit (:mod:`smtpgw.queue.search`); recipients are those that are left, and
+    the sender `<>` is the null sender.  `born_after` and `born_before` are queue time.
+    """
 
     states: frozenset[MailState] = field(default_factory=frozenset)
     after: str = ""
     limit: int = 1000
+    senders: tuple[str, ...] = ()
+    recipients: tuple[str, ...] = ()
+    destinations: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    born_after: float | None = None
+    born_before: float | None = None
 
 
 class Store(Protocol):

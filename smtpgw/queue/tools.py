@@ -10,20 +10,70 @@ from __future__ import annotations
 import contextlib
 import functools
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from heapq import merge
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from smtpgw.queue import rows, schema, turns
+from smtpgw.queue import flushing, rows, schema, search, turns
+from smtpgw.queue.ages import Ages, ages
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.content import read_content
+from smtpgw.queue.search import Progress, quiet
 from smtpgw.queue.shard import Shard
-from smtpgw.queue.states import MailState
+from smtpgw.queue.states import IllegalMove, MailState
 from smtpgw.queue.store import Content, Filter, NotFound, QueuedMail, QueueError, Rest, Tried
 
 T = TypeVar("T")
 EVERYTHING = Filter()
+Change = Callable[[Batch, str], object]
+"""What is to happen to a mail with this id."""
+TOGETHER = 200
+"""Mails changed in one transaction: the daemon waits for no longer than that takes."""
+
+
+def hold(reason: str) -> Change:
+    """Put in the hold queue."""
+    return lambda batch, queue_id: rows.hold(batch, queue_id, reason)
+
+
+def release(now: float) -> Change:
+    """Out of the hold queue."""
+    return lambda batch, queue_id: rows.release(batch, queue_id, now)
+
+
+def flush(now: float) -> Change:
+    """Due now, whatever it waits for."""
+    return lambda batch, queue_id: rows.flush_one(batch, now, queue_id)
+
+
+def doom(now: float, reason: str) -> Change:
+    """Bounced at the next attempt, which comes now."""
+    return lambda batch, queue_id: rows.doom(batch, queue_id, now, reason)
+
+
+def requeue(now: float, site_of: Callable[[Sequence[bytes]], str]) -> Change:
+    """Routed anew; `site_of` says what a mail for these addresses waits for."""
+
+    def change(batch: Batch, queue_id: str) -> None:
+        mail = rows.show(batch, queue_id)
+        rows.requeue(batch, queue_id, now, site_of([each.address for each in mail.open]))
+
+    return change
+
+
+delete: Change = rows.delete
+"""Removed; nobody is told."""
+
+
+@dataclass(slots=True)
+class Changed:
+    """How many mails were changed, and which were not, each with the reason."""
+
+    done: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)
 
 
 def shard_directory(root: Path, number: int) -> Path:
@@ -50,10 +100,39 @@ class QueueTool:
         for _, db in self._shards:
             db.close()
 
-    def list(self, chosen: Filter = EVERYTHING) -> list[QueuedMail]:
-        """Mails of all shards by id, at most `chosen.limit`; go on with `after` the last id."""
-        found = [rows.listing(Batch(db), chosen) for _, db in self._shards]
-        return list(merge(*found, key=lambda mail: mail.queue_id))[: chosen.limit]
+    def list(self, chosen: Filter = EVERYTHING, now: float = 0.0) -> list[QueuedMail]:
+        """Mails of all shards by id, at most `chosen.limit`; go on with `after` the last id.
+
+        `now` is queue time, for the reasons of sites that rest.
+        """
+        found = [search.listing(Batch(db), chosen, now) for _, db in self._shards]
+        return [*merge(*found, key=lambda mail: mail.queue_id)][: chosen.limit]
+
+    def search(
+        self, chosen: Filter, now: float, progress: Progress = quiet
+    ) -> Iterator[QueuedMail]:
+        """All such mails of all shards by id, in bounded memory; `chosen.limit` does not count.
+
+        `progress` is told of each some thousand mails that were looked at.
+        """
+        walks = [
+            search.walk(Batch(db), chosen, state, now, progress)
+            for _, db in self._shards
+            for state in (chosen.states or (None,))
+        ]
+        return merge(*walks, key=lambda mail: mail.queue_id)
+
+    def ages(
+        self, states: Sequence[MailState], now: float, *, by_sender: bool = False
+    ) -> dict[str, Ages]:
+        """How old the mails of each destination, or of each sender's domain, are."""
+        total: dict[str, Ages] = {}
+        for _, db in self._shards:
+            for name, found in ages(Batch(db), states, now, by_sender=by_sender).items():
+                known = total.setdefault(name, Ages())
+                for bucket, count in enumerate(found.counts):
+                    known.add(bucket, count, found.oldest)
+        return total
 
     def counts(self) -> dict[MailState, int]:
         """Mails by state."""
@@ -71,17 +150,37 @@ class QueueTool:
         """Its octets.  Raises NotFound, Damaged."""
         return self._anywhere(queue_id, lambda shard, batch: read_content(batch, shard, queue_id))
 
+    def change(self, queue_ids: Iterable[str], change: Change) -> Changed:
+        """Change some mails, a few in each transaction.
+
+        What cannot be changed, or is not there, is in the result and stops nothing.
+        """
+        result, ids = Changed(), iter(queue_ids)
+        while some := list(islice(ids, TOGETHER)):
+            left = dict.fromkeys(some)
+            for shard, db in self._shards:
+                there = [each for each in left if _has(db, each)]
+                if there:
+                    self._transact(shard, db, _each(there, change, result))
+                for each in there:
+                    del left[each]
+            result.refused += [(each, "no such mail") for each in left]
+        return result
+
+    def _one(self, queue_id: str, change: Change) -> None:
+        self._change(queue_id, lambda batch: change(batch, queue_id))
+
     def hold(self, queue_id: str, reason: str) -> None:
         """Put in the hold queue."""
-        self._change(queue_id, lambda batch: rows.hold(batch, queue_id, reason))
+        self._one(queue_id, hold(reason))
 
     def release(self, queue_id: str, now: float) -> None:
         """Out of the hold queue."""
-        self._change(queue_id, lambda batch: rows.release(batch, queue_id, now))
+        self._one(queue_id, release(now))
 
     def delete(self, queue_id: str) -> None:
         """Remove it."""
-        self._change(queue_id, lambda batch: rows.delete(batch, queue_id))
+        self._one(queue_id, delete)
 
     def flush(self, now: float, queue_id: str | None = None) -> int:
         """Make one mail, or all that wait, due at `now`; how many it was."""
@@ -94,13 +193,43 @@ class QueueTool:
         total, last = 0, 0
         while True:
             step = functools.partial(
-                rows.flush_some, now=now, limit=rows.FLUSH_STEP, after_seq=last
+                flushing.flush_some, now=now, limit=flushing.STEP, after_seq=last
             )
             done, following = self._transact(shard, db, step)
             total += done
             if following is None:
                 return total
             last = following
+
+    def flush_destination(self, destination: str, now: float) -> int:
+        """Make all that waits for a destination due now, and end its rest; how many it was."""
+        return sum(
+            self._flush_where(shard, db, now, flushing.FOR_SITE, destination)
+            for shard, db in self._shards
+        )
+
+    def flush_domain(self, domain: str, now: float) -> int:
+        """The same for mail to a domain; one with a leading dot means all below it."""
+        end = domain.lower() if domain.startswith(".") else f"@{domain.lower()}"
+        return sum(
+            self._flush_where(shard, db, now, flushing.FOR_DOMAIN, end)
+            for shard, db in self._shards
+        )
+
+    def _flush_where(
+        self, shard: Shard, db: sqlite3.Connection, now: float, condition: str, value: str
+    ) -> int:
+        """Looks at the mails in windows; only where some are found it writes."""
+        if condition == flushing.FOR_SITE:
+            self._transact(shard, db, lambda batch: turns.end_rests(batch, value))
+        total = 0
+        last: int | None = 0
+        while last is not None:
+            seqs, last = flushing.waiting_for(Batch(db), condition, value, flushing.STEP, last)
+            if seqs:
+                step = functools.partial(flushing.flush_these, now=now, seqs=seqs)
+                total += self._transact(shard, db, step)
+        return total
 
     def history(self, queue_id: str) -> Sequence[tuple[int, Tried]]:
         """What was tried for a mail.  Raises NotFound."""
@@ -128,6 +257,25 @@ class QueueTool:
         for each in batch.gone:
             shard.drop_body(each)
         return result
+
+
+def _has(db: sqlite3.Connection, queue_id: str) -> bool:
+    return db.execute("SELECT 1 FROM mail WHERE id=?", (queue_id,)).fetchone() is not None
+
+
+def _each(queue_ids: Sequence[str], change: Change, result: Changed) -> Callable[[Batch], None]:
+    """A change of several; one that is refused has written nothing, the others stand."""
+
+    def run(batch: Batch) -> None:
+        for each in queue_ids:
+            try:
+                change(batch, each)
+            except (QueueError, IllegalMove) as error:
+                result.refused.append((each, str(error).removeprefix(f"{each}: ")))
+            else:
+                result.done += 1
+
+    return run
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ that rests keeps its lanes' turns after its rest; none of its mails is touched f
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,6 +226,21 @@ def hurry(db: sqlite3.Connection, now: float) -> None:
     """Give every flow and lane its turn now; their mails have been made due."""
     db.execute("UPDATE flow SET ready=? WHERE ready>?", (now, now))
     db.execute("UPDATE lane SET ready=? WHERE ready>?", (now, now))
+
+
+def hurry_flows(batch: Batch, flows: Iterable[int], now: float) -> None:
+    """Give some flows their turn now, and end the rest of their sites."""
+    lanes: dict[int, str] = {}
+    for flow in flows:
+        batch.db.execute("UPDATE flow SET ready=min(ready, ?) WHERE id=?", (now, flow))
+        lane, site = batch.db.execute(
+            "SELECT lane.id, site FROM lane JOIN flow ON flow.lane=lane.id WHERE flow.id=?", (flow,)
+        ).fetchone()
+        lanes[lane] = site
+    for site in set(lanes.values()):
+        end_rests(batch, site)
+    for lane in lanes:
+        batch.db.execute("UPDATE lane SET ready=min(ready, ?) WHERE id=?", (now, lane))
 
 
 def next_turn(db: sqlite3.Connection, now: float) -> float | None:
