@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,16 @@ from typing import Literal
 from milterd.base import sockets
 from milterd.base.settings import ConfigError
 from milterd.wire.mta import MtaConnection
-from smtpgw import config, wiring
+from smtpgw import config, outbound, wiring
 from smtpgw.chain import client
 from smtpgw.chain.faults import MilterFault
 from smtpgw.config import GatewaySettings, Milter, Smtpgw
+from smtpgw.delivery.hosts import NoHosts
+from smtpgw.delivery.nexthop import parse
 from smtpgw.delivery.outcome import Destination
 from smtpgw.delivery.pool import parse_nexthop
 from smtpgw.delivery.router import parse_destination
+from smtpgw.dns.resolver import DnsResolver
 
 Level = Literal["ok", "warning", "error"]
 
@@ -98,7 +102,7 @@ def _metrics(settings: GatewaySettings) -> list[Finding]:
 async def _peers(settings: Smtpgw) -> list[Finding]:
     texts = {settings.delivery.default, *settings.transport.values()}
     work: list[Awaitable[Finding]] = [_milter(settings, each) for each in settings.milter]
-    work += [_destination(parse_destination(each), each) for each in sorted(texts)]
+    work += [_destination(settings, parse_destination(each), each) for each in sorted(texts)]
     return list(await asyncio.gather(*work))
 
 
@@ -118,11 +122,13 @@ async def _milter(settings: Smtpgw, milter: Milter) -> Finding:
     return Finding(subject, "ok", f"{milter.address}: negotiated")
 
 
-async def _destination(destination: Destination, text: str) -> Finding:
+async def _destination(settings: Smtpgw, destination: Destination, text: str) -> Finding:
     subject = f"delivery {text}"
     match destination.transport:
-        case "lmtp" | "smtp":
-            return await _dialogue(subject, destination.nexthop)
+        case "lmtp":
+            return await _dialogue(subject, parse_nexthop(destination.nexthop))
+        case "smtp" | "relay" if destination.nexthop:
+            return await _hosts(subject, settings, destination.nexthop)
         case "maildir":
             return _maildir(subject, Path(destination.nexthop))
         case _:
@@ -138,8 +144,18 @@ def _maildir(subject: str, directory: Path) -> Finding:
     return Finding(subject, "error", f"{there}: this user may not write there")
 
 
-async def _dialogue(subject: str, nexthop: str) -> Finding:
-    where = parse_nexthop(nexthop)
+async def _hosts(subject: str, settings: Smtpgw, nexthop: str) -> Finding:
+    """The first of the hosts that mail would go to."""
+    finder = outbound.finder(settings, DnsResolver(wiring.dns(settings), time.monotonic))
+    found = await finder.find(parse(nexthop)[0])
+    if isinstance(found, NoHosts):
+        return Finding(subject, "warning" if found.later else "error", found.text)
+    first = found.hosts[0]
+    there = await _dialogue(subject, (str(first.address), first.port))
+    return Finding(subject, there.level, f"{first.name}[{first.address}]: {there.detail}")
+
+
+async def _dialogue(subject: str, where: str | tuple[str, int]) -> Finding:
     open_: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
     if isinstance(where, str):
         open_ = lambda: asyncio.open_unix_connection(where)  # noqa: E731 - two forms of one act

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from milterd.base import settings
 from milterd.base.durations import Duration, Size
-from smtpgw.config_delivery import Delivery
+from smtpgw.config_delivery import Delivery, Dns
 from smtpgw.config_types import Address, Destination, Domain, IpAddress, Name, Network
 
 
@@ -167,6 +167,11 @@ class Smtpgw(settings.Table):
         default=(),
         description="our own addresses, mail for whose literals (u@[192.0.2.1]) is taken too",
     )
+    proxy_interfaces: tuple[IpAddress, ...] = Field(
+        default=(),
+        description="addresses by which this machine is reached and that it does not have "
+        "itself: mail that would go there loops",
+    )
     message_size_limit: Size = Field(
         default=26214400, ge=1024, description="octets of a message, header included"
     )
@@ -229,6 +234,7 @@ class Smtpgw(settings.Table):
     )
     queue: Queue = Queue()
     delivery: Delivery = Delivery()
+    dns: Dns = Dns()
     transport: dict[Domain, Destination] = Field(
         default={},
         description="Destinations by domain, before the default one; a leading dot means the "

@@ -10,9 +10,12 @@ from pydantic import AfterValidator
 
 from milterd.base import sockets
 from milterd.base.durations import Kind
-from smtpgw.delivery import router
+from smtpgw.delivery import nexthop, router
 
 _DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*", re.ASCII)
+_NAMESERVER = re.compile(
+    r"(?:\[(?P<inner>[^]]+)\]|(?P<plain>[^:]+))(?::(?P<port>\d{1,5}))?", re.ASCII
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", re.ASCII)
 
 
@@ -56,9 +59,34 @@ def _destination(value: str) -> str:
     return value
 
 
+def _nexthop(value: str) -> str:
+    nexthop.parse(value)
+    return value
+
+
+def parse_nameserver(value: str) -> tuple[str, int]:
+    """A name server's address and port.  Raises ValueError saying what was expected."""
+    match = _NAMESERVER.fullmatch(value)
+    try:
+        host = str(ipaddress.ip_address((match["inner"] or match["plain"]) if match else value))
+    except ValueError:
+        host = ""
+    port = int(match["port"] or 53) if match else 53
+    if not host or not 0 < port < 65536:
+        raise ValueError('expected an address such as "192.0.2.53", "192.0.2.53:53" or "[::1]:53"')
+    return host, port
+
+
+def _nameserver(value: str) -> str:
+    parse_nameserver(value)
+    return value
+
+
 Address = Annotated[str, AfterValidator(_address), Kind("address")]
 Network = Annotated[str, AfterValidator(_network), Kind("network")]
 IpAddress = Annotated[str, AfterValidator(_ip_address), Kind("IP address")]
 Domain = Annotated[str, AfterValidator(_domain), Kind("domain")]
 Name = Annotated[str, AfterValidator(_name), Kind("name")]
 Destination = Annotated[str, AfterValidator(_destination), Kind("destination")]
+Nexthop = Annotated[str, AfterValidator(_nexthop), Kind("nexthop")]
+NameServer = Annotated[str, AfterValidator(_nameserver), Kind("name server")]

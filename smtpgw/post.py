@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import Callable
 
 from milterd.base import logs, metrics
-from smtpgw import wiring
+from smtpgw import outbound, wiring
 from smtpgw.config import Smtpgw
 from smtpgw.courier import Courier
 from smtpgw.delivery import router
@@ -20,6 +21,7 @@ from smtpgw.delivery.fixed import Fixed
 from smtpgw.delivery.maildir import MaildirDelivery
 from smtpgw.delivery.outcome import Deliverer
 from smtpgw.delivery.pool import Pool
+from smtpgw.dns.resolver import DnsOptions, DnsResolver
 from smtpgw.intake import Intake
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.manager import QueueManager
@@ -42,6 +44,7 @@ class Post:
         self._log = logs.get("queue").bind(shard=shard)
         self._courier: Courier | None = None
         self._running: asyncio.Task[None] | None = None
+        self._resolver: tuple[DnsOptions, DnsResolver] | None = None
         self._leaving: set[asyncio.Task[int]] = set()
 
     @classmethod
@@ -98,9 +101,11 @@ class Post:
     def _new_courier(self, settings: Smtpgw, manager: QueueManager) -> Courier:
         pool = Pool(wiring.pool(settings))
         fixed = Fixed()
+        smtp = outbound.delivery(settings, self._ask(wiring.dns(settings)), pool)
         deliverers: dict[str, Deliverer] = {
             "lmtp": pool,
-            "smtp": pool,
+            "smtp": smtp,
+            "relay": smtp,
             "maildir": MaildirDelivery(settings.hostname),
             "error": fixed,
             "retry": fixed,
@@ -120,6 +125,12 @@ class Post:
             options=wiring.courier(settings),
             observe=_observe,
         )
+
+    def _ask(self, options: DnsOptions) -> DnsResolver:
+        """Who is asked for names: the same one, with what it knows, until told otherwise."""
+        if self._resolver is None or self._resolver[0] != options:
+            self._resolver = options, DnsResolver(options, time.monotonic)
+        return self._resolver[1]
 
     async def counts(self) -> dict[MailState, int]:
         """Mails by state."""
@@ -141,6 +152,8 @@ class Post:
 
     async def close(self) -> None:
         """Commit what waits, and let go of the shard."""
+        if self._resolver is not None:
+            await self._resolver[1].close()
         await self.store.close()
 
 

@@ -6,6 +6,7 @@ Everything a postmaster wrote becomes a room's own options here and nowhere else
 from __future__ import annotations
 
 import ssl
+from ipaddress import ip_address
 
 from milterd.base import sockets
 from milterd.base.settings import ConfigError, Problem
@@ -13,11 +14,17 @@ from milterd.core.mail import Direction
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.cleanup import MAIL_NAME, CleanupOptions
 from smtpgw.config import Listener, Milter, Smtpgw
+from smtpgw.config_types import parse_nameserver
 from smtpgw.courier import CourierOptions
+from smtpgw.delivery import nexthop
 from smtpgw.delivery.client import ClientOptions
+from smtpgw.delivery.hosts import HostOptions
+from smtpgw.delivery.order import OrderOptions
 from smtpgw.delivery.pool import PoolOptions
-from smtpgw.delivery.router import Router, parse_destination
+from smtpgw.delivery.router import INTERNET, Router, RouterOptions, parse_destination
+from smtpgw.delivery.smtp import SmtpOptions
 from smtpgw.delivery.windows import WindowOptions
+from smtpgw.dns.resolver import DnsOptions
 from smtpgw.dsn import DsnOptions
 from smtpgw.edge.options import ContentOptions, Deadlines, EdgeOptions, Limits
 from smtpgw.edge.tls import server_context
@@ -187,7 +194,63 @@ def pool(settings: Smtpgw) -> PoolOptions:
 def router(settings: Smtpgw) -> Router:
     """Which mail goes where."""
     exceptions = {key: parse_destination(each) for key, each in settings.transport.items()}
-    return Router(parse_destination(settings.delivery.default), exceptions)
+    options = RouterOptions(
+        myorigin=settings.hostname,
+        refuse=frozenset(settings.delivery.smtp_mx_refuse_addresses),
+    )
+    return Router(parse_destination(settings.delivery.default), exceptions, options)
+
+
+def dns(settings: Smtpgw) -> DnsOptions:
+    """Whom to ask for names."""
+    return DnsOptions(
+        nameservers=tuple(parse_nameserver(each) for each in settings.dns.nameservers),
+        try_timeout=settings.dns.try_timeout,
+        query_timeout=settings.dns.query_timeout,
+        min_ttl=settings.dns.min_ttl,
+        max_ttl=settings.dns.max_ttl,
+        cache=settings.dns.cache_size,
+    )
+
+
+def hosts(settings: Smtpgw) -> HostOptions:
+    """How a nexthop becomes hosts, and which of them are ourselves."""
+    delivery = settings.delivery
+    listening = [sockets.parse(each.address) for each in settings.listener]
+    # Those we listen at, like all of the machine's own, are known without being told.
+    ours = (*settings.proxy_interfaces, *settings.local_addresses)
+    return HostOptions(
+        names=frozenset({settings.hostname.lower(), *settings.mydestination}),
+        addresses=frozenset(map(ip_address, ours)),
+        ports=frozenset({25, *(each.port for each in listening)}),
+        smtp_tcp_port=delivery.smtp_tcp_port,
+        inet_protocols=delivery.inet_protocols,
+        smtp_dns_support_level=delivery.smtp_dns_support_level,
+        smtp_host_lookup=delivery.smtp_host_lookup,
+        ignore_mx_lookup_error=delivery.ignore_mx_lookup_error,
+        smtp_defer_if_no_mx_address_found=delivery.smtp_defer_if_no_mx_address_found,
+        smtp_mx_refuse_addresses=frozenset(delivery.smtp_mx_refuse_addresses),
+        mail_timeout=settings.dns.mail_timeout,
+        order=OrderOptions(
+            smtp_address_preference=delivery.smtp_address_preference,
+            smtp_balance_inet_protocols=delivery.smtp_balance_inet_protocols,
+            smtp_randomize_addresses=delivery.smtp_randomize_addresses,
+            smtp_mx_address_limit=delivery.smtp_mx_address_limit,
+        ),
+    )
+
+
+def smtp(settings: Smtpgw) -> SmtpOptions:
+    """How its hosts are tried."""
+    delivery = settings.delivery
+    default = parse_destination(delivery.default)
+    return SmtpOptions(
+        relayhost=default.nexthop if default.transport in INTERNET else "",
+        smtp_fallback_relay=tuple(
+            each for text in delivery.smtp_fallback_relay for each in nexthop.parse(text)
+        ),
+        smtp_mx_session_limit=delivery.smtp_mx_session_limit,
+    )
 
 
 def check(settings: Smtpgw) -> None:
