@@ -48,6 +48,10 @@ def message_events(
         yield m.EndOfMessage()
 
 
+def _shown(code: int, payload: bytes) -> str:
+    return readable(bytes((code,)) + payload)
+
+
 class Manner(enum.Enum):
     """How the octets leave: each event in one write, one octet a write, or as many events in
     one write as need no answer."""
@@ -207,15 +211,15 @@ class Talk:
         self.link.stage = STAGES[m.Quit]
         self.manner = Manner.WHOLE
         await self._send(self.mta.send(m.Quit()))
-        frames = await self.rest()
-        if frames:
-            self.fail(f"{frames[0]} after everything was answered")
+        frame = await self.link.frame()
+        if frame is not None:
+            self.fail(f"packet {_shown(*frame)} after everything was answered")
 
     async def rest(self) -> list[str]:
         """All packets up to the milter's end of file, in words."""
         found = []
         while (frame := await self.link.frame()) is not None:
-            found.append(readable(bytes(frame[:1]) + frame[1]))
+            found.append(_shown(*frame))
         return found
 
     def told(self, reply: m.Reply | None) -> str:
