@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from milterd.base import settings
 from milterd.base.durations import Duration, Size
+from smtpgw.config_bounce import Bounce
 from smtpgw.config_delivery import Delivery, Dns
 from smtpgw.config_types import Address, Destination, Domain, IpAddress, Name, Network
 
@@ -234,6 +235,7 @@ class Smtpgw(settings.Table):
     )
     queue: Queue = Queue()
     delivery: Delivery = Delivery()
+    bounce: Bounce = Bounce()
     dns: Dns = Dns()
     transport: dict[Domain, Destination] = Field(
         default={},

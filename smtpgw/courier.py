@@ -29,7 +29,7 @@ from smtpgw.delivery.outcome import (
     Target,
 )
 from smtpgw.delivery.windows import WindowOptions, Windows
-from smtpgw.dsn import DsnOptions
+from smtpgw.dsn.report import DsnOptions
 from smtpgw.intake import Intake
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.manager import QueueManager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from smtpgw import dsn
 from smtpgw.delivery.outcome import Deferred, Delivered, Destination, Failed, Outcome
-from smtpgw.dsn import Reported
+from smtpgw.dsn import envelope
+from smtpgw.dsn.report import Action, DsnOptions, News, Reported
 from smtpgw.queue.states import RecipientEvent
 from smtpgw.queue.store import QueuedRecipient, Result, Tried
 
@@ -56,24 +56,52 @@ def tried(
     ]
 
 
-def action(outcome: Outcome, warn: bool) -> str | None:
-    """What a DSN would call this, or None where there is nothing to tell."""
+Fate = tuple[News, Action]
+
+
+def fate(
+    recipient: QueuedRecipient,
+    destination: Destination,
+    outcome: Outcome,
+    *,
+    warn: bool,
+    told: bool,
+    options: DsnOptions,
+) -> Fate | None:
+    """What a DSN would say of this, or None where there is nothing to tell.
+
+    `warn`: a deferral is to be told of now; `told`: the sender heard of a delay before.
+    """
     match outcome:
         case Failed():
-            return dsn.FAILED
+            return News.FAILURE, Action.FAILED
         case Deferred():
-            return dsn.DELAYED if warn else None
-        case Delivered(passed_on=True):
-            return None
-        case Delivered(relayed=True):
-            return dsn.RELAYED
-        case _:
-            return dsn.DELIVERED
+            return (News.DELAY, Action.DELAYED) if warn else None
+    action = _taken(destination, outcome, options)
+    if not outcome.passed_on and b"SUCCESS" in (envelope.notify(recipient.args) or ()):
+        return News.SUCCESS, action
+    return (News.CLEARED, action) if told and options.confirm_delay_cleared else None
 
 
-def reported(recipient: QueuedRecipient, action: str, outcome: Outcome) -> Reported:
+def _taken(destination: Destination, outcome: Delivered, options: DsnOptions) -> Action:
+    """Delivered, or handed to one that may still fail (RFC 3461 section 5.2.2)."""
+    final = destination.transport == "lmtp" and options.lmtp_assume_final
+    relayed = outcome.passed_on or (outcome.relayed and not final)
+    return Action.RELAYED if relayed else Action.DELIVERED
+
+
+def trouble(destination: Destination, outcome: Outcome) -> News | None:
+    """Which fault of our own this deferral is, if it is one: a full disk, or a broken program."""
+    if not isinstance(outcome, Deferred) or outcome.spoken or outcome.unreachable:
+        return None
+    if outcome.remote or destination.transport == "retry":
+        return None
+    return {"4.3.1": News.RESOURCE, "4.3.0": News.SOFTWARE}.get(outcome.enhanced)
+
+
+def reported(recipient: QueuedRecipient, action: Action, outcome: Outcome) -> Reported:
     """A recipient with its outcome, for a DSN."""
-    spoken = isinstance(outcome, Deferred | Failed) and outcome.spoken
+    spoken = bool(outcome.remote) if isinstance(outcome, Delivered) else outcome.spoken
     return Reported(
         recipient.address,
         recipient.args,

@@ -25,7 +25,7 @@ from smtpgw.delivery.router import INTERNET, Router, RouterOptions, parse_destin
 from smtpgw.delivery.smtp import SmtpOptions
 from smtpgw.delivery.windows import WindowOptions
 from smtpgw.dns.resolver import DnsOptions
-from smtpgw.dsn import DsnOptions
+from smtpgw.dsn.report import DsnOptions, NoticeOptions
 from smtpgw.edge.options import ContentOptions, Deadlines, EdgeOptions, Limits
 from smtpgw.edge.tls import server_context
 from smtpgw.policy.relay import RelayOptions, RelayPolicy
@@ -168,7 +168,26 @@ def courier(settings: Smtpgw) -> CourierOptions:
             rest=settings.queue.minimal_backoff_time,
         ),
         default_destination_recipient_limit=delivery.default_destination_recipient_limit,
-        dsn=DsnOptions(myhostname=settings.hostname),
+        dsn=dsn(settings),
+    )
+
+
+def dsn(settings: Smtpgw) -> DsnOptions:
+    """What senders and the postmaster are told."""
+    bounce = settings.bounce
+    return DsnOptions(
+        myhostname=settings.hostname,
+        bounce_size_limit=bounce.bounce_size_limit,
+        confirm_delay_cleared=bounce.confirm_delay_cleared,
+        lmtp_assume_final=bounce.lmtp_assume_final,
+        notices=NoticeOptions(
+            notify_classes=frozenset(bounce.notify_classes),
+            bounce_notice_recipient=bounce.bounce_notice_recipient,
+            twobounce_notice_recipient=bounce.twobounce_notice_recipient,
+            delay_notice_recipient=bounce.delay_notice_recipient,
+            error_notice_recipient=bounce.error_notice_recipient,
+            double_bounce_sender=bounce.double_bounce_sender,
+        ),
     )
 
 

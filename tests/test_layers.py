@@ -50,10 +50,12 @@ ROOMS: dict[str, set[str]] = {
     "smtpgw.delivery": {
         "milterd.core", "milterd.base", "smtpgw.queue", "smtpgw.address", "smtpgw.dns",
     },
+    "smtpgw.dsn": {"milterd.core", "smtpgw.queue", "smtpgw.address"},
     # The composition root of the gateway half, and what stands between its rooms.
     "smtpgw": {
         "milterd.core", "milterd.wire", "milterd.base", "smtpgw.address", "smtpgw.chain",
         "smtpgw.edge", "smtpgw.policy", "smtpgw.queue", "smtpgw.delivery", "smtpgw.dns",
+        "smtpgw.dsn",
     },
 }  # fmt: skip
 

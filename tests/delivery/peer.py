@@ -21,7 +21,7 @@ from smtpgw.delivery.maildir import MaildirDelivery
 from smtpgw.delivery.outcome import Destination, Job, Target
 from smtpgw.delivery.pool import Pool, PoolOptions
 from smtpgw.delivery.router import Router, site
-from smtpgw.dsn import DsnOptions
+from smtpgw.dsn.report import DsnOptions
 from smtpgw.intake import Intake
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.manager import ManagerOptions, QueueManager

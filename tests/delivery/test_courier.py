@@ -15,7 +15,7 @@ import pytest
 from smtpgw.courier import AHEAD, CourierOptions
 from smtpgw.delivery.outcome import Destination
 from smtpgw.delivery.windows import WindowOptions
-from smtpgw.dsn import DsnOptions
+from smtpgw.dsn.report import DsnOptions
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.states import MailState, RecipientState
