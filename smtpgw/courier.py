@@ -389,8 +389,8 @@ class Courier:
             final = {
                 number: (where, settling.spare(each)) for number, (where, each) in final.items()
             }
-        waits = any(isinstance(each, Deferred) for _, each in final.values())
-        warn = waits and self._schedule.warn(born=mail.born, now=now, warned=mail.warned)
+        waits, hold = settling.waiting(final.values())
+        warn = bool(waits) and hold is None and self._schedule.warn(born=mail.born, now=now, warned=mail.warned)
         follow = self._reporter.reports(mail, content, final, warn) if with_dsn else ()
         state = await self._store.settle(
             Settlement(
@@ -411,9 +411,8 @@ class Courier:
                 ),
                 warned=warn and with_dsn,
                 follow=follow,
-                site=router.site(
-                    where for where, each in final.values() if isinstance(each, Deferred)
-                ),
+                site=router.site(waits),
+                hold=hold,
                 tried=tuple(attempt.tried[:PARTS]),
             )
         )

@@ -110,6 +110,7 @@ class Post:
             "error": fixed,
             "retry": fixed,
             "discard": fixed,
+            "hold": fixed,
         }
         return Courier(
             store=self.store,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from smtpgw.delivery.outcome import Deferred, Delivered, Destination, Failed, Outcome
+from smtpgw.delivery.outcome import Deferred, Delivered, Destination, Failed, Held, Outcome
 from smtpgw.dsn import envelope
 from smtpgw.dsn.report import Action, DsnOptions, News, Reported
 from smtpgw.queue.states import RecipientEvent
@@ -13,7 +13,7 @@ from smtpgw.queue.store import QueuedRecipient, Result, Tried
 
 def expire(outcome: Outcome) -> Outcome:
     """A deferral at the end of a mail's life is a failure (RFC 3463 X.4.7)."""
-    if not isinstance(outcome, Deferred):
+    if not isinstance(outcome, Deferred) or isinstance(outcome, Held):
         return outcome
     text = outcome.text if outcome.spoken else f"delivery time expired: {outcome.text}"
     return Failed(outcome.number, text, outcome.remote, "4.4.7", outcome.spoken)
@@ -30,6 +30,7 @@ def spare(outcome: Outcome) -> Outcome:
 _EVENTS = {
     Delivered: RecipientEvent.DELIVER,
     Deferred: RecipientEvent.DEFER,
+    Held: RecipientEvent.DEFER,
     Failed: RecipientEvent.BOUNCE,
 }
 
@@ -75,6 +76,8 @@ def fate(
     match outcome:
         case Failed():
             return News.FAILURE, Action.FAILED
+        case Held():
+            return None
         case Deferred():
             return (News.DELAY, Action.DELAYED) if warn else None
     action = _taken(destination, outcome, options)
@@ -97,6 +100,21 @@ def trouble(destination: Destination, outcome: Outcome) -> News | None:
     if outcome.remote or destination.transport == "retry":
         return None
     return {"4.3.1": News.RESOURCE, "4.3.0": News.SOFTWARE}.get(outcome.enhanced)
+
+
+def waiting(
+    final: Collection[tuple[Destination, Outcome]],
+) -> tuple[list[Destination], str | None]:
+    """What a mail waits for, and, if that is somebody's look alone, why it is held."""
+    held = [(where, each) for where, each in final if isinstance(each, Held)]
+    later = [
+        where
+        for where, each in final
+        if isinstance(each, Deferred) and not isinstance(each, Held)
+    ]
+    if held and not later:
+        return [where for where, _ in held], held[0][1].text
+    return later, None
 
 
 def reported(recipient: QueuedRecipient, action: Action, outcome: Outcome) -> Reported:

@@ -1,11 +1,11 @@
-"""Transports whose answer is known beforehand: error(8), retry(8), discard(8)."""
+"""Transports whose answer is known beforehand: error(8), retry(8), discard(8), and hold."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from smtpgw.delivery.outcome import Deferred, Delivered, Destination, Failed, Job, Outcome
+from smtpgw.delivery.outcome import Deferred, Delivered, Destination, Failed, Held, Job, Outcome
 
 _ENHANCED = re.compile(r"([45]\.\d{1,3}\.\d{1,3})\s+(.*)", re.DOTALL)
 
@@ -31,4 +31,6 @@ def _outcome(transport: str, number: int, text: str, code: str) -> Outcome:
         return Delivered(number, f"discarded {text}".rstrip())
     if transport == "retry":
         return Deferred(number, text or "mail is kept for now", "", f"4{code}")
+    if transport == "hold":
+        return Held(number, text or "mail for this address is held", "", f"4{code}")
     return Failed(number, text or "mail for this address is bounced", "", f"5{code}")

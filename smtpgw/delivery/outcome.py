@@ -80,6 +80,11 @@ class Deferred:
 
 
 @dataclass(frozen=True, slots=True)
+class Held(Deferred):
+    """Not before somebody looks: no time runs out meanwhile, and nobody is told."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Never."""
 

@@ -1,7 +1,7 @@
 """Which destination a recipient goes to: a default and exceptions by domain.  Pure.
 
     smtp:  smtp:NEXTHOP  relay:NEXTHOP  lmtp:unix:PATH  lmtp:inet:HOST:PORT
-    maildir:DIRECTORY  error:TEXT  retry:TEXT  discard:TEXT
+    maildir:DIRECTORY  error:TEXT  retry:TEXT  discard:TEXT  hold:TEXT
 
 `smtp:` without a nexthop goes where the recipient's own domain says.  A key
 `example.net` is that domain, `.example.net` every one below it (transport(5)).
@@ -22,7 +22,7 @@ from smtpgw.dns.answers import host_name
 T = TypeVar("T")
 INTERNET = ("smtp", "relay")
 """Transports that look for hosts."""
-TRANSPORTS = (*INTERNET, "lmtp", "maildir", "error", "retry", "discard")
+TRANSPORTS = (*INTERNET, "lmtp", "maildir", "error", "retry", "discard", "hold")
 
 
 def parse_destination(text: str) -> Destination:

@@ -137,6 +137,9 @@ def settle(batch: Batch, end: Settlement, follow: Sequence[Prepared]) -> MailSta
     """Write all outcomes and what follows; end the lease."""
     seq, state, wanted = _leased(batch, end.queue_id, end.token)
     moved, left = _moved(batch, seq, end.results)
+    if end.hold is not None and not wanted:
+        wanted = _HOLD
+        batch.db.execute("UPDATE mail SET note=? WHERE seq=?", (end.hold, seq))
     if not left:
         event = MailEvent.SETTLE_ALL
     else:

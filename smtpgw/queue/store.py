@@ -197,8 +197,9 @@ class Settlement:
     """The end of an attempt.
 
     `due` is the next attempt and `site` what it waits for, used if a recipient is left;
-    `tried` is kept then for the history.  `follow` are mails to be
-    queued in the same transaction: the DSNs that the outcomes call for.
+    `tried` is kept then for the history; with `hold` it is held then, for that reason.
+    `follow` are mails to be queued in the same transaction: the DSNs that the outcomes
+    call for.
     """
 
     queue_id: str
@@ -210,6 +211,7 @@ class Settlement:
     follow: tuple[NewMail, ...] = ()
     site: str = ""
     tried: tuple[Tried, ...] = ()
+    hold: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

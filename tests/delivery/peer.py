@@ -215,6 +215,7 @@ async def road(
                 "error": fixed,
                 "retry": fixed,
                 "discard": fixed,
+                "hold": fixed,
             },
             chance=chance.random,
             token=lambda: f"{chance.getrandbits(128):032x}",

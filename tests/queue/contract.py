@@ -338,6 +338,22 @@ class StoreContract(ABC):
 
         run(scenario())
 
+    def test_an_attempt_can_end_in_the_hold_queue(self, tmp_path: Path) -> None:
+        async def scenario() -> None:
+            async with self.opened(tmp_path) as store:
+                lease = await self.one(store)
+                end = _end(lease, _result(0, RecipientEvent.DEFER), hold="to look at")
+                assert await store.settle(end) is MailState.HOLD
+                assert await store.lease(START + 9999, 9, 60.0) == []
+                shown = await store.show(lease.mail.queue_id)
+                assert (shown.note, shown.due) == ("to look at", None)
+                await store.release(lease.mail.queue_id, START)
+                (lease,) = await store.lease(START, 9, 60.0)
+                end = _end(lease, _result(0, RecipientEvent.DELIVER), hold="nobody is left")
+                assert await store.settle(end) is MailState.DONE
+
+        run(scenario())
+
     @pytest.mark.parametrize("hold", [None, "looked odd"])
     def test_a_requeued_mail_is_as_if_it_had_just_come(
         self, tmp_path: Path, hold: str | None
