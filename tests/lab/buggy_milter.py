@@ -1,7 +1,8 @@
 """A small milter with one bug planted: buggy_milter.py SOCKET BUG.
 
 It answers every event with Continue.  BUG is one of: none, empty-name, helo-twice,
-third-rcpt, leak, long-length, second-offer, two-recipients.
+third-rcpt, leak, long-length, second-offer, two-recipients,
+stays.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def serve(end: socket.socket) -> None:
             if BUG == "second-offer" and offers == 2:
                 LISTENER.shutdown(socket.SHUT_RDWR)
         elif code == b"Q":
+            if BUG == "stays":
+                threading.Event().wait()
             return
         elif code == b"H":
             helos += 1

@@ -114,6 +114,12 @@ def test_a_milter_that_does_not_notice_the_end_is_stuck(home: Path) -> None:
         at += length + 4
 
 
+def test_a_milter_that_stays_after_a_good_conversation_is_stuck_too(home: Path) -> None:
+    hunt = _hunt(home, "stays", answer=0.5)
+    (found,) = hunt.findings
+    assert (found.wrong.key, found.confirmed, hunt.runs) == (("stuck", "quit"), True, 0)
+
+
 def test_a_leak_is_found_and_shrunk(home: Path) -> None:
     (found,) = _hunt(home, "leak", runs=600, memory=12 << 20).findings
     assert found.wrong.kind == "memory"
