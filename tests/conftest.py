@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
+from ipaddress import ip_address
+from typing import Any, NoReturn
 
 import pytest
 
@@ -32,6 +35,27 @@ __all__ = [
 collect_ignore_glob = ["*.milter"]
 """Scenarios are played by tests that start their milter; the project's own pytest plugin, where
 it is installed, leaves them alone."""
+
+
+def _fence(event: str, arguments: tuple[Any, ...]) -> None:
+    """No question to a name server leaves the machine, whoever asks it."""
+    if event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
+        host, port, *_ = arguments[1]
+        if port == 53 and not ip_address(host).is_loopback:
+            raise AssertionError(f"a test asks {host}: it needs a name server of its own")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fenced_in() -> Iterator[None]:
+    """Tests ask a name server that they run themselves (tests.peers.dns), never the machine's."""
+
+    def refuse() -> NoReturn:
+        raise AssertionError("no settings for DNS: a test needs a name server of its own")
+
+    sys.addaudithook(_fence)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smtpgw.dns.resolver.system_nameservers", refuse)
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -76,6 +76,10 @@ class DnsOptions:
 
 def system_nameservers() -> tuple[Server, ...]:
     """Those of /etc/resolv.conf, or the one on this machine if it names none (resolv.conf(5))."""
+    return _read_resolv_conf()
+
+
+def _read_resolv_conf() -> tuple[Server, ...]:
     found = []
     try:
         lines = _RESOLV_CONF.read_text("utf-8", "replace").splitlines()
