@@ -49,10 +49,9 @@ import milter
 
 from milterd.core.decision import Decision, Verdict
 from milterd.core.mail import Family
-from milterd.host import emit, negotiation
+from milterd.host import calls, emit, negotiation
 from milterd.host.collect import Collector
 from milterd.host.judge import Judge, Surroundings
-from milterd.wire import messages as wire
 from milterd.wire.constants import Actions, Protocol, Stage
 
 SETTLING = 0.25
@@ -303,9 +302,9 @@ class LibmilterHost:
         try:
             leading_space = connection.collector.leading_space
             emit.check(decision, connection.actions, leading_space=leading_space)
-            check_text(decision)
+            calls.check_text(decision)
             for edit in emit.edit_replies(emit.said_edits(decision), leading_space=leading_space):
-                _call(context, edit)
+                calls.make(context, edit)
         except Exception as error:  # noqa: BLE001  # answered as our failure, with a trace id
             decision = self._judge.failure("emit", error)
         reply = emit.usable_reply(decision)
@@ -322,47 +321,6 @@ class LibmilterHost:
         self._around.log.error(
             "callback lost", filter=self._judge.filter.name, error=f"{kind.__name__}: {error}"
         )
-
-
-def check_text(decision: Decision) -> None:
-    """Raise :class:`~milterd.host.emit.UnsayableError` for octets that are not UTF-8.
-
-    pymilter takes str and encodes it as UTF-8; surrogates and bytes it refuses.
-    """
-    for edit in emit.said_edits(decision):
-        for name in ("name", "value", "address", "reason"):
-            octets = getattr(edit, name, b"")
-            try:
-                octets.decode("utf-8")
-            except UnicodeDecodeError:
-                kind = type(edit).__name__
-                raise emit.UnsayableError(
-                    f"{kind}: {octets[:80]!r} is not UTF-8, which libmilter's binding "
-                    "cannot say; host = 'native' can"
-                ) from None
-
-
-def _call(context: Any, edit: wire.EditReply) -> None:
-    """One edit as a call into libmilter.  Raises `milter.error` where it is refused."""
-    match edit:
-        case wire.AddHeaderReply(name, value):
-            context.addheader(name.decode(), value.decode())
-        case wire.InsertHeaderReply(index, name, value):
-            context.addheader(name.decode(), value.decode(), index)
-        case wire.ChangeHeaderReply(index, name, value):
-            context.chgheader(name.decode(), index, value.decode())
-        case wire.ReplaceBodyChunk(octets):
-            context.replacebody(octets)
-        case wire.AddRcptReply(address):
-            context.addrcpt(address.decode())
-        case wire.AddRcptParReply(address, args):
-            context.addrcpt(address.decode(), args.decode())
-        case wire.DelRcptReply(address):
-            context.delrcpt(address.decode())
-        case wire.ChangeFromReply(address, args):
-            context.chgfrom(address.decode(), args.decode() or None)
-        case wire.QuarantineReply(reason):
-            context.quarantine(reason.decode())
 
 
 def _macros(context: Any, stage: Stage) -> Mapping[str, bytes]:
