@@ -390,7 +390,8 @@ class Courier:
                 number: (where, settling.spare(each)) for number, (where, each) in final.items()
             }
         waits, hold = settling.waiting(final.values())
-        warn = bool(waits) and hold is None and self._schedule.warn(born=mail.born, now=now, warned=mail.warned)
+        tell = bool(waits) and hold is None
+        warn = tell and self._schedule.warn(born=mail.born, now=now, warned=mail.warned)
         follow = self._reporter.reports(mail, content, final, warn) if with_dsn else ()
         state = await self._store.settle(
             Settlement(

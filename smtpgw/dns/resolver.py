@@ -158,7 +158,7 @@ class DnsResolver:
         good, secure = self._good(found.chaining_result.minimum_ttl), _secure(found.response)
         if found.rrset is None:
             return NoData(f"no {kind.name} record", secure), good
-        return Found(read(list(found.rrset)[: self._options.records]), secure), good
+        return Found(read(list(found.rrset))[: self._options.records], secure), good
 
     async def _resolve(
         self, name: dns.name.Name, kind: dns.rdatatype.RdataType
@@ -183,13 +183,13 @@ def _secure(response: dns.message.Message) -> bool:
 
 
 def _exchangers(records: Sequence[dns.rdata.Rdata]) -> tuple[Mx, ...]:
-    """Those whose names are names: DNS lets them hold any octet."""
+    """Those whose names are names, the best first: DNS lets them hold any octet."""
     found = []
     for each in cast(Sequence[MX], records):
         host = each.exchange.to_text(omit_final_dot=True)
         with contextlib.suppress(ValueError):
             found.append(Mx(each.preference, "" if host == "." else host_name(host)))
-    return tuple(found)
+    return tuple(sorted(found))
 
 
 def _addresses(records: Sequence[dns.rdata.Rdata]) -> tuple[IpAddress, ...]:
