@@ -30,6 +30,8 @@ class Prepared:
     sender: bytes
     recipients: tuple[tuple[int, bytes, str], ...]
     content: tuple[bytes, bytes | None, int, int]
+    handed: str = ""
+    doomed: str = ""
 
     @property
     def weight(self) -> int:
@@ -62,6 +64,8 @@ def prepare(new: NewMail, file_sum: int | None) -> Prepared:
         envelope.sender,
         recipients,
         (head, body, new.mail.body.size, checksum),
+        new.handed,
+        new.doomed,
     )
 
 

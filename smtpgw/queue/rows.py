@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from smtpgw.queue import codec, history, turns
+from smtpgw.queue import codec, handed, history, turns
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.codec import MAIL_COLUMNS, RECIPIENT_COLUMNS, Prepared
 from smtpgw.queue.states import (
@@ -40,15 +40,16 @@ _FLOW, _TOKEN = _NAMES.index("flow"), _NAMES.index("token")
 
 
 def add(batch: Batch, new: Prepared) -> None:
-    """Insert a mail that was prepared."""
+    """Insert a mail that was prepared.  Raises QueueError for one handed in before."""
+    handed.require_new(batch.db, new.handed)
     state, due, *_ = new.mail
     flow = None
     if state == MailState.INCOMING.value:
         flow = turns.file(batch, new.site, new.sender, old=False, due=due)
     cursor = batch.db.execute(
         "INSERT INTO mail (state, due, born, id, arrived, size, sender, facts, sum, note, site,"
-        " flow) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-        (*new.mail, new.site, flow),
+        " flow, doomed) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (*new.mail, new.site, flow, new.doomed),
     )
     seq = cursor.lastrowid
     batch.db.executemany(
@@ -56,6 +57,8 @@ def add(batch: Batch, new: Prepared) -> None:
         [(seq, *each) for each in new.recipients],
     )
     batch.db.execute("INSERT INTO content VALUES (?,?,?,?,?)", (seq, *new.content))
+    if new.handed:
+        handed.remember(batch.db, new.handed)
 
 
 def lease(batch: Batch, now: float, limit: int, duration: float, wish: Wish) -> list[Lease]:

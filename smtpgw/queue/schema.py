@@ -13,7 +13,7 @@ from pathlib import Path
 
 from smtpgw.queue.store import StoreDamaged
 
-VERSION = 2
+VERSION = 3
 APPLICATION = 0x47504F51  # "GPOQ", so that file(1) and we know our own
 
 _TABLES = """
@@ -102,6 +102,12 @@ CREATE TABLE attempt (               -- what was tried for mails that are still 
 ) WITHOUT ROWID;
 """
 
+_HANDED = """
+CREATE TABLE handed (                -- files that mails were handed in by, until they are gone
+    name TEXT PRIMARY KEY
+) WITHOUT ROWID;
+"""
+
 _FROM_1 = """
 DROP INDEX mail_due;
 ALTER TABLE mail ADD COLUMN site TEXT NOT NULL DEFAULT '';
@@ -142,11 +148,13 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     owner = db.execute("PRAGMA application_id").fetchone()[0]
     if (version, owner) == (0, 0) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         path.chmod(0o600)
-        _write(db, _TABLES + _TURNS)
+        _write(db, _TABLES + _TURNS + _HANDED)
     elif owner != APPLICATION:
         raise StoreDamaged(f"{path}: not a queue of this program")
     elif version == 1:
-        _write(db, _FROM_1 + _TURNS)
+        _write(db, _FROM_1 + _TURNS + _HANDED)
+    elif version == 2:
+        _write(db, _HANDED)
     elif version != VERSION:
         raise StoreDamaged(f"{path}: version {version}, this program knows {VERSION}")
 

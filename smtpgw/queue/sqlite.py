@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from smtpgw.queue import codec, flushing, ids, rows, schema, search, turns
+from smtpgw.queue import codec, flushing, handed, ids, rows, schema, search, turns
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.clock import Clock, QueueClock, SystemClock
 from smtpgw.queue.codec import Prepared
@@ -188,6 +188,12 @@ class SqliteStore:
             self.committer.fail(str(error))
             raise
         return codec.prepare(mail, checksum)
+
+    async def handed(self, names: Sequence[str]) -> set[str]:
+        return await self._read(lambda batch: handed.known(batch.db, names))
+
+    async def forget(self, names: Sequence[str]) -> None:
+        await self.committer.do(lambda batch: handed.forget(batch.db, names))
 
     async def lease(self, now: float, limit: int, duration: float, wish: Wish = ANY) -> list[Lease]:
         return await self.committer.do(lambda batch: rows.lease(batch, now, limit, duration, wish))

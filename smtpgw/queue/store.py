@@ -69,6 +69,8 @@ class NewMail:
 
     `site` names what it waits for (a destination), '' where that is several: mails
     of one site share a turn, and a site that does not answer keeps only its own waiting.
+    `handed` is the name of the file it was handed in by, remembered in the same transaction.
+    `doomed` says, if it is not empty, why it is to be bounced without an attempt.
     """
 
     queue_id: str
@@ -78,6 +80,8 @@ class NewMail:
     reasons: tuple[Reason, ...] = ()
     hold: str | None = None
     site: str = ""
+    handed: str = ""
+    doomed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +285,14 @@ class Store(Protocol):
 
     async def add(self, mail: NewMail) -> None:
         """Queue it; returns when committed.  Raises StoreFull, StoreFailed, QueueError."""
+        ...
+
+    async def handed(self, names: Sequence[str]) -> set[str]:
+        """Which of these names are remembered, whatever became of their mails since."""
+        ...
+
+    async def forget(self, names: Sequence[str]) -> None:
+        """Remember these names no more; the files are gone for good."""
         ...
 
     async def lease(self, now: float, limit: int, duration: float, wish: Wish = ANY) -> list[Lease]:

@@ -421,6 +421,36 @@ class StoreContract(ABC):
 
         run(scenario())
 
+    def test_what_was_handed_in_by_a_file_is_queued_once(self, tmp_path: Path) -> None:
+        """Known after a restart, whatever became of the mail, until it is to be forgotten."""
+
+        async def scenario() -> None:
+            async with self.opened(tmp_path) as store:
+                first = replace(_new(store), handed="one")
+                await store.add(first)
+                again = replace(_new(store), handed="one")
+                with pytest.raises(QueueError):
+                    await store.add(again)
+                with pytest.raises(NotFound):
+                    await store.show(again.queue_id)
+                await store.delete(first.queue_id)
+            async with self.opened(tmp_path) as store:
+                assert await store.handed(["one", "two"]) == {"one"}
+                await store.forget(["one"])
+                assert await store.handed(["one", "two"]) == set()
+                await store.add(replace(again, queue_id=store.new_id()))
+
+        run(scenario())
+
+    def test_a_mail_can_be_queued_to_be_bounced(self, tmp_path: Path) -> None:
+        async def scenario() -> None:
+            async with self.opened(tmp_path) as store:
+                await store.add(replace(_new(store), doomed="not wanted"))
+                (lease,) = await store.lease(START, 9, 60.0)
+                assert lease.mail.doomed == "not wanted"
+
+        run(scenario())
+
     def test_lists_go_by_pages(self, tmp_path: Path) -> None:
         async def scenario() -> None:
             async with self.opened(tmp_path) as store:

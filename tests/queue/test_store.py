@@ -168,7 +168,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         db = sqlite3.connect(tmp_path / "00/queue.db")
         db.execute("PRAGMA user_version=99")
         db.close()
-        with pytest.raises(StoreDamaged, match="version 99, this program knows 2"):
+        with pytest.raises(StoreDamaged, match="version 99, this program knows 3"):
             SqliteStore.open(tmp_path / "00")
 
     run(scenario())

@@ -250,7 +250,7 @@ def _make_first_version(path: Path) -> None:
     db.executescript(
         "DROP INDEX mail_state; DROP INDEX mail_leased; DROP INDEX mail_turn; DROP INDEX mail_age;"
         "DROP INDEX mail_unfiled; DROP INDEX content_file;"
-        "DROP TABLE lane; DROP TABLE flow; DROP TABLE rest; DROP TABLE attempt;"
+        "DROP TABLE lane; DROP TABLE flow; DROP TABLE rest; DROP TABLE attempt; DROP TABLE handed;"
         "ALTER TABLE mail DROP COLUMN site; ALTER TABLE mail DROP COLUMN flow;"
         "ALTER TABLE mail DROP COLUMN doomed; CREATE INDEX mail_due ON mail (state, due);"
         f"PRAGMA user_version=1; PRAGMA application_id={APPLICATION};"
