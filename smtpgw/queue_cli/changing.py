@@ -1,0 +1,149 @@
+"""`smtpgw queue hold`, `release`, `requeue`, `delete`, `bounce`: as postsuper(1) does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smtpgw.queue import tools
+from smtpgw.queue.states import MailState
+from smtpgw.queue.tools import Change
+from smtpgw.queue_cli import chosen, filters
+from smtpgw.queue_cli.common import DEFAULT_FILE, ConfigOption, JsonOption, Opened, opened
+from smtpgw.queue_cli.filters import Given
+
+_WAITING = frozenset({MailState.INCOMING, MailState.DEFERRED})
+_UNDER_WAY = _WAITING | {MailState.ACTIVE}
+_LONGEST = 200
+
+
+def hold(
+    ids: chosen.IdsArgument = None,
+    config: ConfigOption = DEFAULT_FILE,
+    as_json: JsonOption = False,
+    yes: chosen.YesOption = False,
+    why: Annotated[str, typer.Option(help="Why; the queue shows it.")] = "by hand",
+    state: filters.StateOption = None,
+    sender: filters.SenderOption = None,
+    recipient: filters.RecipientOption = None,
+    destination: filters.DestinationOption = None,
+    reason: filters.ReasonOption = None,
+    older: filters.OlderOption = "",
+    younger: filters.YoungerOption = "",
+) -> None:
+    """Keep mails in the queue until they are released; one in delivery when that ends."""
+    given = Given(state, sender, recipient, destination, reason, older, younger)
+    said = _line(why)
+    _run("held", ids, given, yes, _UNDER_WAY, lambda _: tools.hold(said), config, as_json)
+
+
+def release(
+    ids: chosen.IdsArgument = None,
+    config: ConfigOption = DEFAULT_FILE,
+    as_json: JsonOption = False,
+    yes: chosen.YesOption = False,
+    state: filters.StateOption = None,
+    sender: filters.SenderOption = None,
+    recipient: filters.RecipientOption = None,
+    destination: filters.DestinationOption = None,
+    reason: filters.ReasonOption = None,
+    older: filters.OlderOption = "",
+    younger: filters.YoungerOption = "",
+) -> None:
+    """Let held mails go."""
+    given = Given(state, sender, recipient, destination, reason, older, younger)
+    held = frozenset({MailState.HOLD})
+    _run("released", ids, given, yes, held, lambda q: tools.release(q.now), config, as_json)
+
+
+def requeue(
+    ids: chosen.IdsArgument = None,
+    config: ConfigOption = DEFAULT_FILE,
+    as_json: JsonOption = False,
+    yes: chosen.YesOption = False,
+    state: filters.StateOption = None,
+    sender: filters.SenderOption = None,
+    recipient: filters.RecipientOption = None,
+    destination: filters.DestinationOption = None,
+    reason: filters.ReasonOption = None,
+    older: filters.OlderOption = "",
+    younger: filters.YoungerOption = "",
+) -> None:
+    """Route mails anew, as if they had just come: tried now, attempts forgotten, a bounce that
+    was asked for too.  Held ones only if they are named, or by --state hold."""
+    given = Given(state, sender, recipient, destination, reason, older, younger)
+    _run("requeued", ids, given, yes, _WAITING, _routed, config, as_json)
+
+
+def delete(
+    ids: chosen.IdsArgument = None,
+    config: ConfigOption = DEFAULT_FILE,
+    as_json: JsonOption = False,
+    yes: chosen.YesOption = False,
+    state: filters.StateOption = None,
+    sender: filters.SenderOption = None,
+    recipient: filters.RecipientOption = None,
+    destination: filters.DestinationOption = None,
+    reason: filters.ReasonOption = None,
+    older: filters.OlderOption = "",
+    younger: filters.YoungerOption = "",
+) -> None:
+    """Delete mails.  Nobody is told."""
+    given = Given(state, sender, recipient, destination, reason, older, younger)
+    all_of_them = frozenset(MailState) - {MailState.DONE}
+    _run("deleted", ids, given, yes, all_of_them, lambda _: tools.delete, config, as_json)
+
+
+def bounce(
+    ids: chosen.IdsArgument = None,
+    config: ConfigOption = DEFAULT_FILE,
+    as_json: JsonOption = False,
+    yes: chosen.YesOption = False,
+    why: Annotated[
+        str, typer.Option(help="Why; the sender reads it.")
+    ] = "returned by the postmaster",
+    state: filters.StateOption = None,
+    sender: filters.SenderOption = None,
+    recipient: filters.RecipientOption = None,
+    destination: filters.DestinationOption = None,
+    reason: filters.ReasonOption = None,
+    older: filters.OlderOption = "",
+    younger: filters.YoungerOption = "",
+) -> None:
+    """Return mails to their senders now, untried; one in delivery when that ends.  Held ones
+    only if they are named, or by --state hold.  A gateway that runs sends the notifications."""
+    given = Given(state, sender, recipient, destination, reason, older, younger)
+    said = _line(why) or "returned by the postmaster"
+    _run("bounced", ids, given, yes, _UNDER_WAY, lambda q: tools.doom(q.now, said), config, as_json)
+
+
+def _line(words: str) -> str:
+    """What somebody typed, as a line that may stand in the queue and in a notification."""
+    line = " ".join(words.split())
+    return "".join(each for each in line if each.isprintable())[:_LONGEST]
+
+
+def _routed(queue: Opened) -> Change:
+    from smtpgw import wiring  # only this command needs to know the roads
+    from smtpgw.delivery import router
+
+    table = wiring.router(queue.settings)
+    return tools.requeue(queue.now, lambda those: router.site(map(table.route, those)))
+
+
+def _run(
+    verb: str,
+    ids: list[str] | None,
+    given: Given,
+    yes: bool,
+    states: frozenset[MailState],
+    make: Callable[[Opened], Change],
+    config: Path,
+    as_json: bool,
+) -> None:
+    named, meant = chosen.resolve(verb, ids, given, yes, states)
+    with opened(config) as queue:
+        chosen.change(verb, named, meant, make, queue=queue, as_json=as_json)

@@ -1,0 +1,130 @@
+"""Which mails a command is to change: named ones, those read from a program, or all that fit.
+
+All that fit, and ALL, are asked for once more: on a terminal by a question, else by --yes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import typer
+
+from smtpgw.queue.states import MailState
+from smtpgw.queue.tools import Change, Changed
+from smtpgw.queue_cli.common import Opened, complain, looking, queue_id, say, say_json
+from smtpgw.queue_cli.filters import Given
+
+ALL, STDIN = "ALL", "-"
+SHOWN = 10
+"""Refused mails that are named."""
+MARKS = "*!#?"
+"""What a list may put behind an id."""
+
+
+def _ids(value: list[str] | None) -> list[str] | None:
+    for each in value or ():
+        if each not in (ALL, STDIN):
+            queue_id(each)
+    return value
+
+
+IdsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="ID|-|ALL",
+        help="Queue ids; - reads them from standard input, ALL means every mail. "
+        "Without any, the filters say which.",
+        callback=_ids,
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def change(
+    verb: str,
+    ids: list[str] | None,
+    given: Given,
+    make: Callable[[Opened], Change],
+    *,
+    queue: Opened,
+    as_json: bool,
+) -> None:
+    """Change them, and say how many it was.  `verb` is the past participle."""
+    with looking() as progress:
+        found = ids if ids and _named(ids) else _fitting(queue, given, progress)
+        result = queue.tool.change(found, make(queue))
+    report(verb, result, as_json, strict=_named(ids))
+
+
+def _fitting(queue: Opened, given: Given, progress: Callable[[int], None]) -> Iterator[str]:
+    for each in queue.tool.search(given.filter(), queue.now, progress):
+        yield each.queue_id
+
+
+def _named(ids: list[str] | None) -> bool:
+    return bool(ids) and ids != [ALL]
+
+
+def resolve(
+    verb: str, ids: list[str] | None, given: Given, yes: bool, states: frozenset[MailState]
+) -> tuple[list[str] | None, Given]:
+    """The ids that are named, if any, else what has to fit; asks where that is dangerous.
+
+    `states` are what ALL and filters mean if no state was given.  Raises BadParameter.
+    """
+    if ids and ids != [ALL] and (given.some or ALL in ids):
+        raise typer.BadParameter("expected ids, or ALL and filters, not both")
+    if ids and ids != [ALL]:
+        return list(_read(ids)), given
+    if not (ids or given.some):
+        raise typer.BadParameter("expected ids, ALL, or filters (see --help)")
+    meant = Given(
+        state=given.state or sorted(each.name.lower() for each in states),
+        sender=given.sender,
+        recipient=given.recipient,
+        destination=given.destination,
+        reason=given.reason,
+        older=given.older,
+        younger=given.younger,
+    )
+    if not yes:
+        _ask(verb, meant, every=not given.some)
+    return ids, meant
+
+
+def _ask(verb: str, meant: Given, *, every: bool) -> None:
+    which = "Every mail" if every else "Each mail that fits"
+    question = f"{which} in state {', '.join(meant.state or ())} is {verb}. Go on?"
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(f"{question} Say so with --yes", param_hint="--yes")
+    typer.confirm(question, abort=True)
+
+
+def _read(ids: list[str]) -> Iterator[str]:
+    """The ids, and for `-` the first word of each line of standard input."""
+    for each in ids:
+        if each != STDIN:
+            yield each
+            continue
+        for line in sys.stdin:
+            words = line.split(maxsplit=1)
+            if words:
+                yield queue_id(words[0].rstrip(MARKS))
+
+
+def report(verb: str, result: Changed, as_json: bool, *, strict: bool) -> None:
+    """Say what was done.  Exits with 1 if a mail that was named could not be changed."""
+    if as_json:
+        refused = {"refused": dict(result.refused)} if result.refused else {}
+        say_json({verb: result.done, **refused})
+    elif result.done or not result.refused:
+        say(f"{result.done} {verb}")
+    if not as_json:
+        for queue_id, reason in result.refused[:SHOWN]:
+            complain(f"{queue_id}: {reason}")
+        if len(result.refused) > SHOWN:
+            complain(f"... and {len(result.refused) - SHOWN} more")
+    if strict and result.refused:
+        raise typer.Exit(1)

@@ -1,0 +1,111 @@
+"""The filters that listing and changing share, as options and as a filter of the queue."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from milterd.base import durations
+from smtpgw.queue.states import MailState
+from smtpgw.queue.store import Filter
+
+STATES = [each.name.lower() for each in MailState if each is not MailState.DONE]
+
+
+def _state(value: str) -> str:
+    if value not in STATES:
+        raise typer.BadParameter(f"expected one of {', '.join(STATES)}")
+    return value
+
+
+def _states(value: list[str] | None) -> list[str] | None:
+    return None if value is None else [_state(each) for each in value]
+
+
+def _age(value: str) -> str:
+    if value:
+        try:
+            durations.seconds(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+    return value
+
+
+StateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state", help=f"Only mails in this state: {', '.join(STATES)}.", callback=_states
+    ),
+]
+SenderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sender",
+        metavar="PATTERN",
+        help="Only mails of this sender: a part of its address, or a pattern with * and ? for "
+        "all of it; <> is the null sender. As all filters, it may be given several times: one "
+        "of them has to fit.",
+    ),
+]
+RecipientOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipient", metavar="PATTERN", help="Only mails that such a recipient still waits for."
+    ),
+]
+DestinationOption = Annotated[
+    list[str] | None,
+    typer.Option("--destination", metavar="PATTERN", help="Only mails for such a destination."),
+]
+ReasonOption = Annotated[
+    list[str] | None,
+    typer.Option("--reason", metavar="PATTERN", help="Only mails that wait for such a reason."),
+]
+OlderOption = Annotated[
+    str,
+    typer.Option(
+        "--older", metavar="TIME", help="Only mails at least so old, such as 30m.", callback=_age
+    ),
+]
+YoungerOption = Annotated[
+    str,
+    typer.Option(
+        "--younger", metavar="TIME", help="Only mails at most so old, such as 2d.", callback=_age
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a command was given of these options."""
+
+    state: list[str] | None = None
+    sender: list[str] | None = None
+    recipient: list[str] | None = None
+    destination: list[str] | None = None
+    reason: list[str] | None = None
+    older: str = ""
+    younger: str = ""
+
+    @property
+    def some(self) -> bool:
+        """Whether any was given."""
+        return self != Given()
+
+    def filter(self, after: str = "", states: frozenset[MailState] = frozenset()) -> Filter:
+        """The filter; `states` are meant where none was given."""
+        now = time.time()
+        named = frozenset(MailState[each.upper()] for each in self.state or ())
+        return Filter(
+            states=named or states,
+            after=after,
+            senders=tuple(self.sender or ()),
+            recipients=tuple(self.recipient or ()),
+            destinations=tuple(self.destination or ()),
+            reasons=tuple(self.reason or ()),
+            born_before=now - durations.seconds(self.older) if self.older else None,
+            born_after=now - durations.seconds(self.younger) if self.younger else None,
+        )
