@@ -18,7 +18,7 @@ from smtpgw.courier import Courier, CourierOptions
 from smtpgw.delivery.client import ClientOptions
 from smtpgw.delivery.fixed import Fixed
 from smtpgw.delivery.maildir import MaildirDelivery
-from smtpgw.delivery.outcome import Destination, Job, Target
+from smtpgw.delivery.outcome import Deliverer, Destination, Job, Target
 from smtpgw.delivery.pool import Pool, PoolOptions
 from smtpgw.delivery.router import Router, site
 from smtpgw.dsn.report import DsnOptions
@@ -135,6 +135,17 @@ async def listening(peer: Peer, transport: str = "lmtp") -> AsyncIterator[Destin
         shutil.rmtree(directory)
 
 
+@contextlib.asynccontextmanager
+async def listening_at(address: str, port: int, peer: Peer) -> AsyncIterator[None]:
+    """The peer at a loopback address of its own, as a host among others at the same port."""
+    server = await asyncio.start_server(peer.serve, address, port, limit=2**26)
+    try:
+        yield
+    finally:
+        server.close()
+        peer.hang_up()
+
+
 def job(
     rcpts: tuple[bytes, ...] = (b"u@example.net",),
     text: bytes = b"hello\r\n",
@@ -189,6 +200,7 @@ async def road(
     options: CourierOptions | None = None,
     manager_options: ManagerOptions | None = None,
     deliverers: Pool | None = None,
+    smtp: Deliverer | None = None,
 ) -> AsyncIterator[Road]:
     clock = clock or FakeClock()
     chance = random.Random(7)
@@ -210,7 +222,8 @@ async def road(
             router=table,
             deliverers={
                 "lmtp": connections,
-                "smtp": connections,
+                "smtp": smtp or connections,
+                "relay": smtp or connections,
                 "maildir": MaildirDelivery("gw.example"),
                 "error": fixed,
                 "retry": fixed,
