@@ -243,11 +243,17 @@ class Courier:
     async def _try(self, attempt: _Attempt, content: Content) -> None:
         groups = router.group(
             attempt.lease.mail.open,
-            lambda each: self._router.route(each.address),
+            lambda each: self._route(each.address),
             self._options.default_destination_recipient_limit,
         )
         work = [self._group(attempt, content, *each, alone=len(groups) == 1) for each in groups]
         await asyncio.gather(*work)
+
+    def _route(self, address: bytes) -> Destination:
+        """What somebody answers to a notice to the postmaster goes nowhere, as with qmgr(8)."""
+        if address.lower() == self._reporter.double_bounce.lower():
+            return Destination("discard", "mail to double_bounce_sender")
+        return self._router.route(address)
 
     async def _group(
         self,

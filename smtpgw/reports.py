@@ -45,7 +45,7 @@ class Reporter:
         self._intake, self._clock, self._schedule = intake, clock, schedule
         self._token, self._log, self._options = token, log, options
         self._notices = options.notices
-        self._double_bounce = options.qualified(self._notices.double_bounce_sender)
+        self.double_bounce = options.qualified(self._notices.double_bounce_sender)
         self._told: dict[News, float] = {}
 
     def reports(
@@ -54,7 +54,7 @@ class Reporter:
         """What these outcomes call for.  Raises QueueError if a DSN cannot be queued; a
         notice that cannot is only logged."""
         kinds = self._kinds(mail, final, warn)
-        if mail.sender.lower() == self._double_bounce.lower():
+        if mail.sender.lower() == self.double_bounce.lower():
             if News.FAILURE in kinds:
                 self._discarded(mail, "undeliverable notice to the postmaster")
             return ()
@@ -120,7 +120,7 @@ class Reporter:
 
     def _notice(self, news: News, to: str, *, full: bool = False) -> Letter:
         own = news in (News.RESOURCE, News.SOFTWARE)
-        return Letter(news, self._options.qualified(to), self._double_bounce, not own, full)
+        return Letter(news, self._options.qualified(to), self.double_bounce, not own, full)
 
     def _troubles(self, mail: QueuedMail, final: Final) -> Kinds:
         kinds: Kinds = {}

@@ -97,7 +97,7 @@ def trouble(destination: Destination, outcome: Outcome) -> News | None:
     """Which fault of our own this deferral is, if it is one: a full disk, or a broken program."""
     if not isinstance(outcome, Deferred) or outcome.spoken or outcome.unreachable:
         return None
-    if outcome.remote or destination.transport == "retry":
+    if outcome.remote or destination.transport in ("retry", "hold"):
         return None
     return {"4.3.1": News.RESOURCE, "4.3.0": News.SOFTWARE}.get(outcome.enhanced)
 
@@ -108,9 +108,7 @@ def waiting(
     """What a mail waits for, and, if that is somebody's look alone, why it is held."""
     held = [(where, each) for where, each in final if isinstance(each, Held)]
     later = [
-        where
-        for where, each in final
-        if isinstance(each, Deferred) and not isinstance(each, Held)
+        where for where, each in final if isinstance(each, Deferred) and not isinstance(each, Held)
     ]
     if held and not later:
         return [where for where, _ in held], held[0][1].text

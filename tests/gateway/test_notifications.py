@@ -141,3 +141,13 @@ def test_the_postmaster_hears_of_what_nobody_else_can(gateway: Gateway) -> None:
         assert gateway.send(sender="double-bounce@gw.example.net")[0] == 250
         until(lambda: gateway.count("dsn", outcome="discarded"))
         assert gateway.count("dsn", outcome="failed") == 1
+
+
+def test_what_somebody_answers_to_a_notice_goes_nowhere(gateway: Gateway) -> None:
+    gateway.configure('relay_domains = ["gw.example.net"]')
+    gateway.start()
+    assert gateway.send(sender="", recipients=["Double-Bounce@gw.example.net"])[0] == 250
+    until(lambda: gateway.count("queue.done"))
+    (line,) = gateway.events("delivery")
+    assert line["destination"] == "discard:mail to double_bounce_sender"
+    assert not gateway.mail.exists()
