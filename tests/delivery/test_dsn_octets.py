@@ -6,6 +6,7 @@ from __future__ import annotations
 import email
 import re
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from milterd.core.mail import BytesBody
 from smtpgw.address.params import encode_xtext
 from smtpgw.dsn import fields, text
 from smtpgw.dsn.build import build
+from smtpgw.dsn.original import message_id, original
 from smtpgw.dsn.report import Action, DsnOptions, Letter, News, Report, Reported
 from smtpgw.queue.store import Content
 
@@ -81,17 +83,28 @@ def _blocks(source: bytes) -> list[list[str]]:
     ]
 
 
+def _report(
+    sender: bytes,
+    args: tuple[bytes, ...] = (),
+    rcpt_args: tuple[bytes, ...] = (),
+    said: str = "no",
+    head: bytes = b"Subject: x\r\n\r\n",
+    body: bytes = b"\xff\r\n",
+) -> Report:
+    told = Reported(b"b@x", rcpt_args, Action.FAILED, "5.0.0", said, "\r\n")
+    return Report("0123456789abcd", sender, args, Content(head, BytesBody(body)), 0.0, (told,))
+
+
 @settings(max_examples=100, deadline=None)
 @given(_reports(), st.sampled_from(News), st.booleans())
 @example(
-    Report(
-        "0123456789abcd", b"a@x", (b"ENVID=a\r\nb",),
-        Content(b"Subject: x\r\n\r\n", BytesBody(b"\xff\r\n")), 0.0,
-        (Reported(b"b@x", (b"ORCPT=rfc822;a\r\nX: y",), Action.FAILED, "5.0.0", "a\r\nb", "\r\n"),),
-    ),
-    News.FAILURE,
-    False,
-)  # fmt: skip
+    _report(b"a@x", (b"ENVID=a\r\nb",), (b"ORCPT=rfc822;a\r\nX: y",), "a\r\nb"), News.FAILURE, False
+)
+@example(_report(b"a@x", body=b"bare\nline feed\r\n"), News.FAILURE, False)
+@example(_report(b"a@x", body=b"x" * 999 + b"\r\n"), News.FAILURE, False)
+@example(_report(b"a@x", body=b"--=_0123456789abcdef--\r\n"), News.FAILURE, False)
+@example(_report(b"a>\r\nX-Evil: 1\r\n\r\n<@x"), News.FAILURE, False)
+@example(_report("ü@x".encode(), rcpt_args=(b"ORCPT=utf-8;" + b"x" * 2000,)), News.DELAY, False)
 def test_no_octets_break_it(report: Report, news: News, copy: bool) -> None:
     to = b"postmaster@gw" if copy else report.sender
     taken = iter(["0123456789abcdef", "fedcba9876543210"])
@@ -167,15 +180,27 @@ def test_xtext_is_decoded_for_the_report(words: str) -> None:
     assert found[b"Original-Recipient"].strip() == b"rfc822;" + words.strip().encode()
 
 
-def test_a_boundary_is_never_in_what_it_bounds() -> None:
-    tokens = iter(["0123456789abcdef", "fedcba9876543210"])
-    report = Report(
-        "0123456789abcd", b"a@x", (),
-        Content(b"Subject: x\r\n\r\n", BytesBody(b"--=_0123456789abcdef--\r\n")), 0.0,
-        (Reported(b"b@x", (), Action.FAILED, "5.0.0", "no"),),
-    )  # fmt: skip
-    mail = build(
-        report, Letter(News.FAILURE, b"a@x"), DsnOptions("gw"),
-        now=0.0, queue_id="x", token=lambda: next(tokens),
-    )  # fmt: skip
-    assert b'boundary="=_fedcba9876543210"' in mail.head()
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (b" <1@a.example>", b"<1@a.example>"),
+        (b"\r\n <1@a.example> ", b"<1@a.example>"),
+        (b" <1@a>, <2@b>", b""),
+        (b" <1@a\r\n X: y>", b""),
+        (b" <1@\xffa>", b""),
+        (b" <%b@a>" % (b"x" * 300), b""),
+        (b" 1@a", b""),
+    ],
+)
+def test_only_a_plain_message_id_is_referred_to(value: bytes, kept: bytes) -> None:
+    head = b"Subject: x\r\nmessage-id:" + value + b"\r\n\r\n"
+    assert message_id(Content(head, BytesBody())) == kept
+
+
+def test_a_header_is_cut_between_fields() -> None:
+    head = b"A: 1\r\nB: 2\r\n\tfolded\r\nC: 3\r\n\r\n"
+    cut = [
+        original(_report(b"a@x", head=head), full=False, room=room).octets
+        for room in (27, 26, 20, 12, 5)
+    ]
+    assert cut == [head[:-2], head[:21], b"A: 1\r\n", b"A: 1\r\n", b""]
