@@ -66,7 +66,12 @@ class Gateway:
     def configure(
         self, top: str = "", tables: str = "", delivery: str = "", stop_timeout: float = 1
     ) -> None:
-        """Write the settings: lines for [smtpgw], further tables, the delivery's default."""
+        """Write the settings: lines for [smtpgw], further tables, the delivery's default.
+
+        Names are asked of nobody, unless a table says of whom.
+        """
+        if "[smtpgw.dns]" not in tables:
+            tables += '\n[smtpgw.dns]\nnameservers = ["127.0.0.1:1"]\n'
         self.file.write_text(
             f"""
 [log]

@@ -104,10 +104,11 @@ def free_port() -> int:
     raise RuntimeError("no free port found")
 
 
-def answers(address: Path | int, greeting: bytes = b"") -> bool:
-    """Whether something listens there, and, if `greeting` is asked for, says it first."""
+def answers(address: Path | int, greeting: bytes = b"", *, at: str = "127.0.0.1") -> bool:
+    """Whether something listens there (a port is one of the address `at`), and, if `greeting`
+    is asked for, says it first."""
     family = socket.AF_INET if isinstance(address, int) else socket.AF_UNIX
-    target = ("127.0.0.1", address) if isinstance(address, int) else str(address)
+    target = (at, address) if isinstance(address, int) else str(address)
     with socket.socket(family) as probe:
         probe.settimeout(2)
         try:

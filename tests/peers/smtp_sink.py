@@ -12,7 +12,7 @@ from tests.peers.process import Peer, answers, daemon, free_port, program
 
 @dataclass(frozen=True)
 class SmtpSink:
-    """A sink on 127.0.0.1:`port`; one file for each mail in `directory`."""
+    """A sink at `port`; one file for each mail in `directory`."""
 
     port: int
     directory: Path
@@ -27,13 +27,16 @@ class SmtpSink:
 
 
 @contextmanager
-def smtp_sink(home: Path, *options: str) -> Iterator[SmtpSink]:
-    """Run smtp-sink(1) with `options` on top, for example "-L" for LMTP."""
-    port, taken = free_port(), home / "taken"
-    taken.mkdir()
+def smtp_sink(
+    home: Path, *options: str, address: str = "127.0.0.1", port: int = 0
+) -> Iterator[SmtpSink]:
+    """Run smtp-sink(1) with `options` on top, for example "-L" for LMTP, at a loopback address
+    and, by default, a port of its own."""
+    port, taken = port or free_port(), home / "taken"
+    taken.mkdir(parents=True)
     # A sink run by root wants another user to run as (-u), who has to write there.
     taken.chmod(0o777)
     command = [program("smtp-sink", "postfix"), "-u", "nobody", "-c", *options]
-    command += ["-d", f"{taken}/%Y%m%d%H%M%S.", f"127.0.0.1:{port}", "128"]
-    with daemon("smtp-sink", command, home, lambda: answers(port, b"220 ")) as peer:
+    command += ["-d", f"{taken}/%Y%m%d%H%M%S.", f"{address}:{port}", "128"]
+    with daemon("smtp-sink", command, home, lambda: answers(port, b"220 ", at=address)) as peer:
         yield SmtpSink(port, taken, peer)
