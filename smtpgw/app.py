@@ -21,6 +21,7 @@ from smtpgw.config import Smtpgw
 from smtpgw.control import Orders
 from smtpgw.edge.listener import Listener
 from smtpgw.edge.options import EdgeOptions
+from smtpgw.fastflush import FastFlush
 from smtpgw.post import Post
 from smtpgw.queue.clock import QueueClock, SystemClock
 from smtpgw.road import GatewayRoad, Means, Plan
@@ -65,6 +66,7 @@ class App:
             log=logs.get("smtpd"),
             wall=time.time,
             clock=time.monotonic,
+            flush=FastFlush(settings.queue.directory),
         )
         return cls(posts, GatewayRoad(means, {}))
 

@@ -159,6 +159,13 @@ class Smtpgw(settings.Table):
         description="further domains whose mail is taken from anybody; a leading dot takes in "
         "the subdomains",
     )
+    fast_flush_domains: tuple[Domain, ...] | None = Field(
+        default=None,
+        description="domains whose waiting mail clients in mynetworks may ask for by ETRN; a "
+        "leading dot takes in the subdomains; without this key, relay_domains; empty means that "
+        "ETRN is not offered",
+        examples=[["example.net"]],
+    )
     mynetworks: tuple[Network, ...] = Field(
         default=("127.0.0.0/8", "::1/128"),
         description="clients that may send anywhere; their mail counts as originating, "

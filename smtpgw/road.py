@@ -9,7 +9,7 @@ with a trace id that stands in the log too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from structlog.typing import FilteringBoundLogger
@@ -43,6 +43,7 @@ class Plan:
     cleanup: CleanupOptions
     policy: RelayPolicy
     submission: bool = False
+    fast_flush_domains: tuple[str, ...] = ()
     milters: tuple[MilterOptions, ...] = ()
     macros: Mapping[str, bytes] = field(default_factory=dict)
     limits: EditLimits = field(default_factory=EditLimits)
@@ -52,7 +53,8 @@ class Plan:
 class Means:
     """What all sessions of a worker share, whatever the settings.
 
-    `wall` is seconds since the epoch, for dates; `clock` only measures.
+    `wall` is seconds since the epoch, for dates; `clock` only measures.  `flush` makes all
+    that waits for some domains due now and says how much it was; None where nobody can.
     """
 
     intake: Intake
@@ -60,6 +62,7 @@ class Means:
     log: FilteringBoundLogger
     wall: Callable[[], float]
     clock: Callable[[], float]
+    flush: Callable[[Sequence[str]], Awaitable[int]] | None = None
 
 
 class GatewayRoad:
@@ -154,6 +157,24 @@ class GatewaySession:
 
     async def data(self) -> Answer | None:
         return self._stage("DATA", await self._chain.data())
+
+    async def etrn(self, node: str, *, below: bool) -> Answer | None:
+        policy, client = self._plan.policy, self._connection.client
+        trusted = self._hello.auth is not None or policy.trusted(client)
+        if not (trusted and listed(node, self._plan.fast_flush_domains)):
+            reply = Reply(459, "4.7.1", f"Node {node} not allowed: no service for you here")
+            return self._refuse("ETRN", "relay", reply)
+        if self._means.flush is None:
+            return None
+        try:
+            count = await self._means.flush((node, f".{node}") if below else (node,))
+        except (QueueError, OSError) as error:
+            reply = Reply(458, "4.3.0", f"Unable to queue messages for node {node}")
+            return self._refuse("ETRN", "queue", reply, detail=str(error))
+        self._log.info("flush", node=node, below=below, mails=count)
+        if not count:
+            return Answer(251, "2.0.0", f"OK, no messages waiting for node {node}")
+        return Answer(252, "2.0.0", f"OK, pending messages for node {node} started")
 
     async def unknown(self, line: bytes) -> Answer | None:
         return self._stage("UNKNOWN", await self._chain.unknown(line))
@@ -298,6 +319,11 @@ class GatewaySession:
             direction=self._direction(),
             macros=_tls_macros(self._hello),
         )
+
+
+def listed(domain: str, domains: Sequence[str]) -> bool:
+    """Whether a domain is among these; one with a leading dot stands for all below it."""
+    return any(domain == each or (each[:1] == "." and domain.endswith(each)) for each in domains)
 
 
 def _at_once(result: StageResult) -> bool:

@@ -84,6 +84,7 @@ def plan(settings: Smtpgw, listener: Listener) -> Plan:
         ),
         policy=policy(settings),
         submission=submission,
+        fast_flush_domains=fast_flush_domains(settings),
         milters=milters(settings, listener),
         macros={
             "j": settings.hostname.encode(),
@@ -92,6 +93,12 @@ def plan(settings: Smtpgw, listener: Listener) -> Plan:
         },
         limits=EditLimits(body_size=settings.message_size_limit),
     )
+
+
+def fast_flush_domains(settings: Smtpgw) -> tuple[str, ...]:
+    """Domains whose mail may be asked for."""
+    given = settings.fast_flush_domains
+    return settings.relay_domains if given is None else given
 
 
 def edge(settings: Smtpgw, listener: Listener) -> EdgeOptions:
@@ -117,6 +124,7 @@ def edge(settings: Smtpgw, listener: Listener) -> EdgeOptions:
             client_limit_exceptions=settings.mynetworks,
         ),
         tls_context=tls_context(listener),
+        etrn=bool(fast_flush_domains(settings)),
     )
 
 

@@ -79,7 +79,7 @@ class EdgeOptions:
     that talks is refused (0: not asked).  `forbid_unauth_pipelining` closes on a
     client that sends the message before our 354.  STARTTLS is offered where
     `tls_context` is given, and all mail before it refused with `tls_required`
-    (never on a public MX, RFC 3207 section 4).
+    (never on a public MX, RFC 3207 section 4).  ETRN (RFC 1985) is offered with `etrn`.
     """
 
     listener: str = "mx"
@@ -93,3 +93,4 @@ class EdgeOptions:
     greet_delay: float = 0.0
     tls_context: ssl.SSLContext | None = None
     tls_required: bool = False
+    etrn: bool = False

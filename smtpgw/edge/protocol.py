@@ -313,9 +313,9 @@ class GatewaySMTP(Conversation):
         """RFC 5321 section 7.3: not offered."""
         return NOT_OFFERED
 
-    async def smtp_ETRN(self, _arg: str) -> Answer:  # noqa: N802
-        """RFC 1985: not offered."""
-        return NOT_OFFERED
+    async def smtp_ETRN(self, arg: str) -> Answer:  # noqa: N802
+        """RFC 1985."""
+        return await self.dialogue.etrn(_octets(arg)) if self.options.etrn else NOT_OFFERED
 
     async def smtp_HELP(self, _arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.8."""

@@ -137,6 +137,12 @@ class SessionRoad(Protocol):
         """
         ...
 
+    async def etrn(self, node: str, *, below: bool) -> Answer | None:
+        """ETRN: deliver what waits for this domain, `below` those below it too.
+
+        None where it cannot be known, 251 or 252 where it is done, 459 where it may not be."""
+        ...
+
     async def unknown(self, line: bytes) -> Answer | None:
         """A command that is not one of ours; an answer replaces the usual 500."""
         ...

@@ -37,6 +37,9 @@ SENDER_OK = Answer(250, "2.1.0", "Ok")
 RECIPIENT_OK = Answer(250, "2.1.5", "Ok")
 GO_AHEAD = Answer(354, "", "End data with <CR><LF>.<CR><LF>")
 BAD_HELLO = Answer(501, "5.5.4", "Syntax: EHLO hostname")
+BAD_NODE = Answer(501, "5.5.4", "Syntax: ETRN domain")
+NO_SUCH_QUEUE = Answer(458, "4.5.4", "No queue of that name")
+CANNOT_FLUSH = Answer(458, "4.3.0", "Unable to queue messages")
 TLS_FIRST = Answer(530, "5.7.0", "Must issue a STARTTLS command first")
 
 EXTENSIONS = ("8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "DSN")
@@ -116,7 +119,7 @@ class Session:
 
     def _offer(self) -> tuple[str, ...]:
         size = f"SIZE {self._options.content.message_size_limit}"
-        offer = ("PIPELINING", size, *EXTENSIONS)
+        offer = ("PIPELINING", size, *EXTENSIONS, *(("ETRN",) if self._options.etrn else ()))
         can_tls = self._options.tls_context is not None and self._tls is None
         return (*offer, "STARTTLS") if can_tls else offer
 
@@ -209,6 +212,17 @@ class Session:
         if answer is None:
             return self.broken(TypeError("the road gave no answer to a message"))
         return answer
+
+    async def etrn(self, argument: bytes) -> Answer:
+        """ETRN node: a domain, with `@` before it all below it too (RFC 1985 section 5)."""
+        node = argument.removeprefix(b"@")
+        if node.startswith(b"#"):
+            return NO_SUCH_QUEUE
+        if not _HOST.match(node):
+            return BAD_NODE
+        below = node != argument
+        answer = await self._ask(self._road.etrn(node.decode("ascii").lower(), below=below))
+        return answer or CANNOT_FLUSH
 
     async def reset(self) -> None:
         """Give up the transaction, if there is one, and tell the road."""

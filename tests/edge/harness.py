@@ -113,6 +113,9 @@ class RecordingRoad:
                 return Answer.of(reply)
         return self.step("rcpt")
 
+    async def etrn(self, node: str, *, below: bool) -> Answer | None:
+        return self.step(f"etrn {node} {below}")
+
     async def data(self) -> Answer | None:
         return self.step("data")
 

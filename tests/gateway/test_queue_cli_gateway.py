@@ -46,11 +46,10 @@ def refusing(gateway: Gateway) -> Gateway:
 
 def test_a_dead_destination_is_seen_flushed_and_its_mail_bounced(refusing: Gateway) -> None:
     queue = Queue(refusing)
-    for number in range(3):
+    refusing.send(sender="s0@example.net", recipients=["u@example.org"])
+    until(lambda: queue.one("list")["resting_until"], what="the rest")
+    for number in (1, 2):
         refusing.send(sender=f"s{number}@example.net", recipients=["u@example.org"])
-    until(
-        lambda: all(each["resting_until"] for each in queue.lines("list")), what="the rest of all"
-    )
     found = queue.lines("list", "--reason", "refused")
     assert [each["sender"] for each in found] == [f"s{each}@example.net" for each in range(3)]
     shown = queue("list", "--sender", "s1@example.net")
@@ -60,7 +59,7 @@ def test_a_dead_destination_is_seen_flushed_and_its_mail_bounced(refusing: Gatew
     assert "refused" in queue("top", "--once")
     assert queue("shape").splitlines()[1].split()[:2] == ["TOTAL", "3"]
 
-    (tried,) = (each for each in found if each["attempts"])  # one was enough: the others rest
+    (tried,) = (each for each in found if each["attempts"])  # the others rest untouched
     (attempt,) = queue.one("show", tried["queue_id"])["history"]
     assert (attempt["attempt"], attempt["outcome"]) == (1, "deferred")
     assert "refused" in attempt["reason"]
@@ -107,3 +106,28 @@ def test_all_is_done_only_when_it_is_said_again(refusing: Gateway) -> None:
     assert queue.one("delete", "ALL", "--state", "deferred", "--yes") == {"deleted": 0}
     assert queue.one("list")["reason"] == "a look"
     assert queue.one("release", mail["queue_id"]) == {"released": 1}
+
+
+def test_etrn_flushes_a_site_for_those_who_may_ask(refusing: Gateway) -> None:
+    """RFC 1985: 252 where something waits, 251 where nothing does, 459 for other domains."""
+    refusing.send(sender="s@example.net", recipients=["u@example.org"])
+    queue = Queue(refusing)
+    until(lambda: queue.one("list")["resting_until"], what="the rest")
+    with refusing.client() as client:
+        assert client.has_extn("etrn")
+        assert client.docmd("ETRN", "example.org")[0] == 252
+        assert client.docmd("ETRN", "@example.org")[0] == 252
+        assert client.docmd("ETRN", "sub.example.org")[0] == 459
+        assert client.docmd("ETRN", "example.net")[0] == 459
+        until(lambda: queue.one("list")["attempts"] > 1, what="the attempt after ETRN")
+        queue("delete", "ALL", "--yes")
+        assert client.docmd("ETRN", "example.org")[0] == 251
+
+
+def test_etrn_is_not_for_strangers(gateway: Gateway) -> None:
+    gateway.configure('relay_domains = ["example.org"]\nmynetworks = ["192.0.2.0/24"]')
+    gateway.start()
+    with gateway.client() as client:
+        code, words = client.docmd("ETRN", "example.org")
+    assert (code, b"not allowed" in words) == (459, True)
+    assert gateway.count("command", command="ETRN", outcome="tempfailed") == 1
