@@ -14,7 +14,7 @@ import typer
 from smtpgw.queue.states import MailState
 from smtpgw.queue.tools import Change, Changed
 from smtpgw.queue_cli.common import Opened, complain, looking, queue_id, say, say_json
-from smtpgw.queue_cli.filters import Given
+from smtpgw.queue_cli.filters import STATES, Given
 
 ALL, STDIN = "ALL", "-"
 SHOWN = 10
@@ -81,7 +81,7 @@ def resolve(
     if not (ids or given.some):
         raise typer.BadParameter("expected ids, ALL, or filters (see --help)")
     meant = Given(
-        state=given.state or sorted(each.name.lower() for each in states),
+        state=given.state or [each for each in STATES if MailState[each.upper()] in states],
         sender=given.sender,
         recipient=given.recipient,
         destination=given.destination,

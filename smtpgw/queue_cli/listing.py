@@ -106,7 +106,7 @@ def entry(mail: QueuedMail, rests: Rests, now: float) -> Iterator[str]:
     mark = DOOMED if mail.doomed else _MARKS.get(mail.state, " ")
     came = datetime.fromtimestamp(mail.arrived).astimezone().strftime("%a %b %e %H:%M:%S")
     sender = text(mail.sender) or "MAILER-DAEMON"
-    yield f"{mail.queue_id + mark:<17} {mail.size:8d} {came:<20} {sender}"
+    yield f"{mail.queue_id + mark:<17} {mail.size:8d} {came} {sender}"
     found = why(mail, rests, now).text
     if found:
         yield f"({found})".rjust(_WIDTH)
@@ -116,5 +116,5 @@ def entry(mail: QueuedMail, rests: Rests, now: float) -> Iterator[str]:
         if not mail.note and own and own != said:
             yield f"({own})".rjust(_WIDTH)
             said = own
-        yield f"{'':<47} {text(each.address)}"
+        yield f"{'':<47}{text(each.address)}"
     yield ""
