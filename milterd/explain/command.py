@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from milterd.lab import status
+from milterd.lab.options import (
+    AuthOption,
+    ClientOption,
+    HeloOption,
+    MacroOption,
+    RecipientsOption,
+    SenderOption,
+)
 
 if TYPE_CHECKING:
     from milterd.config import MilterdConfig
@@ -36,24 +44,12 @@ def explain(
         Path | None,
         typer.Option("--save-facts", metavar="FILE", help="Write what it answered, for --facts."),
     ] = None,
-    sender: Annotated[
-        str, typer.Option("--from", metavar="ADDRESS", help="Envelope sender; may be empty.")
-    ] = "sender@example.org",
-    recipients: Annotated[
-        list[str] | None,
-        typer.Option("--to", metavar="ADDRESS", help="Envelope recipient; may be repeated."),
-    ] = None,
-    client: Annotated[
-        str, typer.Option(metavar="NAME[IP]", help="The SMTP client: IP, [IP] or NAME[IP].")
-    ] = "localhost[127.0.0.1]",
-    helo: Annotated[str, typer.Option(metavar="NAME", help="Its HELO name.")] = "localhost",
-    auth: Annotated[
-        str | None, typer.Option(metavar="LOGIN", help="Send as authenticated by this login.")
-    ] = None,
-    macro: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A macro for the filters; may be repeated."),
-    ] = None,
+    sender: SenderOption = "sender@example.org",
+    recipients: RecipientsOption = None,
+    client: ClientOption = "localhost[127.0.0.1]",
+    helo: HeloOption = "localhost",
+    auth: AuthOption = None,
+    macro: MacroOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the mail with its edits here.")
@@ -65,7 +61,9 @@ def explain(
     keys are the real ones, unless --facts takes their place.
     """
     from milterd.explain.road import PASSED, walk
-    from milterd.lab.arguments import session_of
+    from milterd.lab.arguments import (
+        session_of,
+    )
     from milterd.lab.one_mail import envelope_of, read_one
     from milterd.wire.errors import LocalError
 

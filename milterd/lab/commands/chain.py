@@ -14,11 +14,24 @@ from rich.text import Text
 from milterd.base.sockets import parse
 from milterd.core.decision import Verdict
 from milterd.lab import status
-from milterd.lab.arguments import rules_of, session_of
+from milterd.lab.arguments import (
+    rules_of,
+    session_of,
+)
 from milterd.lab.chain import Chained, play_chain
 from milterd.lab.chain_show import as_lines, as_values
 from milterd.lab.link import MilterError, Patience
 from milterd.lab.one_mail import envelope_of, read_one
+from milterd.lab.options import (
+    AuthOption,
+    ClientOption,
+    HeloOption,
+    MacroOption,
+    MtaOption,
+    RecipientsOption,
+    SenderOption,
+    VersionOption,
+)
 from milterd.wire.errors import LocalError
 
 
@@ -31,30 +44,14 @@ def chain(
             "standard input.",
         ),
     ],
-    sender: Annotated[
-        str, typer.Option("--from", metavar="ADDRESS", help="Envelope sender; may be empty.")
-    ] = "sender@example.org",
-    recipients: Annotated[
-        list[str] | None,
-        typer.Option("--to", metavar="ADDRESS", help="Envelope recipient; may be repeated."),
-    ] = None,
-    client: Annotated[
-        str, typer.Option(metavar="NAME[IP]", help="The SMTP client: IP, [IP] or NAME[IP].")
-    ] = "localhost[127.0.0.1]",
-    helo: Annotated[str, typer.Option(metavar="NAME", help="Its HELO name.")] = "localhost",
-    auth: Annotated[
-        str | None, typer.Option(metavar="LOGIN", help="Send as authenticated by this login.")
-    ] = None,
-    macro: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A macro for the milters; may be repeated."),
-    ] = None,
-    mta: Annotated[
-        str, typer.Option("--as", metavar="MTA", help="Which MTA to be: postfix or sendmail.")
-    ] = "postfix",
-    version: Annotated[
-        int, typer.Option("--protocol", min=2, max=6, help="Milter protocol version to offer.")
-    ] = 6,
+    sender: SenderOption = "sender@example.org",
+    recipients: RecipientsOption = None,
+    client: ClientOption = "localhost[127.0.0.1]",
+    helo: HeloOption = "localhost",
+    auth: AuthOption = None,
+    macro: MacroOption = None,
+    mta: MtaOption = "postfix",
+    version: VersionOption = 6,
     timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds to wait for each answer.")
     ] = 30.0,

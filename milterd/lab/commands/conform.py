@@ -9,6 +9,13 @@ import typer
 
 from milterd.lab.commands.conform_card import Work, print_card, print_checks
 from milterd.lab.commands.conform_mta import Wishes, conform_mta
+from milterd.lab.options import (
+    ClientOption,
+    HeloOption,
+    MacroOption,
+    RecipientsOption,
+    SenderOption,
+)
 
 if TYPE_CHECKING:
     from milterd.core.mail import Mail
@@ -24,21 +31,11 @@ def conform(
             help="A message that the milter accepts; others after it are judged in turns with it.",
         ),
     ] = None,
-    sender: Annotated[
-        str, typer.Option("--from", metavar="ADDRESS", help="Envelope sender.")
-    ] = "sender@example.org",
-    recipients: Annotated[
-        list[str] | None,
-        typer.Option("--to", metavar="ADDRESS", help="Envelope recipient; may be repeated."),
-    ] = None,
-    client: Annotated[
-        str, typer.Option(metavar="NAME[IP]", help="The SMTP client: IP, [IP] or NAME[IP].")
-    ] = "localhost[127.0.0.1]",
-    helo: Annotated[str, typer.Option(metavar="NAME", help="Its HELO name.")] = "localhost",
-    macro: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A macro for the milter; may be repeated."),
-    ] = None,
+    sender: SenderOption = "sender@example.org",
+    recipients: RecipientsOption = None,
+    client: ClientOption = "localhost[127.0.0.1]",
+    helo: HeloOption = "localhost",
+    macro: MacroOption = None,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Checks to run: ids, with * and ?, or subjects."),
@@ -189,7 +186,10 @@ def _mails(
     from dataclasses import replace
 
     from milterd.core.mail import Envelope, Recipient
-    from milterd.lab.arguments import octets, session_of
+    from milterd.lab.arguments import (
+        octets,
+        session_of,
+    )
     from milterd.lab.conform.samples import default_mails
 
     session = session_of(client, helo, None, macro)
