@@ -76,6 +76,20 @@ def test_who_waits_for_a_search_is_told_how_far_it_is(
     tool.close()
 
 
+def test_windows_and_pages_leave_nothing_out(
+    full: Path, everything: list[QueuedMail], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever their ends are: a page that is just full, a window in which nothing fits."""
+    monkeypatch.setattr("smtpgw.queue.search.STEP", 35)
+    monkeypatch.setattr("smtpgw.queue.search.PAGE", 7)
+    tool = QueueTool(full)
+    for chosen in (Filter(), Filter(frozenset(MailState)), Filter(born_before=START - 100_000)):
+        found = [each.queue_id for each in tool.search(chosen, START)]
+        limit = chosen.born_before or START
+        assert found == [each.queue_id for each in everything if each.born <= limit]
+    tool.close()
+
+
 _LETTERS = "abAB*?[]^.@-\\'%_ü"
 _PATTERN = st.text(_LETTERS + string.digits, min_size=1, max_size=6)
 
