@@ -6,232 +6,49 @@ by SMTP to a real Postfix, which relays it by LMTP into a real Dovecot, where it
 
 from __future__ import annotations
 
-import asyncio
 import email
 import email.policy
 import email.utils
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from email.message import Message
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
 
-from milterd.core.mail import Envelope, Mail, Recipient
-from smtpgw.courier import CourierOptions
 from smtpgw.delivery.outcome import Destination
 from smtpgw.dsn.report import DsnOptions, NoticeOptions
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.schedule import Schedule, ScheduleOptions
 from smtpgw.reports import Reporter
-from tests.delivery.peer import Peer, Road, listening, road
-from tests.peers.dovecot import Dovecot, dovecot
-from tests.peers.postfix import Postfix, postfix
+from tests.delivery.peer import Peer, listening, road
 from tests.peers.process import wait_for
-from tests.queue.support import START, message, run, until
+from tests.queue.support import START, run
+from tests.scenarios.senders import (
+    DSN_OFFERED,
+    FULL,
+    NO_USER,
+    NOBODY,
+    OK,
+    POSTMASTER,
+    Case,
+    Told,
+    Town,
+    check,
+    mail_to,
+    send,
+    sender,
+    town,
+)
 
+__all__ = ["sender", "town"]  # fixtures
 pytestmark = pytest.mark.xdist_group("scenario-dsn")
-NO_USER = b"550 5.1.1 <b@x> no such user\r\n"
-FULL = b"452 4.2.2 mailbox full\r\n"
-OK = b"250 2.0.0 stored\r\n"
-DSN_OFFERED = b"250-peer.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 DSN\r\n"
-HEAD = b"Message-ID: <original@example.com>\r\nFrom: a@example.com\r\nSubject: s\r\n\r\n"
-POSTMASTER = "postmaster@gw.example"
-
-
-@dataclass(frozen=True)
-class Town:
-    """Where the senders live."""
-
-    postfix: Postfix
-    dovecot: Dovecot
-    free: Iterator[str]
-
-    @property
-    def way(self) -> Destination:
-        return Destination("smtp", f"inet:127.0.0.1:{self.postfix.port}")
-
-    def letters(self, user: str, count: int) -> list[bytes]:
-        """What a user has been told, once that is `count` letters."""
-        wait_for(lambda: len(self.dovecot.mails(user)) >= count, "letters", within=10)
-        found = self.dovecot.mails(user)
-        assert len(found) == count
-        return found
-
-
-@pytest.fixture(scope="module")
-def town() -> Iterator[Town]:
-    users = [f"s{number}@example.com" for number in range(40)]
-    with dovecot(dict.fromkeys([POSTMASTER, *users], "")) as stores:
-        main = {
-            "default_transport": f"lmtp:inet:127.0.0.1:{stores.port}",
-            "transport_maps": "inline:{ utf8.example=discard: }",
-        }
-        with postfix(main) as relays:
-            yield Town(relays, stores, iter(users))
-            relayed = relays.peer.said()
-            assert relays.troubles() == []
-            assert "status=bounced" not in relayed
-            assert "status=deferred" not in relayed
-
-
-@pytest.fixture
-def sender(town: Town) -> str:
-    """An address that only this test uses."""
-    return next(town.free)
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a notification has to say of one recipient."""
-
-    final: str
-    action: str
-    status: str
-    original: str | None = None
-    remote: str | None = "dns; peer.example"
-    code: str | None = None
-    until: float | None = None
-
-
-@dataclass(frozen=True)
-class Case:
-    """A mail, and how it is met.  `moves` are seconds the clock goes on, step by step."""
-
-    mail: Mail
-    answers: Mapping[str, Any] = field(default_factory=dict)
-    where: Destination | None = None
-    dsn: DsnOptions = field(default_factory=lambda: DsnOptions("gw.example"))
-    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
-    moves: tuple[float, ...] = ()
-
-
-def _mail(
-    sender: str,
-    *rcpts: tuple[bytes, ...],
-    args: tuple[bytes, ...] = (),
-    text: bytes = b"hello\r\n",
-    head: bytes = HEAD,
-) -> Mail:
-    """A mail to recipients, each with its parameters."""
-    mail = message(text, head=head)
-    those = tuple(Recipient(each[0], tuple(each[1:])) for each in rcpts or ((b"b@x",),))
-    return Mail(mail.session, Envelope(sender.encode(), args, those), mail.headers, mail.body)
-
-
-def _send(town: Town, tmp_path: Path, case: Case) -> str:
-    """Let the courier do all it does with it; the mail's queue id."""
-
-    async def scenario() -> str:
-        peer = Peer(case.answers)
-        options = CourierOptions(pause=0.01, dsn=case.dsn)
-        homes = dict.fromkeys(("example.com", "gw.example", "utf8.example"), town.way)
-        async with (
-            listening(peer) as lmtp,
-            road(
-                tmp_path, case.where or lmtp, homes, schedule=case.schedule, options=options
-            ) as way,
-        ):
-            queue_id = await way.accept(case.mail)
-            for each in case.moves:
-                await _quiet(way)
-                way.clock.go(each)
-                await asyncio.sleep(0.05)
-            await _quiet(way)
-            if not any(case.moves):
-                await way.wait_empty()
-            return queue_id
-
-    return run(scenario())
-
-
-async def _quiet(way: Road) -> None:
-    await asyncio.sleep(0.05)
-    await until(lambda: way.seen and not way.courier.active)
-
-
-def _fields(block: Message) -> dict[str, str]:
-    found = {key: re.sub(r"\s*\n\s+", " ", str(value)) for key, value in block.items()}
-    assert len(found) == len(block.items())
-    return found
-
-
-def _check(
-    octets: bytes,
-    case: Case,
-    queue_id: str,
-    told: list[Told],
-    *,
-    to: str = "",
-    subject: str = "Undelivered Mail Returned to Sender",
-    envid: str | None = None,
-) -> list[Message]:
-    """Everything RFC 3464 asks for, against the envelope; the three parts."""
-    sender = case.mail.envelope.sender.decode()
-    parsed = email.message_from_bytes(octets)
-    _check_header(parsed, sender, to, subject)
-    human, status, original = parsed.get_payload()  # type: ignore[misc] # three parts
-    whole, *rest = (_fields(each) for each in status.get_payload())  # type: ignore[union-attr]
-    assert whole.pop("Reporting-MTA") == "dns; gw.example"
-    assert whole.pop("Received-From-MTA") == "dns; helo.example"
-    assert _moment(whole.pop("Arrival-Date")) == START
-    assert whole.pop("Original-Envelope-Id", None) == envid
-    assert whole.pop("X-Gatepost-Queue-ID") == queue_id
-    assert whole.pop("X-Gatepost-Sender", None) == (f"rfc822; {sender}" if sender else None)
-    assert not whole
-    shown = human.get_payload(decode=True).decode()  # type: ignore[union-attr] # one part
-    assert queue_id in shown
-    for each, wanted in zip(rest, told, strict=True):
-        _check_recipient(each, wanted, queue_id)
-        kind, _, address = wanted.final.partition("; ")
-        assert kind == "utf-8" or f"<{address}>" in shown
-    return [human, status, original]
-
-
-def _check_header(parsed: Message, sender: str, to: str, subject: str) -> None:
-    top = {key: str(value) for key, value in parsed.items()}
-    assert email.utils.parseaddr(top["To"])[1] == (to or sender)
-    assert top["From"] == "Mail Delivery System <MAILER-DAEMON@gw.example>"
-    assert top["Auto-Submitted"] == "auto-replied"
-    assert top["Subject"] == subject
-    assert re.fullmatch(r"<[0-9A-Za-z]{14}@gw\.example>", top["Message-ID"])
-    assert top["References"] == top["In-Reply-To"] == "<original@example.com>"
-    assert _moment(top["Date"]) >= START
-    assert top["Return-Path"] == ("<double-bounce@gw.example>" if to else "<>")
-    assert parsed.get_content_type() == "multipart/report"
-    assert parsed.get_param("report-type") == "delivery-status"
-
-
-def _moment(date: str) -> float:
-    return email.utils.parsedate_to_datetime(date).timestamp()
-
-
-def _check_recipient(each: dict[str, str], wanted: Told, queue_id: str) -> None:
-    assert each.pop("Original-Recipient", None) == wanted.original
-    assert each.pop("Final-Recipient") == wanted.final
-    assert each.pop("Action") == wanted.action
-    assert each.pop("Status") == wanted.status
-    assert each.pop("Remote-MTA", None) == wanted.remote
-    assert each.pop("Diagnostic-Code", None) == wanted.code
-    assert START <= _moment(each.pop("Last-Attempt-Date")) <= START + 6 * 86400
-    ours = wanted.action in ("failed", "delayed", "delivered")
-    assert each.pop("Final-Log-ID", None) == (queue_id if ours else None)
-    until = each.pop("Will-Retry-Until", None)
-    assert wanted.until is None if until is None else _moment(until) == wanted.until
-    assert not each
-
-
-NOBODY = "smtp; 550 5.1.1 <b@x> no such user"
 
 
 def test_failure_of_one(town: Town, tmp_path: Path, sender: str) -> None:
-    case = Case(_mail(sender), {"RCPT": NO_USER})
-    queue_id = _send(town, tmp_path, case)
+    case = Case(mail_to(sender), {"RCPT": NO_USER})
+    queue_id = send(town, tmp_path, case)
     (letter,) = town.letters(sender, 1)
-    parts = _check(letter, case, queue_id, [Told("rfc822; b@x", "failed", "5.1.1", code=NOBODY)])
+    parts = check(letter, case, queue_id, [Told("rfc822; b@x", "failed", "5.1.1", code=NOBODY)])
     assert parts[2].get_content_type() == "message/rfc822"
     words = parts[0].get_payload()
     assert isinstance(words, str)
@@ -241,36 +58,36 @@ def test_failure_of_one(town: Town, tmp_path: Path, sender: str) -> None:
 
 def test_failure_of_several(town: Town, tmp_path: Path, sender: str) -> None:
     big = b"552 5.3.4 too big\r\n"
-    case = Case(_mail(sender, (b"b@x",), (b"c@x",), (b"d@x",)), {"DOT": NO_USER + OK + big})
-    queue_id = _send(town, tmp_path, case)
+    case = Case(mail_to(sender, (b"b@x",), (b"c@x",), (b"d@x",)), {"DOT": NO_USER + OK + big})
+    queue_id = send(town, tmp_path, case)
     (letter,) = town.letters(sender, 1)
     told = [
         Told("rfc822; b@x", "failed", "5.1.1", code=NOBODY),
         Told("rfc822; d@x", "failed", "5.3.4", code="smtp; 552 5.3.4 too big"),
     ]
-    _check(letter, case, queue_id, told)
+    check(letter, case, queue_id, told)
 
 
 def test_one_fails_one_waits_one_is_delivered(town: Town, tmp_path: Path, sender: str) -> None:
     """Three kinds of news are three letters, each with its own recipient only."""
     both = b"NOTIFY=SUCCESS,FAILURE,DELAY"
     case = Case(
-        _mail(sender, (b"b@x", both), (b"c@x", both), (b"d@x", both)),
+        mail_to(sender, (b"b@x", both), (b"c@x", both), (b"d@x", both)),
         {"DOT": [NO_USER + FULL + OK, FULL]},
         schedule=ScheduleOptions(delay_warning_time=3600),
         moves=(4000,),
     )
-    queue_id = _send(town, tmp_path, case)
+    queue_id = send(town, tmp_path, case)
     found = {_subject(each): each for each in town.letters(sender, 3)}
     failed = Told("rfc822; b@x", "failed", "5.1.1", code=NOBODY)
-    _check(found.pop("Undelivered Mail Returned to Sender"), case, queue_id, [failed])
+    check(found.pop("Undelivered Mail Returned to Sender"), case, queue_id, [failed])
     text = "smtp; 452 4.2.2 mailbox full"
     late = Told("rfc822; c@x", "delayed", "4.2.2", code=text, until=START + 5 * 86400)
     subject = "Delayed Mail (still being retried)"
-    _check(found.pop(subject), case, queue_id, [late], subject=subject)
+    check(found.pop(subject), case, queue_id, [late], subject=subject)
     subject = "Successful Mail Delivery Report"
     done = Told("rfc822; d@x", "relayed", "2.0.0", code="smtp; 250 2.0.0 stored")
-    _check(found.pop(subject), case, queue_id, [done], subject=subject)
+    check(found.pop(subject), case, queue_id, [done], subject=subject)
 
 
 def _subject(letter: bytes) -> str:
@@ -279,27 +96,27 @@ def _subject(letter: bytes) -> str:
 
 def test_delay_and_its_end(town: Town, tmp_path: Path, sender: str) -> None:
     case = Case(
-        _mail(sender, (b"b@x",), (b"c@x", b"NOTIFY=FAILURE")),
+        mail_to(sender, (b"b@x",), (b"c@x", b"NOTIFY=FAILURE")),
         {"DOT": [FULL + FULL, FULL + FULL, OK + OK]},
         dsn=DsnOptions("gw.example", confirm_delay_cleared=True),
         schedule=ScheduleOptions(delay_warning_time=3600),
         moves=(4000, 5000),
     )
-    queue_id = _send(town, tmp_path, case)
+    queue_id = send(town, tmp_path, case)
     found = {_subject(each): each for each in town.letters(sender, 2)}
     text = "smtp; 452 4.2.2 mailbox full"
     late = Told("rfc822; b@x", "delayed", "4.2.2", code=text, until=START + 5 * 86400)
     subject = "Delayed Mail (still being retried)"
-    parts = _check(found[subject], case, queue_id, [late], subject=subject)
+    parts = check(found[subject], case, queue_id, [late], subject=subject)
     assert parts[2].get_content_type() == "text/rfc822-headers"
     over = Told("rfc822; b@x", "relayed", "2.0.0", code="smtp; 250 2.0.0 stored")
     subject = "Delayed Mail Has Been Delivered"
-    _check(found[subject], case, queue_id, [over], subject=subject)
+    check(found[subject], case, queue_id, [over], subject=subject)
 
 
 @pytest.mark.parametrize("how", ["lmtp", "maildir", "relayed", "passed on"])
 def test_success(town: Town, tmp_path: Path, sender: str, how: str) -> None:
-    mail = _mail(sender, (b"b@x", b"NOTIFY=SUCCESS"), (b"c@x",))
+    mail = mail_to(sender, (b"b@x", b"NOTIFY=SUCCESS"), (b"c@x",))
     told = Told("rfc822; b@x", "delivered", "2.0.0", code="smtp; 250 2.0.0 stored")
     case = Case(mail, dsn=DsnOptions("gw.example", lmtp_assume_final=how == "lmtp"))
     if how == "relayed":
@@ -309,19 +126,19 @@ def test_success(town: Town, tmp_path: Path, sender: str, how: str) -> None:
         told = Told("rfc822; b@x", "delivered", "2.0.0", remote=None)
     elif how == "passed on":  # the next system reports, and we do not (RFC 3461 section 5.2.2)
         case = Case(mail, {"LHLO": DSN_OFFERED})
-    queue_id = _send(town, tmp_path, case)
+    queue_id = send(town, tmp_path, case)
     if how == "passed on":
         town.letters(sender, 0)
         return
     (letter,) = town.letters(sender, 1)
     subject = "Successful Mail Delivery Report"
-    parts = _check(letter, case, queue_id, [told], subject=subject)
+    parts = check(letter, case, queue_id, [told], subject=subject)
     assert parts[2].get_content_type() == "text/rfc822-headers"
 
 
 def test_expanded(town: Town, tmp_path: Path, sender: str) -> None:
     """What a list of addresses is to report, at the Reporter: nothing expands yet."""
-    case = Case(_mail(sender, (b"list@x", b"NOTIFY=SUCCESS", b"ORCPT=rfc822;List@x"), (b"c@x",)))
+    case = Case(mail_to(sender, (b"list@x", b"NOTIFY=SUCCESS", b"ORCPT=rfc822;List@x"), (b"c@x",)))
 
     async def scenario() -> str:
         async with road(tmp_path, town.way) as way:
@@ -347,16 +164,16 @@ def test_expanded(town: Town, tmp_path: Path, sender: str) -> None:
     (letter,) = town.letters(sender, 1)
     told = Told("rfc822; list@x", "expanded", "2.1.5", original="rfc822;List@x", remote=None)
     subject = "Successful Mail Delivery Report"
-    _check(letter, case, queue_id, [told], subject=subject)
+    check(letter, case, queue_id, [told], subject=subject)
 
 
 @pytest.mark.parametrize("ret", ["FULL", "HDRS"])
 def test_ret_decides_what_comes_back(town: Town, tmp_path: Path, sender: str, ret: str) -> None:
-    case = Case(_mail(sender, args=(b"RET=" + ret.encode(),)), {"RCPT": NO_USER})
-    queue_id = _send(town, tmp_path, case)
+    case = Case(mail_to(sender, args=(b"RET=" + ret.encode(),)), {"RCPT": NO_USER})
+    queue_id = send(town, tmp_path, case)
     (letter,) = town.letters(sender, 1)
     told = [Told("rfc822; b@x", "failed", "5.1.1", code=NOBODY)]
-    original = _check(letter, case, queue_id, told)[2]
+    original = check(letter, case, queue_id, told)[2]
     whole = b"".join(case.mail.pieces()).replace(b"\r\n", b"\n")
     if ret == "FULL":
         assert original.get_content_type() == "message/rfc822"
@@ -369,7 +186,7 @@ def test_ret_decides_what_comes_back(town: Town, tmp_path: Path, sender: str, re
 
 def test_envid_and_orcpt(town: Town, tmp_path: Path, sender: str) -> None:
     case = Case(
-        _mail(
+        mail_to(
             sender,
             (b"b@x", b"ORCPT=rfc822;Old+2BName@Example.ORG"),
             (b"c@x", rb"ORCPT=utf-8;j\x{F6}rg@x"),
@@ -377,25 +194,25 @@ def test_envid_and_orcpt(town: Town, tmp_path: Path, sender: str) -> None:
         ),
         {"RCPT": NO_USER},
     )
-    queue_id = _send(town, tmp_path, case)
+    queue_id = send(town, tmp_path, case)
     (letter,) = town.letters(sender, 1)
     told = [
         Told("rfc822; b@x", "failed", "5.1.1", "rfc822;Old+Name@Example.ORG", code=NOBODY),
         Told("rfc822; c@x", "failed", "5.1.1", r"utf-8; j\x{F6}rg@x", code=NOBODY),
     ]
-    _check(letter, case, queue_id, told, envid="QQ 314159=")
+    check(letter, case, queue_id, told, envid="QQ 314159=")
 
 
 def test_smtputf8_to_a_plain_sender(town: Town, tmp_path: Path, sender: str) -> None:
     """What goes back to him passes where SMTPUTF8 does not: the address in ASCII."""
     head = "Message-ID: <original@example.com>\r\nSubject: Grüße\r\n\r\n".encode()
     case = Case(
-        _mail(sender, ("jörg@x".encode(),), args=(b"SMTPUTF8",), head=head), {"RCPT": NO_USER}
+        mail_to(sender, ("jörg@x".encode(),), args=(b"SMTPUTF8",), head=head), {"RCPT": NO_USER}
     )
-    queue_id = _send(town, tmp_path, case)
+    queue_id = send(town, tmp_path, case)
     (letter,) = town.letters(sender, 1)
     told = [Told(r"utf-8; j\x{F6}rg@x", "failed", "5.1.1", code=NOBODY)]
-    parts = _check(letter, case, queue_id, told)
+    parts = check(letter, case, queue_id, told)
     assert parts[2].get_content_type() == "message/global"
     assert "jörg@x" in parts[0].get_payload(decode=True).decode()  # type: ignore[union-attr]
 
@@ -404,10 +221,10 @@ def test_smtputf8_to_an_international_sender(town: Town, tmp_path: Path) -> None
     """RFC 6533: the parts are those for UTF-8, and the mail itself needs SMTPUTF8."""
     sender = "jürgen@utf8.example"
     head = "Message-ID: <original@example.com>\r\nSubject: Grüße\r\n\r\n".encode()
-    mail = _mail(sender, ("jörg@x".encode(), b"ORCPT=utf-8;Old"), args=(b"SMTPUTF8", b"RET=HDRS"),
+    mail = mail_to(sender, ("jörg@x".encode(), b"ORCPT=utf-8;Old"), args=(b"SMTPUTF8", b"RET=HDRS"),
                  head=head)  # fmt: skip
     before = town.postfix.peer.said()
-    _send(town, tmp_path / "a", Case(mail, {"RCPT": NO_USER}))
+    send(town, tmp_path / "a", Case(mail, {"RCPT": NO_USER}))
     wait_for(lambda: "(utf8.example)" in town.postfix.peer.said()[len(before) :], "relayed")
     home = tmp_path / "mail"
 
@@ -434,10 +251,10 @@ def test_smtputf8_to_an_international_sender(town: Town, tmp_path: Path) -> None
 
 
 def test_a_huge_original_comes_back_as_its_header(town: Town, tmp_path: Path, sender: str) -> None:
-    case = Case(_mail(sender, text=b"x" * 70 + b"\r\n" * 1_000_000), {"RCPT": NO_USER})
-    queue_id = _send(town, tmp_path, case)
+    case = Case(mail_to(sender, text=b"x" * 70 + b"\r\n" * 1_000_000), {"RCPT": NO_USER})
+    queue_id = send(town, tmp_path, case)
     (letter,) = town.letters(sender, 1)
-    parts = _check(letter, case, queue_id, [Told("rfc822; b@x", "failed", "5.1.1", code=NOBODY)])
+    parts = check(letter, case, queue_id, [Told("rfc822; b@x", "failed", "5.1.1", code=NOBODY)])
     assert parts[2].get_content_type() == "text/rfc822-headers"
     assert b"Subject: s" in parts[2].get_payload(decode=True)  # type: ignore[operator]
     assert len(letter) < 10_000
@@ -449,13 +266,13 @@ ALL = NoticeOptions(notify_classes=frozenset({"bounce", "2bounce", "delay", "sof
 def test_a_failure_without_a_sender_is_the_postmasters(town: Town, tmp_path: Path) -> None:
     """And NOTIFY=NEVER, which our own notifications bear, hides nothing from him."""
     before = len(town.dovecot.mails(POSTMASTER))
-    mail = _mail("", (b"b@x", b"NOTIFY=NEVER"))
+    mail = mail_to("", (b"b@x", b"NOTIFY=NEVER"))
     case = Case(mail, {"RCPT": NO_USER}, dsn=DsnOptions("gw.example", notices=ALL))
-    queue_id = _send(town, tmp_path, case)
+    queue_id = send(town, tmp_path, case)
     letter = town.letters(POSTMASTER, before + 1)[-1]
     told = [Told("rfc822; b@x", "failed", "5.1.1", code=NOBODY)]
     subject = "Postmaster Copy: Undelivered Mail"
-    parts = _check(letter, case, queue_id, told, to=POSTMASTER, subject=subject)
+    parts = check(letter, case, queue_id, told, to=POSTMASTER, subject=subject)
     assert parts[2].get_content_type() == "message/rfc822"
 
 
@@ -463,15 +280,15 @@ def test_the_postmaster_gets_a_copy_of_what_the_sender_gets(
     town: Town, tmp_path: Path, sender: str
 ) -> None:
     before = len(town.dovecot.mails(POSTMASTER))
-    mail = _mail(sender, (b"b@x",), (b"c@x", b"NOTIFY=NEVER"))
+    mail = mail_to(sender, (b"b@x",), (b"c@x", b"NOTIFY=NEVER"))
     case = Case(mail, {"RCPT": NO_USER}, dsn=DsnOptions("gw.example", notices=ALL))
-    queue_id = _send(town, tmp_path, case)
+    queue_id = send(town, tmp_path, case)
     (letter,) = town.letters(sender, 1)
     told = [Told(f"rfc822; {each}@x", "failed", "5.1.1", code=NOBODY) for each in "bc"]
-    _check(letter, case, queue_id, told[:1])
+    check(letter, case, queue_id, told[:1])
     copy = town.letters(POSTMASTER, before + 1)[-1]
     subject = "Postmaster Copy: Undelivered Mail"
-    parts = _check(copy, case, queue_id, told, to=POSTMASTER, subject=subject)
+    parts = check(copy, case, queue_id, told, to=POSTMASTER, subject=subject)
     assert parts[2].get_content_type() == "text/rfc822-headers"
 
 
@@ -484,9 +301,9 @@ def test_nobody_is_told(town: Town, tmp_path: Path, sender: str, who: str) -> No
     rcpt = (b"b@x", b"NOTIFY=NEVER") if never else (b"b@x",)
     notices = NoticeOptions() if who in ("", "never") else ALL
     case = Case(
-        _mail(sender if never else who, rcpt),
+        mail_to(sender if never else who, rcpt),
         {"RCPT": NO_USER},
         dsn=DsnOptions("gw.example", notices=notices),
     )
-    _send(town, tmp_path, case)
+    send(town, tmp_path, case)
     assert town.postfix.peer.said() == before
