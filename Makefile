@@ -7,11 +7,11 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=CI)
 # More arguments for pytest: make test PYTEST="tests/unit -k header"
 PYTEST ?=
 
-.PHONY: help run test bench cards lint lock clean
+.PHONY: help run test nightly bench cards lint lock clean
 
 help: ## list the targets (this is the default)
 	@echo "Gatepost.  Targets:"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## install what is missing, then run both halves until Ctrl-C, SMTP on 127.0.0.1:2525 (PORT=)
 	@packaging/setup run
@@ -21,6 +21,14 @@ test: ## install what is missing, then lint, types and the whole suite with real
 	@packaging/setup test
 	@$(MAKE) --no-print-directory lint
 	@exec $(ROOT) $(PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST)
+
+# One line for each test that has a long version: what makes it long.
+NIGHTLY := \
+  GATEPOST_SCALE=200000
+
+nightly: ## the whole suite, with the long versions of its tests
+	@packaging/setup test
+	@exec $(ROOT) env $(NIGHTLY) $(PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST)
 
 lint: ## ruff and mypy --strict
 	@packaging/setup test
