@@ -7,10 +7,11 @@ settings are for new sessions and for the next delivery attempts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +25,15 @@ from smtpgw.edge.options import EdgeOptions
 from smtpgw.fastflush import FastFlush
 from smtpgw.post import Post
 from smtpgw.queue.clock import QueueClock, SystemClock
+from smtpgw.queue.store import QueueError
 from smtpgw.road import GatewayRoad, Means, Plan
+from smtpgw.takeover import Takeover
 
 COUNT_EVERY = 2.0
-"""Seconds between two counts of the queue for the metrics."""
+"""Seconds between two counts of the queue for the metrics, at least."""
+
+COUNT_SHARE = 0.01
+"""How much of the time may go into counting: a million mails are counted less often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,34 +47,46 @@ class _Door:
 class App:
     """A worker's rooms.  Use :meth:`open`, then :meth:`apply`."""
 
-    def __init__(self, posts: Sequence[Post], road: GatewayRoad) -> None:
-        self.posts, self._road = tuple(posts), road
+    def __init__(self, post: Post, road: GatewayRoad, clock: QueueClock, settings: Smtpgw) -> None:
+        self._post, self._road, self._clock, self._settings = post, road, clock, settings
+        self._takeover = Takeover(
+            post.shard,
+            wiring.takeover(settings),
+            self._take_over,
+            clock=time.monotonic,
+            log=logs.get("queue"),
+        )
+        self._looking: asyncio.Task[None] | None = None
         self._doors: dict[str, _Door] = {}
         self._leaving: list[Listener] = []
         self._log = logs.get("worker")
 
     @classmethod
-    async def open(cls, shards: Sequence[int], settings: Smtpgw, patience: float) -> App:
-        """Take the shards and recover them.  Raises QueueError, OSError."""
+    async def open(cls, shard: int, settings: Smtpgw, patience: float) -> App:
+        """Take the worker's own shard and recover it.  Raises QueueError, OSError."""
         spool(settings).mkdir(mode=0o700, parents=True, exist_ok=True)
         clock = QueueClock(SystemClock())
-        posts: list[Post] = []
-        try:
-            for each in shards:
-                posts.append(await Post.open(each, settings, clock, patience))
-        except BaseException:
-            for post in posts:
-                await post.close()
-            raise
+        post = await Post.open(shard, settings, clock, patience)
         means = Means(
-            intake=posts[0].intake,
+            intake=post.intake,
             health=Health(time.monotonic),
             log=logs.get("smtpd"),
             wall=time.time,
             clock=time.monotonic,
             flush=FastFlush(settings.queue.directory),
         )
-        return cls(posts, GatewayRoad(means, {}))
+        return cls(post, GatewayRoad(means, {}), clock, settings)
+
+    @property
+    def posts(self) -> tuple[Post, ...]:
+        """All shards that are run, the worker's own first."""
+        return self._post, *self._takeover.posts.values()
+
+    async def _take_over(self, shard: int, failed: Callable[[BaseException], None]) -> Post:
+        post = await Post.open(shard, self._settings, self._clock, 0.0)
+        post.deliver(self._settings, failed)
+        metrics.TAKEOVERS.inc()
+        return post
 
     async def apply(self, orders: Orders, failed: Callable[[BaseException], None]) -> None:
         """Work by these orders from now on.
@@ -82,9 +100,13 @@ class App:
             edges[each.name] = wiring.edge(settings, each)
             plans[each.name] = wiring.plan(settings, each)
         self._road.plans = {**self._road.plans, **plans}
-        for post in self.posts:
-            post.deliver(settings, failed)
+        self._settings, self._takeover.options = settings, wiring.takeover(settings)
+        self._post.deliver(settings, failed)
+        for shard, post in self._takeover.posts.items():
+            post.deliver(settings, self._takeover.failure_of(shard))
         await self._open_doors(edges, orders.listeners)
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._takeover.run())
 
     async def _open_doors(
         self, edges: Mapping[str, EdgeOptions], listening: Mapping[str, socket.socket]
@@ -112,13 +134,16 @@ class App:
         """Keep the queue's numbers in the metrics, until cancelled."""
         while True:
             total: dict[str, int] = {}
+            began = time.monotonic()
             for post in self.posts:
-                for state, number in (await post.counts()).items():
-                    total[state.name.lower()] = total.get(state.name.lower(), 0) + number
+                with contextlib.suppress(QueueError):  # given back meanwhile, or damaged
+                    for state, number in (await post.counts()).items():
+                        total[state.name.lower()] = total.get(state.name.lower(), 0) + number
             for name, number in total.items():
                 metrics.QUEUE.labels(name).set(number)
             metrics.LOG_DROPPED.set(logs.dropped())
-            await asyncio.sleep(COUNT_EVERY)
+            took = time.monotonic() - began
+            await asyncio.sleep(max(COUNT_EVERY, took / COUNT_SHARE))
 
     async def close(self, patience: float) -> None:
         """Stop accepting, let what is under way end within `patience` seconds, and
@@ -126,9 +151,12 @@ class App:
         listeners = [*(each.listener for each in self._doors.values()), *self._leaving]
         await asyncio.gather(
             *(each.drain(patience) for each in listeners),
-            *(each.drain(patience) for each in self.posts),
+            self._takeover.close(patience),
+            self._post.drain(patience),
         )
-        await asyncio.gather(*(each.close() for each in self.posts))
+        if self._looking is not None:
+            await self._looking
+        await self._post.close()
 
 
 def spool(settings: Smtpgw) -> Path:

@@ -236,6 +236,11 @@ class Smtpgw(settings.Table):
         gt=0,
         description="longest pause before a worker that keeps ending is started again",
     )
+    takeover_delay: Duration = Field(
+        default=5.0,
+        description="how long a worker may be gone until another one delivers what is in its part "
+        "of the queue",
+    )
     listener: tuple[Listener, ...] = Field(default=(), description="Where the gateway listens.")
     milter: tuple[Milter, ...] = Field(
         default=(), description="Milters, asked in the order of these tables."

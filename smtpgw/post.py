@@ -1,12 +1,13 @@
 """One shard of the queue at work: its store, its door, its courier.
 
-A worker runs its own shard, through which its mail comes in, and any shard that
-was left over when the number of workers was lowered; those only go out.
+A worker runs its own shard, through which its mail comes in, and those of others that
+it has taken over (:mod:`smtpgw.takeover`); from these mail only goes out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 import time
@@ -23,6 +24,7 @@ from smtpgw.delivery.outcome import Deliverer
 from smtpgw.delivery.pool import Pool
 from smtpgw.dns.resolver import DnsOptions, DnsResolver
 from smtpgw.intake import Intake
+from smtpgw.queue import handover
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.manager import QueueManager
 from smtpgw.queue.schedule import Schedule
@@ -50,31 +52,50 @@ class Post:
     @classmethod
     async def open(cls, shard: int, settings: Smtpgw, clock: QueueClock, patience: float) -> Post:
         """Take the shard, waiting at most `patience` seconds for a worker that is still
-        ending, and put right what the last run left.  Raises QueueError, OSError."""
-        directory = shard_directory(settings.queue.directory, shard)
-        end = clock.now() + patience
-        log = logs.get("queue").bind(shard=shard)
-        waited = False
-        while True:
-            try:
-                store = SqliteStore.open(directory, wiring.store(settings, shard), clock=clock)
-                break
-            except StoreLocked as error:
-                if clock.now() >= end:
-                    raise
-                if not waited:
-                    log.info("waiting for the queue", reason=str(error), patience=patience)
-                    waited = True
-            await asyncio.sleep(_LOOK_AGAIN)
+        ending or has taken it over, and put right what the last run left.
+
+        Raises QueueError, OSError.
+        """
+        store = await cls._locked(shard, settings, clock, patience)
         found = await store.recover(clock.now())
-        log.info(
+        logs.get("queue").info(
             "queue open",
+            shard=shard,
             leased=found.leased,
             orphans=found.orphans,
             corrupt=len(found.corrupt),
             strange=len(found.strange),
         )
         return cls(shard, store, clock)
+
+    @staticmethod
+    async def _locked(
+        shard: int, settings: Smtpgw, clock: QueueClock, patience: float
+    ) -> SqliteStore:
+        directory = shard_directory(settings.queue.directory, shard)
+        options = wiring.store(settings, shard)
+        end = clock.now() + patience
+        waits = False
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    # In a thread, for a large log may have to be read again.
+                    return await asyncio.to_thread(
+                        SqliteStore.open, directory, options, clock=clock
+                    )
+                except StoreLocked as error:
+                    if clock.now() >= end:
+                        raise
+                    if not waits:
+                        waits = True
+                        stack.enter_context(handover.asking(directory))
+                        logs.get("queue").info(
+                            "waiting for the queue",
+                            shard=shard,
+                            reason=str(error),
+                            patience=patience,
+                        )
+                await asyncio.sleep(_LOOK_AGAIN)
 
     def deliver(self, settings: Smtpgw, failed: Callable[[BaseException], None]) -> None:
         """Deliver by these settings from now on; what is under way ends by the old ones.

@@ -21,7 +21,6 @@ from milterd.base.settings import ConfigError, Problem
 from milterd.base.supervise import Backoff, Child, Supervisor
 from smtpgw import config, control
 from smtpgw.config import GatewaySettings
-from smtpgw.queue.tools import shard_directories
 
 KILL_AFTER = 5.0
 """Seconds beyond stop_timeout that a worker has to end by itself."""
@@ -140,11 +139,7 @@ class Gateway:
         count = settings.smtpgw.workers
         base = (sys.executable, "-m", "smtpgw.worker")
         return [
-            Child(
-                f"worker-{number}",
-                (*base, *map(str, shards_of(number, count, settings.smtpgw.queue.directory))),
-                environ=self._environ,
-            )
+            Child(f"worker-{number}", (*base, str(number)), environ=self._environ)
             for number in range(count)
         ]
 
@@ -238,13 +233,6 @@ def assign(
     if len(rest) > len(free):
         raise StartError(f"{len(given)} sockets were passed, for {len(names)} listeners")
     return found | dict(zip(free, rest, strict=False))
-
-
-def shards_of(number: int, workers: int, directory: Path) -> list[int]:
-    """The shards of a worker: its own, and those left over from when there were more workers."""
-    names = [each.name for each in shard_directories(directory)]
-    left = [int(each) for each in names if each.isdecimal() and int(each) >= workers]
-    return [number, *(each for each in sorted(left) if each % workers == number)]
 
 
 def require_unchanged(path: Path, old: GatewaySettings, new: GatewaySettings) -> None:

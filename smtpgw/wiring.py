@@ -33,6 +33,7 @@ from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.sqlite import SqliteOptions
 from smtpgw.road import Plan
+from smtpgw.takeover import TakeoverOptions
 
 
 def milters(settings: Smtpgw, listener: Listener) -> tuple[MilterOptions, ...]:
@@ -156,6 +157,16 @@ def schedule(settings: Smtpgw) -> ScheduleOptions:
 def store(settings: Smtpgw, shard: int) -> SqliteOptions:
     """How a shard is kept."""
     return SqliteOptions(queue_minfree=settings.queue.queue_minfree, shard=shard)
+
+
+def takeover(settings: Smtpgw) -> TakeoverOptions:
+    """When other workers' shards are taken over."""
+    return TakeoverOptions(
+        directory=settings.queue.directory,
+        workers=settings.workers,
+        delay=settings.takeover_delay,
+        patience=settings.stop_timeout,
+    )
 
 
 def manager(settings: Smtpgw) -> ManagerOptions:

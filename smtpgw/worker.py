@@ -31,10 +31,10 @@ LOCK_MARGIN = 10.0
 
 
 class Worker:
-    """The process.  `shards` are the queue's parts it runs, its own first."""
+    """The process.  `shard` is its number, and that of the queue's part that is its own."""
 
-    def __init__(self, shards: Sequence[int], channel: socket.socket) -> None:
-        self._shards, self._channel = tuple(shards), channel
+    def __init__(self, shard: int, channel: socket.socket) -> None:
+        self._shard, self._channel = shard, channel
         self._log = logs.get("worker")
         self._orders: asyncio.Queue[Orders] = asyncio.Queue()
         self._stop = asyncio.Event()
@@ -53,7 +53,7 @@ class Worker:
             return self._status
         settings = orders.settings.smtpgw
         patience = settings.stop_timeout + LOCK_MARGIN
-        app = await self._unless_stopped(App.open(self._shards, settings, patience))
+        app = await self._unless_stopped(App.open(self._shard, settings, patience))
         if app is None:
             return self._status
         return await self._work(app, orders)
@@ -83,7 +83,7 @@ class Worker:
 
     def _set_up_logs(self, orders: Orders) -> None:
         settings = orders.settings.log
-        logs.setup(settings.format, settings.level, daemon="smtpgw", worker=self._shards[0])
+        logs.setup(settings.format, settings.level, daemon="smtpgw", worker=self._shard)
 
     def _failed(self, error: BaseException) -> None:
         """The queue cannot go on: a restart looks at what the disk really holds."""
@@ -127,8 +127,8 @@ class Worker:
 
 
 def main(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Run a worker for the shards with these numbers; the exit status."""
-    shards = [int(each) for each in words]
+    """Run the worker with this number; the exit status."""
+    (shard,) = map(int, words)
     number = environ.get(control.CHANNEL, "")
     if not number.isdecimal():
         raise SystemExit("smtpgw worker: started by smtpgw run, not by hand")
@@ -136,7 +136,7 @@ def main(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     channel.set_inheritable(False)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Worker(shards, channel).run())
+            return runner.run(Worker(shard, channel).run())
     except (QueueError, OSError) as error:
         logs.get("worker").critical("worker cannot work", reason=str(error))
         return 1

@@ -52,6 +52,9 @@ QUEUE = Gauge(
     ["state"],
     multiprocess_mode="livesum",
 )
+TAKEOVERS = Counter(
+    "gatepost_shard_takeovers", "Parts of the queue taken over from another worker"
+)
 DELIVERIES = Counter(
     "gatepost_deliveries", "Delivery attempts by outcome", ["transport", "outcome"]
 )

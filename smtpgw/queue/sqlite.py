@@ -87,6 +87,7 @@ class SqliteStore:
         )
         self._floor = mark[1] if mark else 0
         self._version: int | None = None
+        self._closed = False
         self._reserve = Reserve(shard.directory / "reserve", options.reserve)
         self.committer = Committer(
             db,
@@ -226,6 +227,9 @@ class SqliteStore:
         return await self._read(lambda batch: read_content(batch, self._shard, queue_id))
 
     async def _read(self, run: Callable[[Batch], T]) -> T:
+        if self._closed:
+            raise QueueError("the queue is closed")
+
         def guarded() -> T:
             try:
                 return run(Batch(self._reading))
@@ -289,6 +293,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         await self.committer.stop()
+        self._closed = True
         self._reader.shutdown()
         if self.failed is None:
             self._reading.close()  # the last close syncs, which is not to be done after a failure

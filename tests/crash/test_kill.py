@@ -94,7 +94,7 @@ def test_no_accepted_mail_is_lost_whatever_is_killed(
     record_property: Callable[[str, object], None],
 ) -> None:
     dice = random.Random(SEED)
-    with town() as place:
+    with town(workers=2) as place:
         ledger, killer = asyncio.run(_storm(place, dice))
         twice = ledger.twice()
         record_property(

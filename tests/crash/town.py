@@ -40,6 +40,7 @@ service_throttle_time = "0.3s"
 myhostname = "mx.example.net"
 workers = {workers}
 service_throttle_time = "0.3s"
+takeover_delay = "0.1s"
 
 [[smtpgw.listener]]
 name = "mx"

@@ -16,7 +16,6 @@ from milterd.config import MilterdConfig
 from smtpgw import supervisor, wiring
 from smtpgw.cli import app
 from smtpgw.config import GatewaySettings
-from smtpgw.queue.tools import shard_directory
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -140,16 +139,6 @@ def test_a_listener_asks_the_milters_it_names_in_their_tables_order() -> None:
     loaded = settings.parse(text, GatewaySettings).smtpgw
     names = [[each.name for each in wiring.milters(loaded, one)] for one in loaded.listener]
     assert names == [["a", "c"], ["a", "b", "c"]]
-
-
-def test_shards_of_fewer_workers_are_shared_out(tmp_path: Path) -> None:
-    for number in range(5):
-        directory = shard_directory(tmp_path, number)
-        directory.mkdir()
-        (directory / "queue.db").touch()
-    assert supervisor.shards_of(0, 2, tmp_path) == [0, 2, 4]
-    assert supervisor.shards_of(1, 2, tmp_path) == [1, 3]
-    assert supervisor.shards_of(5, 6, tmp_path) == [5]
 
 
 def test_passed_sockets_go_to_listeners_by_name_and_then_in_order() -> None:
