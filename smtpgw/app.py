@@ -48,7 +48,8 @@ class App:
     """A worker's rooms.  Use :meth:`open`, then :meth:`apply`."""
 
     def __init__(self, post: Post, road: GatewayRoad, clock: QueueClock, settings: Smtpgw) -> None:
-        self._post, self._road, self._clock, self._settings = post, road, clock, settings
+        self.posts, self._road = (post,), road
+        self._clock, self._settings = clock, settings
         self._takeover = Takeover(
             post.shard,
             wiring.takeover(settings),
@@ -77,11 +78,6 @@ class App:
         )
         return cls(post, GatewayRoad(means, {}), clock, settings)
 
-    @property
-    def posts(self) -> tuple[Post, ...]:
-        """All shards that are run, the worker's own first."""
-        return self._post, *self._takeover.posts.values()
-
     async def _take_over(self, shard: int, failed: Callable[[BaseException], None]) -> Post:
         post = await Post.open(shard, self._settings, self._clock, 0.0)
         post.deliver(self._settings, failed)
@@ -99,11 +95,12 @@ class App:
         for each in settings.listener:
             edges[each.name] = wiring.edge(settings, each)
             plans[each.name] = wiring.plan(settings, each)
-        self._road.plans = {**self._road.plans, **plans}
         self._settings, self._takeover.options = settings, wiring.takeover(settings)
-        self._post.deliver(settings, failed)
-        for shard, post in self._takeover.posts.items():
-            post.deliver(settings, self._takeover.failure_of(shard))
+        for shard, taken in self._takeover.posts.items():
+            taken.deliver(settings, self._takeover.failure_of(shard))
+        self._road.plans = {**self._road.plans, **plans}
+        for post in self.posts:
+            post.deliver(settings, failed)
         await self._open_doors(edges, orders.listeners)
         if self._looking is None:
             self._looking = asyncio.ensure_future(self._takeover.run())
@@ -135,7 +132,7 @@ class App:
         while True:
             total: dict[str, int] = {}
             began = time.monotonic()
-            for post in self.posts:
+            for post in (*self.posts, *self._takeover.posts.values()):
                 with contextlib.suppress(QueueError):  # given back meanwhile, or damaged
                     for state, number in (await post.counts()).items():
                         total[state.name.lower()] = total.get(state.name.lower(), 0) + number
@@ -152,11 +149,11 @@ class App:
         await asyncio.gather(
             *(each.drain(patience) for each in listeners),
             self._takeover.close(patience),
-            self._post.drain(patience),
+            *(each.drain(patience) for each in self.posts),
         )
         if self._looking is not None:
             await self._looking
-        await self._post.close()
+        await asyncio.gather(*(each.close() for each in self.posts))
 
 
 def spool(settings: Smtpgw) -> Path:
