@@ -23,6 +23,8 @@ from smtpgw.control import Orders
 from smtpgw.edge.listener import Listener
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.fastflush import FastFlush
+from smtpgw.local_mail import LocalMeans
+from smtpgw.pickup import Pickup, PickupOptions
 from smtpgw.post import Post
 from smtpgw.queue.clock import QueueClock, SystemClock
 from smtpgw.queue.store import QueueError
@@ -60,6 +62,8 @@ class App:
         self._looking: asyncio.Task[None] | None = None
         self._doors: dict[str, _Door] = {}
         self._leaving: list[Listener] = []
+        self._pickup: Pickup | None = None
+        self._pickup_options: PickupOptions | None = None
         self._log = logs.get("worker")
 
     @classmethod
@@ -101,9 +105,27 @@ class App:
         self._road.plans = {**self._road.plans, **plans}
         for post in self.posts:
             post.deliver(settings, failed)
+        await self._pick_up(settings, failed)
         await self._open_doors(edges, orders.listeners)
         if self._looking is None:
             self._looking = asyncio.ensure_future(self._takeover.run())
+
+    async def _pick_up(self, settings: Smtpgw, failed: Callable[[BaseException], None]) -> None:
+        """Take local mail by these settings, if the queue's first part is ours."""
+        options = wiring.pickup(settings)
+        post = next((each for each in self.posts if each.shard == 0), None)
+        if post is None or options == self._pickup_options:
+            return
+        if self._pickup is not None:
+            await self._pickup.stop()
+        room = logs.get("pickup")
+        means = LocalMeans(post.intake, Health(time.monotonic), room, time.time, time.monotonic)
+        self._pickup, self._pickup_options = Pickup(post.store, means, options, room), options
+        try:
+            await self._pickup.start(settings.queue.directory, failed)
+        except OSError as error:
+            # Mail from elsewhere is to go on; what is handed in waits.
+            self._log.error("local mail is not taken", reason=str(error))
 
     async def _open_doors(
         self, edges: Mapping[str, EdgeOptions], listening: Mapping[str, socket.socket]
@@ -145,6 +167,8 @@ class App:
     async def close(self, patience: float) -> None:
         """Stop accepting, let what is under way end within `patience` seconds, and
         commit what is known.  Idle clients are told 421 at once."""
+        if self._pickup is not None:
+            await self._pickup.stop()
         listeners = [*(each.listener for each in self._doors.values()), *self._leaving]
         await asyncio.gather(
             *(each.drain(patience) for each in listeners),

@@ -62,6 +62,22 @@ def prepare(arrival: Arrival, options: CleanupOptions) -> Mail:
     )
 
 
+def prepare_local(arrival: Arrival, options: CleanupOptions, *, uid: int, arrived: float) -> Mail:
+    """The same for mail that user `uid` handed in on this machine at `arrived`."""
+    content = arrival.content
+    date = format_datetime(datetime.fromtimestamp(int(arrival.when), UTC)).encode("ascii")
+    by = b" by %b (%b, from userid %d)" % (options.myhostname.encode(), MAIL_NAME, uid)
+    trace = b"\r\n\t".join((by, b"id %b;" % arrival.queue_id.encode(), date))
+    added = tuple(_missing(replace(arrival, when=arrived), options.myhostname))
+    return Mail(
+        session=arrival.session,
+        envelope=_qualified(arrival.envelope, options.myhostname.encode()),
+        headers=(HeaderField(b"Received", trace, hidden=True), *content.headers, *added),
+        body=content.body,
+        separator=content.separator,
+    )
+
+
 def _trace(arrival: Arrival, envelope: Envelope, options: CleanupOptions) -> HeaderField:
     client, hello = arrival.session.client, arrival.hello
     if options.hide_client and arrival.session.direction is Direction.ORIGINATING:

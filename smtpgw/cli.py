@@ -80,6 +80,24 @@ def check(
     raise typer.Exit((1 if usable else CONFIG_ERROR) if errors else 0)
 
 
+@app.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="Example: smtpgw sendmail -i -t < mail",
+)
+def sendmail(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[OPTIONS] [RECIPIENT]...", help="As sendmail(1).")
+    ] = None,
+) -> None:
+    """Hand in a mail from standard input, with the options and exit codes of Postfix's
+    sendmail(1), whether the gateway runs or not.  `gatepost-sendmail` is the same and starts
+    faster."""
+    from smtpgw.local import sendmail as command
+
+    raise typer.Exit(command.main(["sendmail", *(words or ())]))
+
+
 @app.command(epilog="Example: smtpgw config > gatepost.toml")
 def config() -> None:
     """Print the settings of both halves with their defaults, every key explained."""

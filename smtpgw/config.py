@@ -114,6 +114,12 @@ class Queue(settings.Table):
     directory: Path = Field(
         default=Path("/var/lib/gatepost/queue"), description="where the queue is kept"
     )
+    drop_directory: Path | None = Field(
+        default=None,
+        description="where sendmail leaves mail of this machine; without this key, drop in the "
+        "queue's directory, which every user may pass through then",
+        examples=["/var/spool/gatepost"],
+    )
     minimal_backoff_time: Duration = Field(
         default=300.0, gt=0, description="least time between attempts"
     )
@@ -143,6 +149,11 @@ class Queue(settings.Table):
         if self.minimal_backoff_time > self.maximal_backoff_time:
             raise ValueError("expected minimal_backoff_time no longer than maximal_backoff_time")
         return self
+
+    @property
+    def drop(self) -> Path:
+        """Where mail of this machine is handed in."""
+        return self.drop_directory or self.directory / "drop"
 
 
 class Smtpgw(settings.Table):
@@ -187,6 +198,17 @@ class Smtpgw(settings.Table):
         default=False,
         description="add a missing Date and Message-ID to mail of strangers too; mail that our own "
         "users send gets them in any case",
+    )
+    authorized_submit_users: tuple[str, ...] = Field(
+        default=("static:anyone",),
+        description='login names that may hand in mail with sendmail; "!name" may not, '
+        '"static:anyone" is everybody, the first that fits decides',
+    )
+    non_smtpd_milters: tuple[Name, ...] = Field(
+        default=(),
+        description="names of the milters that see mail handed in with sendmail, which came "
+        "from no listener",
+        examples=[["dkim"]],
     )
     header_size_limit: Size = Field(
         default=102400, ge=1024, description="octets of all header fields of a message"
@@ -271,6 +293,7 @@ class Smtpgw(settings.Table):
         listeners = {each.name for each in self.listener}
         for one in self.listener:
             _only(milters, one.milters or (), f"listener {one.name}: milters", "milter")
+        _only(milters, self.non_smtpd_milters, "non_smtpd_milters", "milter")
         for each in self.milter:
             _only(listeners, each.listeners, f"milter {each.name}: listeners", "listener")
         if self.message_size_limit < self.header_size_limit:

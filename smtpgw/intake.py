@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from milterd.core.decision import Reason
 from milterd.core.mail import Mail
@@ -47,13 +48,22 @@ class Intake:
             raise StoreFull("less than queue_minfree left on the queue's device")
 
     async def accept(
-        self, mail: Mail, *, queue_id: str, decision: Sequence[Reason] = (), hold: str | None = None
+        self,
+        mail: Mail,
+        *,
+        queue_id: str,
+        decision: Sequence[Reason] = (),
+        hold: str | None = None,
+        handed: str = "",
+        doomed: str = "",
     ) -> None:
         """Queue it for good.  Cancelling the caller does not undo it half-way.
 
+        `handed` is the file that a local mail stood in, `doomed` why it is to be bounced.
         Raises StoreFull (452), StoreFailed (451), QueueError (451), NoRecipients (554).
         """
         new = self.prepare(mail, queue_id=queue_id, decision=decision, hold=hold)
+        new = replace(new, handed=handed, doomed=doomed)
         await asyncio.shield(asyncio.ensure_future(self._store.add(new)))
         self.wake()
 

@@ -6,6 +6,7 @@ Everything a postmaster wrote becomes a room's own options here and nowhere else
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from ipaddress import ip_address
 
 from milterd.base import sockets
@@ -28,6 +29,9 @@ from smtpgw.dns.resolver import DnsOptions
 from smtpgw.dsn.report import DsnOptions, NoticeOptions
 from smtpgw.edge.options import ContentOptions, Deadlines, EdgeOptions, Limits
 from smtpgw.edge.tls import server_context
+from smtpgw.local.drop import Public
+from smtpgw.local_mail import LocalPlan
+from smtpgw.pickup import PickupOptions
 from smtpgw.policy.relay import RelayOptions, RelayPolicy
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
@@ -102,18 +106,50 @@ def fast_flush_domains(settings: Smtpgw) -> tuple[str, ...]:
     return settings.relay_domains if given is None else given
 
 
+def pickup(settings: Smtpgw) -> PickupOptions:
+    """The road of mail that is handed in on this machine."""
+    wanted = set(settings.non_smtpd_milters)
+    own = (_milter(each) for each in settings.milter if each.name in wanted)
+    return PickupOptions(
+        directory=settings.queue.drop,
+        public=Public(
+            myorigin=settings.hostname,
+            message_size_limit=settings.message_size_limit,
+            header_size_limit=settings.header_size_limit,
+            authorized_submit_users=settings.authorized_submit_users,
+        ),
+        local=LocalPlan(
+            content=content(settings),
+            cleanup=CleanupOptions(myhostname=settings.hostname),
+            milters=tuple(replace(each, listeners=frozenset()) for each in own),
+            macros={
+                "j": settings.hostname.encode(),
+                "v": MAIL_NAME,
+                "daemon_name": b"ORIGINATING",
+            },
+            limits=EditLimits(body_size=settings.message_size_limit),
+            lifetime=settings.queue.maximal_queue_lifetime,
+        ),
+    )
+
+
+def content(settings: Smtpgw) -> ContentOptions:
+    """The limits on a message."""
+    return ContentOptions(
+        message_size_limit=settings.message_size_limit,
+        header_size_limit=settings.header_size_limit,
+        hopcount_limit=settings.hopcount_limit,
+        bare_newline=settings.bare_newline,
+        spool_directory=settings.queue.directory / "spool",
+    )
+
+
 def edge(settings: Smtpgw, listener: Listener) -> EdgeOptions:
     """How a listener speaks SMTP.  Raises ConfigError for unusable certificates."""
     return EdgeOptions(
         listener=listener.name,
         myhostname=settings.hostname,
-        content=ContentOptions(
-            message_size_limit=settings.message_size_limit,
-            header_size_limit=settings.header_size_limit,
-            hopcount_limit=settings.hopcount_limit,
-            bare_newline=settings.bare_newline,
-            spool_directory=settings.queue.directory / "spool",
-        ),
+        content=content(settings),
         deadlines=Deadlines(smtpd_timeout=settings.smtpd_timeout),
         limits=Limits(
             recipient_limit=settings.smtpd_recipient_limit,

@@ -44,6 +44,7 @@ ROOMS: dict[str, set[str]] = {
     "smtpgw.address": set(),
     "smtpgw.chain": {"milterd.core", "milterd.wire", "milterd.base", "smtpgw.address"},
     "smtpgw.edge": {"milterd.core", "milterd.base", "smtpgw.address"},
+    "smtpgw.local": {"milterd.core", "smtpgw.address"},
     "smtpgw.policy": {"milterd.core", "milterd.base", "smtpgw.address", "smtpgw.edge"},
     "smtpgw.queue": {"milterd.core", "milterd.base"},
     "smtpgw.dns": set(),
@@ -55,7 +56,7 @@ ROOMS: dict[str, set[str]] = {
     "smtpgw": {
         "milterd.core", "milterd.wire", "milterd.base", "smtpgw.address", "smtpgw.chain",
         "smtpgw.edge", "smtpgw.policy", "smtpgw.queue", "smtpgw.delivery", "smtpgw.dns",
-        "smtpgw.dsn",
+        "smtpgw.dsn", "smtpgw.local",
     },
 }  # fmt: skip
 

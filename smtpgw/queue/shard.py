@@ -34,6 +34,8 @@ class Shard:
         self.directory = directory
         self.database = directory / "queue.db"
         self.bodies = directory / "bodies"
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)  # others pass its parent, to hand in mail
         self.bodies.mkdir(mode=0o700, parents=True, exist_ok=True)
         for each in (directory, directory.parent, directory.parent.parent):
             _sync_directory(each)
