@@ -15,7 +15,8 @@ from pydantic import Field, field_validator, model_validator
 from milterd.base import settings
 from milterd.base.durations import Duration, Size
 from smtpgw.config_bounce import Bounce
-from smtpgw.config_delivery import Delivery, Dns
+from smtpgw.config_delivery import Dns
+from smtpgw.config_dialogue import Peers, TlsPeer, TlsPolicy
 from smtpgw.config_types import Address, Destination, Domain, IpAddress, Name, Network
 
 
@@ -268,7 +269,7 @@ class Smtpgw(settings.Table):
         default=(), description="Milters, asked in the order of these tables."
     )
     queue: Queue = Queue()
-    delivery: Delivery = Delivery()
+    delivery: Peers = Peers()
     bounce: Bounce = Bounce()
     dns: Dns = Dns()
     transport: dict[Domain, Destination] = Field(
@@ -276,6 +277,12 @@ class Smtpgw(settings.Table):
         description="Destinations by domain, before the default one; a leading dot means the "
         "subdomains (transport(5)).",
         examples=[{"example.net": "lmtp:unix:/run/dovecot/lmtp"}],
+    )
+    tls_policy: dict[TlsPeer, TlsPolicy] = Field(
+        default={},
+        description="TLS by nexthop, before the level for all (smtp_tls_policy_maps): a level, "
+        "then match=, protocols= and servername=; a leading dot means the subdomains of a domain.",
+        examples=[{"example.net": "secure match=mx.example.net:.example.net"}],
     )
 
     @field_validator("listener", "milter")

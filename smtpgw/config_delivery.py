@@ -101,24 +101,6 @@ class Delivery(settings.Table):
         description="where mail goes whose destination does not exist or cannot be reached",
         examples=[["[relay.example.net]:587"]],
     )
-    lmtp_connect_timeout: Duration = Field(default=30.0, gt=0, description="to connect")
-    lmtp_lhlo_timeout: Duration = Field(
-        default=300.0, gt=0, description="for the greeting, and for the answer to LHLO"
-    )
-    lmtp_mail_timeout: Duration = Field(default=300.0, gt=0, description="for the answer to MAIL")
-    lmtp_rcpt_timeout: Duration = Field(default=300.0, gt=0, description="for the answer to RCPT")
-    lmtp_data_init_timeout: Duration = Field(
-        default=120.0, gt=0, description="for the answer to DATA"
-    )
-    lmtp_data_xfer_timeout: Duration = Field(
-        default=180.0, gt=0, description="for room to send a piece of the message"
-    )
-    lmtp_data_done_timeout: Duration = Field(
-        default=600.0, gt=0, description="for the answers after the final dot"
-    )
-    lmtp_connection_cache_time_limit: Duration = Field(
-        default=2.0, description="an idle connection is kept for another mail"
-    )
 
 
 class Dns(settings.Table):

@@ -343,7 +343,8 @@ class Courier:
         address = next(each.address for each in recipients if each.number == outcome.number)
         name = type(outcome).__name__.lower()
         self._observe(destination.transport, name, took)
-        self._log.info(
+        log = self._log.bind(tls=outcome.tls) if outcome.tls else self._log
+        log.info(
             "delivery",
             queue_id=queue_id,
             recipient=address.decode("utf-8", "backslashreplace"),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from milterd.base import logs, metrics
-from smtpgw import outbound, wiring
+from smtpgw import outbound, peers, wiring
 from smtpgw.config import Smtpgw
 from smtpgw.courier import Courier
 from smtpgw.delivery import router
@@ -120,7 +120,7 @@ class Post:
         self._running.add_done_callback(ended)
 
     def _new_courier(self, settings: Smtpgw, manager: QueueManager) -> Courier:
-        pool = Pool(wiring.pool(settings))
+        pool = Pool(peers.pool(settings))
         fixed = Fixed()
         smtp = outbound.delivery(settings, self._ask(wiring.dns(settings)), pool)
         deliverers: dict[str, Deliverer] = {

@@ -12,16 +12,15 @@ from ipaddress import ip_address
 from milterd.base import sockets
 from milterd.base.settings import ConfigError, Problem
 from milterd.core.mail import Direction
+from smtpgw import peers
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.cleanup import MAIL_NAME, CleanupOptions
 from smtpgw.config import Listener, Milter, Smtpgw
 from smtpgw.config_types import parse_nameserver
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery import nexthop
-from smtpgw.delivery.client import ClientOptions
 from smtpgw.delivery.hosts import HostOptions
 from smtpgw.delivery.order import OrderOptions
-from smtpgw.delivery.pool import PoolOptions
 from smtpgw.delivery.router import INTERNET, Router, RouterOptions, parse_destination
 from smtpgw.delivery.smtp import SmtpOptions
 from smtpgw.delivery.windows import WindowOptions
@@ -246,25 +245,6 @@ def dsn(settings: Smtpgw) -> DsnOptions:
     )
 
 
-def pool(settings: Smtpgw) -> PoolOptions:
-    """How LMTP is spoken."""
-    delivery = settings.delivery
-    return PoolOptions(
-        lmtp_connection_cache_time_limit=delivery.lmtp_connection_cache_time_limit,
-        kept=delivery.default_destination_concurrency_limit,
-        client=ClientOptions(
-            myhostname=settings.hostname,
-            lmtp_connect_timeout=delivery.lmtp_connect_timeout,
-            lmtp_lhlo_timeout=delivery.lmtp_lhlo_timeout,
-            lmtp_mail_timeout=delivery.lmtp_mail_timeout,
-            lmtp_rcpt_timeout=delivery.lmtp_rcpt_timeout,
-            lmtp_data_init_timeout=delivery.lmtp_data_init_timeout,
-            lmtp_data_xfer_timeout=delivery.lmtp_data_xfer_timeout,
-            lmtp_data_done_timeout=delivery.lmtp_data_done_timeout,
-        ),
-    )
-
-
 def router(settings: Smtpgw) -> Router:
     """Which mail goes where."""
     exceptions = {key: parse_destination(each) for key, each in settings.transport.items()}
@@ -340,5 +320,6 @@ def check(settings: Smtpgw) -> None:
         except ValueError as error:
             where = f"listener {each.name}"
             problems.append(Problem("settings", 0, where, str(error), "usable values"))
+    problems += peers.problems(settings)
     if problems:
         raise ConfigError(problems)

@@ -1,4 +1,4 @@
-"""The octets of a message as they go after DATA (RFC 5321 sections 2.3.8 and 4.5.2).
+"""The octets of a message as they leave (RFC 5321 sections 2.3.8 and 4.5.2).
 
 Whatever goes in, what comes out has no bare CR or LF, no line that is a lone dot but
 the last one, and ends with CRLF.CRLF.  A stray CR or LF, which nothing behind the edge
@@ -12,35 +12,30 @@ import re
 _STRAY = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
-class DotStuffer:
-    """Feed the message in pieces of any size, then finish."""
+class LineEnds:
+    """CRLF and no other line end, whole to the last line.  Feed pieces of any size, then
+    finish; no piece that comes out ends between CR and LF."""
 
     def __init__(self) -> None:
         self._line_start = True
         self._held = b""
 
     def feed(self, piece: bytes) -> bytes:
-        """The octets to send for this piece; a final CR waits for what comes next."""
+        """The octets for this piece; a final CR waits for what comes next."""
         data = self._held + piece
         self._held = b""
         if data.endswith(b"\r"):
             data, self._held = data[:-1], b"\r"
-        if not data:
-            return b""
-        return self._stuff(_without_strays(data))
-
-    def _stuff(self, data: bytes) -> bytes:
-        out = data.replace(b"\r\n.", b"\r\n..")
-        if self._line_start and data.startswith(b"."):
-            out = b"." + out
-        self._line_start = data.endswith(b"\r\n")
-        return out
+        if data:
+            data = _without_strays(data)
+            self._line_start = data.endswith(b"\r\n")
+        return data
 
     def finish(self) -> bytes:
-        """What ends the message: the missing CRLF if any, and the lone dot."""
-        rest = self._stuff(b" ") if self._held else b""
-        self._held = b""
-        return rest + (b".\r\n" if self._line_start else b"\r\n.\r\n")
+        """What completes the last line."""
+        if self._held:
+            return b" \r\n"
+        return b"" if self._line_start else b"\r\n"
 
 
 def _without_strays(data: bytes) -> bytes:
@@ -52,3 +47,89 @@ def _without_strays(data: bytes) -> bytes:
     if data.count(b"\r") == pairs == data.count(b"\n"):
         return data
     return _STRAY.sub(b" ", data)
+
+
+class Folder:
+    """Lines over `limit` octets, CRLF left out, are broken by CRLF and a space, as Postfix
+    does (smtp_line_length_limit).  A UTF-8 character stays whole, and waits till it is.
+    Wants what :class:`LineEnds` gives, to the final CRLF."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._column = limit, 0
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        data = self._held + data
+        whole = _before_character(data, len(data) - 1) if data[-1:] >= b"\x80" else len(data)
+        data, self._held = data[:whole], data[whole:]
+        return self._folded(data)
+
+    def _folded(self, data: bytes) -> bytes:
+        out: list[bytes] = []
+        start = at = 0
+        column = self._column
+        while column + len(data) - at > self._limit:
+            room = self._limit - column
+            end = data.rfind(b"\r\n", at, at + room + 2)
+            if end >= 0:
+                at, column = end + 2, 0
+                continue
+            at = max(_before_character(data, at + room), at)
+            out.append(data[start:at])
+            start, column = at, 1
+        out.append(data[start:])
+        last = data.rfind(b"\r\n", at)
+        self._column = len(data) - last - 2 if last >= 0 else column + len(data) - at
+        return b"\r\n ".join(out)
+
+
+def _before_character(data: bytes, at: int) -> int:
+    """Where the UTF-8 character begins that the octet at `at` belongs to."""
+    for back in range(min(4, at + 1)):
+        if data[at - back] & 0xC0 != 0x80:
+            return at - back
+    return at
+
+
+class DotStuffer:
+    """What goes after DATA.  Feed the message in pieces of any size, then finish.
+
+    `limit` breaks longer lines (:class:`Folder`); 0 for none.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self._ends = LineEnds()
+        self._folder = Folder(limit) if limit else None
+        self._line_start = True
+
+    def feed(self, piece: bytes) -> bytes:
+        """The octets to send for this piece."""
+        data = self._fold(self._ends.feed(piece))
+        return self._stuff(data) if data else b""
+
+    def _fold(self, data: bytes) -> bytes:
+        return data if self._folder is None else self._folder.feed(data)
+
+    def _stuff(self, data: bytes) -> bytes:
+        out = data.replace(b"\r\n.", b"\r\n..")
+        if self._line_start and data.startswith(b"."):
+            out = b"." + out
+        self._line_start = data.endswith(b"\r\n")
+        return out
+
+    def finish(self) -> bytes:
+        """What ends the message: the missing CRLF if any, and the lone dot."""
+        return self._fold(self._ends.finish()) + b".\r\n"
+
+
+def long_lines(data: bytes, limit: int, column: int = 0) -> tuple[bool, int]:
+    """Whether a line has over `limit` octets, if it began `column` octets before `data`; and
+    the column at the end.  Skips from line to line without looking at what is between."""
+    at, end = 0, len(data)
+    while column + end - at > limit:
+        stop = data.rfind(b"\n", at, at + max(limit - column, 0) + 2)
+        if stop < 0:
+            return True, 0
+        at, column = stop + 1, 0
+    last = data.rfind(b"\n", at)
+    return False, end - last - 1 if last >= 0 else column + end - at

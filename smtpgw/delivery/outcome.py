@@ -56,7 +56,8 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """Another has it now.  `relayed` says that it does not promise DSNs (RFC 3461 5.2.2);
-    `passed_on` that NOTIFY went along, so that reporting is the peer's business."""
+    `passed_on` that NOTIFY went along, so that reporting is the peer's business; `tls` how
+    the connection was encrypted, '' if not."""
 
     number: int
     text: str
@@ -64,6 +65,7 @@ class Delivered:
     enhanced: str = "2.0.0"
     relayed: bool = False
     passed_on: bool = False
+    tls: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Deferred:
     enhanced: str = "4.0.0"
     spoken: bool = False
     unreachable: bool = False
+    tls: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Failed:
     remote: str = ""
     enhanced: str = "5.0.0"
     spoken: bool = False
+    tls: str = ""
 
 
 Outcome = Delivered | Deferred | Failed

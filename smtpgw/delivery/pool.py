@@ -1,34 +1,25 @@
 """Deliveries over LMTP and SMTP with kept connections.
 
-A connection stays open for `idle` seconds after a mail and carries at most `reuse`
-seconds of them; a kept one that turns out dead is replaced, and nobody is told.
+A connection stays open for a moment after a mail, for the next one that goes the same way
+(:class:`~smtpgw.delivery.connect.Way`), up to an age and a number of mails; a kept one that
+turns out dead is replaced, and nobody is told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from smtpgw.delivery.client import ClientOptions, Connection, Stale
+from smtpgw.delivery.client import Connection
+from smtpgw.delivery.connect import Connector, Way
+from smtpgw.delivery.dialogue import Stale
 from smtpgw.delivery.hop import Hop
+from smtpgw.delivery.options import PoolOptions
 from smtpgw.delivery.outcome import Deferred, Destination, Job, Outcome
-from smtpgw.delivery.wire import Lost, Wire
-
-
-@dataclass(frozen=True, slots=True)
-class PoolOptions:
-    """`lmtp_connection_cache_time_limit`: seconds an idle connection is kept.
-    `lmtp_connection_reuse_time_limit`: seconds after which it is not used again.
-    `kept`: idle connections kept for one destination."""
-
-    lmtp_connection_cache_time_limit: float = 2.0
-    lmtp_connection_reuse_time_limit: float = 300.0
-    kept: int = 20
-    client: ClientOptions = field(default_factory=ClientOptions)
+from smtpgw.delivery.wire import Lost
 
 
 @dataclass(slots=True, eq=False)
@@ -63,11 +54,15 @@ def hop_of(destination: Destination) -> Hop:
 
 
 class Pool:
-    """A :class:`~smtpgw.delivery.outcome.Deliverer` for `lmtp` and `smtp`."""
+    """A :class:`~smtpgw.delivery.outcome.Deliverer` for `lmtp`, and for any hop chosen.
+
+    Raises ValueError for options that cannot be understood.
+    """
 
     def __init__(self, options: PoolOptions) -> None:
-        self._options = options
-        self._idle: dict[Hop, list[_Kept]] = {}
+        self._options, self._connector = options, Connector(options)
+        self._idle: dict[Way, list[_Kept]] = {}
+        self._resting = 0
         self._closing: set[asyncio.Task[None]] = set()
         self.opened = 0
 
@@ -87,8 +82,9 @@ class Pool:
         Raises :class:`Lost` if it could not be asked at all: not reached, no TLS where there
         has to be, refused at its greeting.  With `next_host` the next one may be tried.
         """
+        way = self._connector.way(hop)
         while True:
-            kept = self._take(hop) or await self._open(hop)
+            kept = self._take(way) or await self._open(way, job)
             try:
                 outcomes = await kept.connection.deliver(job)
             except Stale:
@@ -97,69 +93,57 @@ class Pool:
             except BaseException:
                 kept.connection.drop()
                 raise
-            self._give_back(hop, kept)
+            self._give_back(way, kept)
             return outcomes
 
-    async def _open(self, hop: Hop) -> _Kept:
-        try:
-            return await self._greeted(hop)
-        except Lost as error:
-            raise Lost(error.text, error.enhanced, next_host=True) from error
-
-    async def _greeted(self, hop: Hop) -> _Kept:
-        options, loop = self._options.client, asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(options.lmtp_connect_timeout):
-                if hop.local:
-                    _, wire = await loop.create_unix_connection(Wire, hop.address)
-                else:
-                    _, wire = await loop.create_connection(Wire, hop.address, hop.port)
-        except TimeoutError:
-            raise Lost(f"connect to {hop}: timed out", "4.4.1") from None
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise Lost(f"connect to {hop}: {reason}", "4.4.1") from None
-        connection = Connection(wire, options, lmtp=hop.lmtp, remote=hop.host)
+    async def _open(self, way: Way, job: Job) -> _Kept:
+        connection = await self._connector.open(way, again=job.attempt > 1)
         self.opened += 1
-        try:
-            await connection.greet()
-        except BaseException:
-            connection.drop()
-            raise
-        return _Kept(connection, loop.time())
+        return _Kept(connection, asyncio.get_running_loop().time())
 
-    def _take(self, hop: Hop) -> _Kept | None:
+    def _take(self, way: Way) -> _Kept | None:
         """The connection that was used last, if one is fit."""
-        idle = self._idle.get(hop, [])
+        idle = self._idle.get(way, [])
         while idle:
             kept = idle.pop()
-            if kept.timer is not None:
-                kept.timer.cancel()
+            self._woken(kept)
             if kept.connection.usable:
                 return kept
             kept.connection.drop()
         return None
 
-    def _give_back(self, hop: Hop, kept: _Kept) -> None:
-        loop, options = asyncio.get_running_loop(), self._options
-        idle = self._idle.setdefault(hop, [])
-        young = loop.time() - kept.opened < options.lmtp_connection_reuse_time_limit
-        if not (kept.connection.usable and young and len(idle) < options.kept):
+    def _woken(self, kept: _Kept) -> None:
+        self._resting -= 1
+        if kept.timer is not None:
+            kept.timer.cancel()
+
+    def _give_back(self, way: Way, kept: _Kept) -> None:
+        idle = self._idle.setdefault(way, [])
+        if not self._fit(way, kept) or len(idle) >= self._options.kept:
             self._quit(kept)
             return
         idle.append(kept)
-        kept.timer = loop.call_later(
-            options.lmtp_connection_cache_time_limit,
-            functools.partial(self._expire, hop, kept),
-        )
+        self._resting += 1
+        keep = self._options.limits(lmtp=way.lmtp).cache_time
+        expire = functools.partial(self._expire, way, kept)
+        kept.timer = asyncio.get_running_loop().call_later(keep, expire)
 
-    def _expire(self, hop: Hop, kept: _Kept) -> None:
-        idle = self._idle.get(hop, [])
+    def _fit(self, way: Way, kept: _Kept) -> bool:
+        """Whether it may carry another mail."""
+        limits = self._options.limits(lmtp=way.lmtp)
+        age = asyncio.get_running_loop().time() - kept.opened
+        fresh = age < limits.reuse_time and limits.cache_time > 0
+        spare = not limits.reuse_count or kept.connection.carried < limits.reuse_count
+        return kept.connection.usable and fresh and spare and self._resting < self._options.idle
+
+    def _expire(self, way: Way, kept: _Kept) -> None:
+        idle = self._idle.get(way, [])
         if kept in idle:
             idle.remove(kept)
+            self._woken(kept)
             self._quit(kept)
         if not idle:
-            self._idle.pop(hop, None)
+            self._idle.pop(way, None)
 
     def _quit(self, kept: _Kept) -> None:
         task = asyncio.ensure_future(kept.connection.quit())
@@ -170,8 +154,7 @@ class Pool:
         """Close every idle connection."""
         for idle in self._idle.values():
             for kept in idle:
-                if kept.timer is not None:
-                    kept.timer.cancel()
+                self._woken(kept)
                 self._quit(kept)
         self._idle.clear()
         await asyncio.gather(*self._closing)

@@ -7,12 +7,16 @@ answers too early or too often is found out before its words are taken for an an
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import cast
 
 from smtpgw.delivery.replies import BadReply, Reply, ReplyParser
 
 _UNREAD_LIMIT = 2100
 """Replies to hold unread: more than any pipelined batch awaits, so a flood ends early."""
+
+_SHUTDOWN = 5.0
+"""Seconds a peer has to answer the end of TLS."""
 
 
 class Lost(Exception):  # noqa: N818 - it is the peer's doing, not an error of ours
@@ -37,6 +41,7 @@ class Wire(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._lost: Lost | None = None
+        self._closing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -59,6 +64,8 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(Lost(f"connection lost: {exc}" if exc else "connection closed by peer"))
+        if self._closing is not None:
+            self._closing.cancel()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -87,6 +94,11 @@ class Wire(asyncio.Protocol):
     def unread(self) -> bool:
         """Whether the peer said something that nobody has asked for yet."""
         return not self._parser.idle
+
+    @property
+    def answered(self) -> int:
+        """How many whole replies are unread."""
+        return len(self._parser.replies)
 
     async def reply(self, limit: float, what: str) -> Reply:
         """The next reply, within `limit` seconds.  Raises :class:`Lost`."""
@@ -119,11 +131,45 @@ class Wire(asyncio.Protocol):
         if self._lost is not None:
             raise self._lost
 
-    def close(self) -> None:
-        """Close, after what is buffered went out."""
+    async def start_tls(
+        self, context: ssl.SSLContext, name: str | None, limit: float
+    ) -> ssl.SSLObject:
+        """The handshake, after the reply that permits it was read and nothing else is unread
+        (RFC 3207 section 4).  Raises :class:`Lost`."""
+        if self._lost is not None or self._transport is None:
+            raise self._lost or Lost("not connected")
+        try:
+            transport = await asyncio.get_running_loop().start_tls(
+                self._transport, self, context, server_hostname=name,
+                ssl_handshake_timeout=limit, ssl_shutdown_timeout=_SHUTDOWN,
+            )  # fmt: skip
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; a name may be no name
+            self._end(Lost("connection dropped"))
+            raise Lost(f"TLS handshake failed: {_reason(error)}", "4.7.5") from None
+        secured = None if transport is None else transport.get_extra_info("ssl_object")
+        if secured is None or self._lost is not None:
+            raise Lost("connection lost in the TLS handshake", "4.7.5")
+        self._transport = transport
+        return cast(ssl.SSLObject, secured)
+
+    def close(self, limit: float) -> None:
+        """Close, after what is buffered went out; within `limit` seconds in any case."""
         if self._transport is not None:
             self._transport.close()
+            later = asyncio.get_running_loop().call_later
+            self._closing = later(limit, self._transport.abort)
 
     def abort(self) -> None:
         """Drop the connection at once."""
         self._end(Lost("connection dropped"))
+
+
+def _reason(error: Exception) -> str:
+    """OpenSSL's words without its line numbers."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    if isinstance(error, ConnectionAbortedError):
+        return "timed out"  # as asyncio says it
+    return str(error) or "connection closed by peer"

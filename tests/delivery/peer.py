@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import shutil
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +16,19 @@ import structlog
 
 from milterd.core.mail import BytesBody, Mail
 from smtpgw.courier import Courier, CourierOptions
-from smtpgw.delivery.client import ClientOptions
 from smtpgw.delivery.fixed import Fixed
+from smtpgw.delivery.hop import Hop
 from smtpgw.delivery.maildir import MaildirDelivery
+from smtpgw.delivery.options import (
+    ClientOptions,
+    PoolOptions,
+    Reuse,
+    SaslOptions,
+    Timeouts,
+    TlsOptions,
+)
 from smtpgw.delivery.outcome import Deliverer, Destination, Job, Target
-from smtpgw.delivery.pool import Pool, PoolOptions
+from smtpgw.delivery.pool import Pool
 from smtpgw.delivery.router import Router, site
 from smtpgw.dsn.report import DsnOptions
 from smtpgw.intake import Intake
@@ -31,6 +40,7 @@ from tests.queue.support import START, FakeClock, opened
 
 CLOSE = b"<close>"
 STALL = b"<stall>"
+TLS = b"<tls>"
 EXTENSIONS = b"250-peer.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 SIZE 0\r\n"
 
 Answer = bytes | Callable[[bytes], bytes]
@@ -49,18 +59,33 @@ SCRIPT: Mapping[str, Answer] = {
 class Peer:
     """Answers by verb, `DOT` after the message (by default one 250 for each RCPT).
 
-    An answer may hold CLOSE or STALL: what stands before it is sent first.
+    An answer may hold CLOSE, STALL or, after STARTTLS, TLS: what stands before it is sent
+    first.  After TLS, or with "AUTH" answered 334, answers are those of the verb with a
+    "TLS " before it if there are such, and the lines of an exchange have the verb "AUTH 2".
+    `context` is what the peer shows of itself.
     """
 
-    def __init__(self, answers: Mapping[str, Answer | list[Answer]] | None = None) -> None:
+    def __init__(
+        self,
+        answers: Mapping[str, Answer | list[Answer]] | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.answers: dict[str, Answer | list[Answer]] = {**SCRIPT, **(answers or {})}
         self.commands: list[bytes] = []
         self.messages: list[bytes] = []
+        self.chunks: list[int] = []
         self.connections = 0
+        self.handshakes: list[ssl.SSLObject] = []
+        self._context = context
         self._recipients: dict[asyncio.StreamWriter, int] = {}
         self._writers: set[asyncio.StreamWriter] = set()
+        self._secure: set[asyncio.StreamWriter] = set()
+        self._asking: set[asyncio.StreamWriter] = set()
+        self._chunked: dict[asyncio.StreamWriter, bytes] = {}
 
-    def _answer(self, verb: str, line: bytes) -> bytes:
+    def _answer(self, verb: str, line: bytes, writer: asyncio.StreamWriter) -> bytes:
+        if writer in self._secure:
+            verb = f"TLS {verb}" if f"TLS {verb}" in self.answers else verb
         return self._pick(self.answers.get(verb, b"500 5.5.2 what?\r\n"), line)
 
     def _pick(self, answer: Answer | list[Answer], line: bytes) -> bytes:
@@ -72,7 +97,7 @@ class Peer:
         self.connections += 1
         self._writers.add(writer)
         try:
-            if await self._say(writer, self._answer("CONNECT", b"")):
+            if await self._say(writer, self._answer("CONNECT", b"", writer)):
                 while line := await reader.readline():
                     if not await self._command(reader, writer, line):
                         break
@@ -87,25 +112,47 @@ class Peer:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: bytes
     ) -> bool:
         self.commands.append(line)
-        verb = line[:4].strip().upper().decode()
+        verb = line.split()[0].upper().decode() if line.strip() else ""
+        if writer in self._asking:
+            verb = "AUTH 2"
         if verb in ("MAIL", "RSET"):
             self._recipients[writer] = 0
-        answer = self._answer(verb, line)
+            self._chunked[writer] = b""
+        if verb == "BDAT":
+            return await self._chunk(reader, writer, line)
+        answer = self._answer(verb, line, writer)
         if verb == "RCPT" and answer.startswith(b"2"):
             self._recipients[writer] += 1
+        (self._asking.add if answer.startswith(b"334") else self._asking.discard)(writer)
         if not await self._say(writer, answer):
             return False
         if verb == "DATA" and answer.startswith(b"354"):
             self.messages.append(await reader.readuntil(b"\r\n.\r\n"))
-            done = self.answers.get("DOT", b"250 2.0.0 stored\r\n" * self._recipients[writer])
-            return await self._say(writer, self._pick(done, line))
+            return await self._stored(writer, line)
         return verb != "QUIT"
 
+    async def _chunk(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: bytes
+    ) -> bool:
+        _, size, *last = line.split()
+        self._chunked[writer] += await reader.readexactly(int(size))
+        self.chunks.append(int(size))
+        if not last:
+            return await self._say(writer, self._answer("BDAT", line, writer))
+        self.messages.append(self._chunked[writer])
+        return await self._stored(writer, line)
+
+    async def _stored(self, writer: asyncio.StreamWriter, line: bytes) -> bool:
+        done = self.answers.get("DOT", b"250 2.0.0 stored\r\n" * self._recipients[writer])
+        return await self._say(writer, self._pick(done, line))
+
     async def _say(self, writer: asyncio.StreamWriter, answer: bytes) -> bool:
-        for mark in (CLOSE, STALL):
+        for mark in (CLOSE, STALL, TLS):
             if mark in answer:
                 writer.write(answer.partition(mark)[0])
                 await writer.drain()
+                if mark is TLS:
+                    return await self._handshake(writer)
                 if mark is STALL:
                     await asyncio.sleep(60)
                 return False
@@ -113,12 +160,36 @@ class Peer:
         await writer.drain()
         return True
 
+    async def _handshake(self, writer: asyncio.StreamWriter) -> bool:
+        assert self._context is not None
+        try:
+            await writer.start_tls(self._context)
+        except OSError:
+            return False
+        self.handshakes.append(writer.get_extra_info("ssl_object"))
+        self._secure.add(writer)
+        return True
+
     def verbs(self) -> list[str]:
-        return [each[:4].strip().decode() for each in self.commands]
+        return [each.split()[0].decode() for each in self.commands if each.strip()]
 
     def hang_up(self) -> None:
         for each in self._writers:
             each.close()
+
+
+@contextlib.asynccontextmanager
+async def on_port(
+    peer: Peer, *, lmtp: bool = False, host: str = "mx.example.net"
+) -> AsyncIterator[Hop]:
+    """The peer on a loopback port, as the host of example.net."""
+    server = await asyncio.start_server(peer.serve, "127.0.0.1", 0, limit=2**26)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield Hop("example.net", host, "127.0.0.1", port, lmtp)
+    finally:
+        server.close()
+        peer.hang_up()
 
 
 @contextlib.asynccontextmanager
@@ -159,9 +230,27 @@ def job(
     return Job("0123456789abcd", sender, sender_args, targets, head, BytesBody(text), arrived=START)
 
 
-def pool(*, kept: float = 2.0, **limits: float) -> Pool:
-    client = ClientOptions(myhostname="gw.example", **limits)  # type: ignore[arg-type] # all floats
-    return Pool(PoolOptions(lmtp_connection_cache_time_limit=kept, client=client))
+def pool(
+    *,
+    kept: float = 2.0,
+    tls: TlsOptions | None = None,
+    sasl: SaslOptions | None = None,
+    reuse: Reuse | None = None,
+    client: Mapping[str, object] | None = None,
+    **limits: float,
+) -> Pool:
+    """`limits` are timeouts by Postfix's names, whether smtp_ or lmtp_; `client` holds other
+    options of the dialogue."""
+    short = {each.split("_", 1)[1].removesuffix("_timeout"): n for each, n in limits.items()}
+    short = {{"lhlo": "helo"}.get(each, each): n for each, n in short.items()}
+    options = ClientOptions("gw.example", Timeouts(**short), **(client or {}))  # type: ignore[arg-type] # a test knows
+    keep = reuse or Reuse(cache_time=kept)
+    return Pool(
+        PoolOptions(
+            smtp_reuse=keep, lmtp_reuse=keep, smtp=options, lmtp=options,
+            tls=tls or TlsOptions("none"), sasl=sasl or SaslOptions(),
+        )
+    )  # fmt: skip
 
 
 @dataclass

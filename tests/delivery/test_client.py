@@ -181,7 +181,6 @@ def test_552_at_rcpt_is_temporary_and_nobody_else_suffers(reply: bytes) -> None:
 @pytest.mark.parametrize(
     ("offers", "work", "code"),
     [
-        (b"250 p\r\n", job(text=b"\xff\r\n"), "5.6.3"),
         (b"250 p\r\n", job(head=b"Subject: \xff\r\n\r\n"), "5.6.3"),
         (b"250-p\r\n250 8BITMIME\r\n", job(("ü@x".encode(),)), "5.6.7"),
         (b"250-p\r\n250 SIZE 10\r\n", job(), "5.3.4"),

@@ -1,0 +1,65 @@
+"""What a message needs of a peer, and its octets in the form this peer can take.
+
+A body is looked at once for each delivery, in a thread where it is a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from milterd.core.mail import BytesBody
+from smtpgw.delivery.emit import long_lines
+from smtpgw.delivery.encode import Plan, convert, survey
+from smtpgw.delivery.outcome import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """`eight_bit`: octets above 127 anywhere; `awkward`: lines over the limit, or a NUL."""
+
+    eight_bit: bool = False
+    long_lines: bool = False
+    nul: bool = False
+
+    @property
+    def awkward(self) -> bool:
+        return self.long_lines or self.nul
+
+
+def pieces(job: Job) -> Iterator[bytes]:
+    """The message as it was queued."""
+    yield job.head
+    yield from job.body.pieces()
+
+
+def look(octets: Iterable[bytes], limit: int) -> Traits:
+    """The traits of a message; lines of over `limit` octets are long, 0 for none."""
+    eight_bit = long = nul = False
+    column = 0
+    for each in octets:
+        eight_bit = eight_bit or not each.isascii()
+        nul = nul or b"\0" in each
+        if limit and not long:
+            long, column = long_lines(each, limit, column)
+    return Traits(eight_bit, long, nul)
+
+
+async def examine(job: Job, limit: int) -> Traits:
+    """The traits of a job's message."""
+    if isinstance(job.body, BytesBody):
+        return look((job.head, job.body.octets), limit)
+    return await asyncio.to_thread(look, pieces(job), limit)
+
+
+async def plan(job: Job) -> Plan:
+    """How to make it 7-bit.  Raises :class:`smtpgw.delivery.parts.Unclear`."""
+    if isinstance(job.body, BytesBody) and job.size < 2**16:
+        return survey(pieces(job))
+    return await asyncio.to_thread(survey, pieces(job))
+
+
+def outgoing(job: Job, how: Plan | None) -> Iterator[bytes]:
+    """What is sent: the message as it is, or converted."""
+    return pieces(job) if how is None else convert(pieces(job), how)

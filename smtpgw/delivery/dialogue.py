@@ -1,0 +1,62 @@
+"""Commands and replies on one connection, and what both sides know of each other."""
+
+from __future__ import annotations
+
+from smtpgw.delivery.options import ClientOptions
+from smtpgw.delivery.replies import Reply
+from smtpgw.delivery.wire import Lost, Wire
+
+
+class Stale(Exception):  # noqa: N818 - an everyday event, not an error
+    """A kept connection turned out dead before it carried anything of this mail."""
+
+
+class Dialogue:
+    """A connection to a peer.  `offered` is what its last EHLO or LHLO reply offers, `remote`
+    its name, `tls` the encryption in words, '' for none; `carried` counts mails."""
+
+    def __init__(self, wire: Wire, options: ClientOptions, *, lmtp: bool, remote: str) -> None:
+        self.wire, self.options, self.lmtp = wire, options, lmtp
+        self.remote, self.tls = remote, ""
+        self.offered: dict[bytes, bytes] = {}
+        self.carried = 0
+        self._farewell: Reply | None = None
+        self._usable = True
+
+    @property
+    def usable(self) -> bool:
+        """Open, in step, and not told to go away."""
+        return self._usable and self.wire.alive and not self.wire.unread
+
+    async def next(self, limit: float, what: str) -> Reply:
+        """The next reply.  After 421 the peer says nothing more: it stands for all the rest.
+
+        Raises :class:`Lost`.
+        """
+        if self._farewell is not None:
+            return self._farewell
+        reply = await self.wire.reply(limit, what)
+        if reply.code == 421:
+            self._farewell, self._usable = reply, False
+        return reply
+
+    async def ask(self, line: bytes, limit: float, what: str) -> Reply:
+        """The reply to a command.  Raises :class:`Lost`."""
+        if self._farewell is None:
+            await self.wire.send(line, limit, what)
+        return await self.next(limit, what)
+
+    def drop(self) -> None:
+        """Close at once; whatever was not answered did not happen for us."""
+        self._usable = False
+        self.wire.abort()
+
+    async def quit(self) -> None:
+        """Say QUIT and close; the answer is not waited for (smtp_skip_quit_response)."""
+        if self.wire.alive:
+            limit = self.options.timeouts.quit
+            try:
+                await self.wire.send(b"QUIT\r\n", min(limit, 1.0), "QUIT")
+            except Lost:
+                return
+            self.wire.close(limit)
