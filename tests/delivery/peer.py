@@ -112,7 +112,7 @@ class Peer:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: bytes
     ) -> bool:
         self.commands.append(line)
-        verb = line.split()[0].upper().decode() if line.strip() else ""
+        verb = line.split()[0].upper().decode("latin-1") if line.strip() else ""
         if writer in self._asking:
             verb = "AUTH 2"
         if verb in ("MAIL", "RSET"):
@@ -171,7 +171,7 @@ class Peer:
         return True
 
     def verbs(self) -> list[str]:
-        return [each.split()[0].decode() for each in self.commands if each.strip()]
+        return [each.split()[0].decode("latin-1") for each in self.commands if each.strip()]
 
     def hang_up(self) -> None:
         for each in self._writers:
@@ -225,9 +225,11 @@ def job(
     sender_args: tuple[bytes, ...] = (),
     rcpt_args: tuple[bytes, ...] = (),
     head: bytes = b"Subject: x\r\n\r\n",
+    attempt: int = 1,
 ) -> Job:
     targets = tuple(Target(n, each, rcpt_args) for n, each in enumerate(rcpts))
-    return Job("0123456789abcd", sender, sender_args, targets, head, BytesBody(text), arrived=START)
+    body = BytesBody(text)
+    return Job("0123456789abcd", sender, sender_args, targets, head, body, attempt, arrived=START)
 
 
 def pool(
