@@ -186,7 +186,7 @@ class Connector:
                 raise Lost(f"SASL authentication failed: {error}", "4.7.0") from None
             reply = await peer.ask(line + b"\r\n", limit, "AUTH")
         if reply.code != 235 or peer.wire.unread:
-            words = exchange.hide(clean(reply.octets))
+            words = clean(exchange.hide(reply.octets))
             status = reply.enhanced if reply.kind in (4, 5) and reply.enhanced else "4.7.8"
             text = f"SASL authentication failed; server {way.hop} said: {words}"
             raise Lost(text, f"4{status[1:]}")

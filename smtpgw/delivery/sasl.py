@@ -59,13 +59,12 @@ class Exchange:
             challenge = b""
         return base64.b64encode(respond(self._credentials, challenge, self._step))
 
-    def hide(self, text: str) -> str:
+    def hide(self, words: bytes) -> bytes:
         """A peer's words without our secrets, which some peers repeat."""
-        for secret in (self._credentials.password, self._plain()):
-            for form in (secret, base64.b64encode(secret)):
-                if len(form) > 2:
-                    text = text.replace(form.decode("utf-8", "backslashreplace"), "(hidden)")
-        return text
+        whole, password = self._plain(), self._credentials.password
+        for form in (base64.b64encode(whole), whole, base64.b64encode(password), password):
+            words = words.replace(form, b"(hidden)")
+        return words
 
 
 def _plain(credentials: Credentials, challenge: bytes, step: int) -> bytes:
