@@ -81,7 +81,6 @@ def check(
 
 
 @app.command(
-    add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog="Example: smtpgw sendmail -i -t < mail",
 )
