@@ -155,20 +155,33 @@ class Courier:
         if self._manager.take_flushed():
             self._windows.forget()
         self._windows.tidy(now)
+        ahead = self._ahead()
+        start = max(int(ahead * self._windows.start), 1)
         room = {
-            site: AHEAD * self._windows.size(site, now) - count
+            site: max(int(ahead * self._windows.size(site, now)), 1) - count
             for site, count in self._leased.items()
         }
         room |= dict.fromkeys(self._windows.resting(now), 0)
         options = self._schedule.options
         late = options.delay_warning_time
         return Wish(
-            each=AHEAD * self._windows.start,
+            each=start,
             room=room,
             expired=now - options.maximal_queue_lifetime,
             expired_null=now - options.bounce_queue_lifetime,
             late=now - late if late > 0 else float("-inf"),
         )
+
+    def _ahead(self) -> float:
+        """How many times a destination's window is leased now.
+
+        Fewer as all that may be active fills up, so that some destinations that never answer
+        do not take it all.
+        """
+        used = len(self._active) / self._manager.options.qmgr_message_active_limit
+        if used < 1 / 2:
+            return AHEAD
+        return 1.0 if used < 3 / 4 else 0.0
 
     def _start(self, lease: Lease) -> None:
         task = asyncio.ensure_future(self._attempt(lease))

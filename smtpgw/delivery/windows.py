@@ -90,7 +90,7 @@ class Windows:
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
                     self._leave(name, window)  # the turn came, and is not wanted any more
-                else:
+                elif turn in window.waiting:  # not if one that left has passed it by already
                     window.waiting.remove(turn)
                 raise
         else:

@@ -281,3 +281,23 @@ def test_who_stops_waiting_takes_no_place() -> None:
         assert len(windows) == 0
 
     run(scenario())
+
+
+def test_those_who_stop_waiting_together_all_say_so() -> None:
+    """One that leaves passes by the others that were cancelled with it."""
+
+    async def scenario() -> None:
+        windows = Windows(WindowOptions(initial_destination_concurrency=1))
+
+        async def deliver() -> None:
+            async with windows.slot("x"):
+                await asyncio.Event().wait()
+
+        tasks = [asyncio.ensure_future(deliver()) for _ in range(3)]
+        await asyncio.sleep(0)
+        for each in tasks:
+            each.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(each) for each in ends] == [asyncio.CancelledError] * 3
+
+    run(scenario())

@@ -1,0 +1,90 @@
+"""A worker's store with a queue of any size: opening, the first lease, a page, counts, memory.
+
+In a process of its own, by its CPU time, for the machine is shared.  GATEPOST_SCALE is the
+number of mails, all of them due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from smtpgw.queue.clock import QueueClock, SystemClock
+from smtpgw.queue.sqlite import SqliteOptions, SqliteStore
+from smtpgw.queue.store import Filter
+from tests.queue.support import message, new
+from tests.scale.fill import Plan, fill
+
+MAILS = int(os.environ.get("GATEPOST_SCALE", "50000"))
+NEW = 2000
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+async def _measure(directory: Path) -> dict[str, float]:
+    """CPU seconds of each step, and the process's largest memory in MiB."""
+    found: dict[str, float] = {}
+    clock, last = QueueClock(SystemClock()), _cpu()
+
+    def took(what: str) -> None:
+        nonlocal last
+        found[what], last = _cpu() - last, _cpu()
+
+    store = SqliteStore.open(directory, SqliteOptions(), clock=clock)
+    await store.recover(clock.now())
+    leased = await store.lease(clock.now(), 20, 60.0)
+    await store.content(leased[0].mail.queue_id)
+    took("first lease")
+    assert len(await store.list(Filter(limit=100))) == 100
+    took("page")
+    await store.counts()
+    took("counts")
+    found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    mails = [new(store, message(), at=clock.now()) for _ in range(NEW)]
+    last = _cpu()
+    await asyncio.gather(*(store.add(each) for each in mails))
+    took("enqueue")
+    await store.close()
+    return found
+
+
+def _run(directory: Path) -> dict[str, float]:
+    """The smallest of two runs, each in a process of its own."""
+    call = [sys.executable, "-m", "tests.scale.test_million", str(directory)]
+    runs = [
+        json.loads(subprocess.run(call, check=True, capture_output=True, timeout=300).stdout)
+        for _ in range(2)
+    ]
+    return {key: min(each[key] for each in runs) for key in runs[0]}
+
+
+@pytest.mark.timeout(900)
+def test_a_large_queue_is_at_work_at_once(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    fill(tmp_path / "empty", Plan(1000, time.time() - 3600))
+    fill(tmp_path / "large", Plan(MAILS, time.time() - 3600))
+    empty, large = _run(tmp_path / "empty"), _run(tmp_path / "large")
+    text = ", ".join(f"{key} {large[key]:.3f} ({empty[key]:.3f})" for key in large)
+    record_property("measured", f"{MAILS} mails (1000), CPU seconds and MiB: {text}")
+    assert large["first lease"] < 5.0
+    assert large["page"] < 0.2
+    assert large["counts"] < 1.0
+    assert large["memory"] < 300
+    assert empty["enqueue"] > 0.8 * large["enqueue"] - 0.1
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(asyncio.run(_measure(Path(sys.argv[1])))))
