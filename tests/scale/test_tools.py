@@ -25,6 +25,7 @@ from tests.scale.fill import Plan, fill
 
 MAILS = int(os.environ.get("GATEPOST_SCALE", "24000"))
 STEP = 100
+pytestmark = pytest.mark.timeout(900)
 WAITING = (MailState.INCOMING, MailState.DEFERRED)
 
 
