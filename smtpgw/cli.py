@@ -82,7 +82,7 @@ def check(
 
 @app.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    epilog="Example: smtpgw sendmail -i -t < mail",
+    epilog="Example: smtpgw sendmail u@example.net < mail",
 )
 def sendmail(
     words: Annotated[
