@@ -62,6 +62,8 @@ def graded_postfix() -> Iterator[Prepared]:
 _SMTPGW = """
 [log]
 format = "json"
+[metrics]
+smtpgw = ""
 [smtpgw]
 myhostname = "gw.example.net"
 mydestination = ["lab.example"]
