@@ -82,6 +82,12 @@ class Delivery(settings.Table):
     smtp_mx_session_limit: int = Field(
         default=2, ge=0, description="hosts spoken to for one mail; 0 means any number"
     )
+    smtp_process_limit: int = Field(
+        default=500,
+        ge=1,
+        description="mails that smtp: and relay: send at once in a worker, to whomever (what "
+        "maxproc is in master.cf)",
+    )
     smtp_mx_refuse_addresses: tuple[AddressKind, ...] = Field(
         default=("unspecified", "loopback", "link-local", "multicast", "broadcast"),
         description="kinds of addresses that the DNS of a recipient's domain may not send mail "

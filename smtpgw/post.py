@@ -151,7 +151,7 @@ class Post:
     def _ask(self, options: DnsOptions) -> DnsResolver:
         """Who is asked for names: the same one, with what it knows, until told otherwise."""
         if self._resolver is None or self._resolver[0] != options:
-            self._resolver = options, DnsResolver(options, time.monotonic)
+            self._resolver = options, DnsResolver(options, time.monotonic, _observe_dns)
         return self._resolver[1]
 
     async def counts(self) -> dict[MailState, int]:
@@ -182,3 +182,7 @@ class Post:
 def _observe(transport: str, outcome: str, seconds: float) -> None:
     metrics.DELIVERIES.labels(transport, outcome).inc()
     metrics.STAGE_SECONDS.labels("delivery").observe(seconds)
+
+
+def _observe_dns(kind: str, outcome: str) -> None:
+    metrics.DNS_QUESTIONS.labels(kind, outcome).inc()

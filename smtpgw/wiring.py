@@ -304,6 +304,7 @@ def smtp(settings: Smtpgw) -> SmtpOptions:
             each for text in delivery.smtp_fallback_relay for each in nexthop.parse(text)
         ),
         smtp_mx_session_limit=delivery.smtp_mx_session_limit,
+        smtp_process_limit=delivery.smtp_process_limit,
     )
 
 

@@ -52,11 +52,12 @@ QUEUE = Gauge(
     ["state"],
     multiprocess_mode="livesum",
 )
-TAKEOVERS = Counter(
-    "gatepost_shard_takeovers", "Parts of the queue taken over from another worker"
-)
+TAKEOVERS = Counter("gatepost_shard_takeovers", "Parts of the queue taken over from another worker")
 DELIVERIES = Counter(
     "gatepost_deliveries", "Delivery attempts by outcome", ["transport", "outcome"]
+)
+DNS_QUESTIONS = Counter(
+    "gatepost_dns_questions", "Questions to name servers by what came of them", ["type", "outcome"]
 )
 FILTER_SECONDS = Histogram(
     "gatepost_filter_seconds", "Time a filter took for a mail", ["filter"], buckets=_TIMES

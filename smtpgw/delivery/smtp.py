@@ -9,6 +9,7 @@ only if none of its hosts was reached.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,12 +39,14 @@ class SmtpOptions:
     """`relayhost`: the default nexthop, whose absence is our fault and bounces nothing.
     `smtp_fallback_relay`: where mail goes that its own hosts cannot take now.
     `smtp_mx_session_limit`: hosts that may be spoken to for one mail; 0 is no limit.
+    `smtp_process_limit`: mails for all destinations together that are being sent at once.
     `trouble_time`: seconds for which an address that failed is tried after the others;
     `troubles`: of how many addresses that is known at most."""
 
     relayhost: str = ""
     smtp_fallback_relay: tuple[Nexthop, ...] = ()
     smtp_mx_session_limit: int = 2
+    smtp_process_limit: int = 500
     trouble_time: float = 60.0
     troubles: int = 1000
 
@@ -155,9 +158,14 @@ class SmtpDelivery:
     ) -> None:
         self._options, self._finder, self._carrier, self._log = options, finder, carrier, log
         self.troubles = Troubles(options, clock)
+        self._room = asyncio.Semaphore(options.smtp_process_limit)
 
     async def deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
         """One outcome for each target, from the host that had the last word on it."""
+        async with self._room:
+            return await self._deliver(destination, job)
+
+    async def _deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
         attempt = _Attempt(job, job.targets)
         fallback = self._options.smtp_fallback_relay
         own = parse(destination.nexthop)

@@ -92,10 +92,16 @@ def _read_resolv_conf() -> tuple[Server, ...]:
 
 
 class DnsResolver:
-    """A :class:`~smtpgw.dns.answers.Resolver`.  `clock` gives monotonic seconds."""
+    """A :class:`~smtpgw.dns.answers.Resolver`.  `clock` gives monotonic seconds; `observe`
+    gets the type of each question and the kind of its answer."""
 
-    def __init__(self, options: DnsOptions, clock: Callable[[], float]) -> None:
-        self._options = options
+    def __init__(
+        self,
+        options: DnsOptions,
+        clock: Callable[[], float],
+        observe: Callable[[str, str], None] = lambda _type, _outcome: None,
+    ) -> None:
+        self._options, self._observe = options, observe
         self._cache: Cache[Found[Any] | Missing] = Cache(options.cache, clock)
         self._room = asyncio.Semaphore(options.queries)
         self._servers: list[dns.nameserver.Nameserver] = []
@@ -138,6 +144,13 @@ class DnsResolver:
         return cast(Found[R] | Missing, answer)
 
     async def _ask(
+        self, name: str, kind: dns.rdatatype.RdataType, read: _Read[R]
+    ) -> tuple[Found[R] | Missing, float]:
+        answer, good = await self._answer(name, kind, read)
+        self._observe(kind.name, type(answer).__name__.lower())
+        return answer, good
+
+    async def _answer(
         self, name: str, kind: dns.rdatatype.RdataType, read: _Read[R]
     ) -> tuple[Found[R] | Missing, float]:
         """The answer, and the seconds it is good for."""
