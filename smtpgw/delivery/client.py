@@ -63,24 +63,37 @@ class Connection(Dialogue):
             else:
                 text = "address cannot be sent in an SMTP command"
                 done[each.number] = Failed(each.number, text, "", "5.1.3")
-        first = True
+        first, begun = True, False
         try:
             while rest and isinstance(message, Message):
-                rest = await Transaction(self, message, rest, done).run()
+                transaction = Transaction(self, message, rest, done)
+                try:
+                    rest = await transaction.run()
+                finally:
+                    begun = transaction.begun
                 first = False
         except Stale:
             if not first:  # this very connection carried the first part: no second try from the top
-                self._defer_rest(job, done, Lost("connection lost between two transactions"))
+                lost = Lost("connection lost between two transactions", next_host=True)
+                self._defer_rest(job, done, lost)
             else:
                 raise
         except Lost as error:
-            self._defer_rest(job, done, error)
+            lost = Lost(error.text, error.enhanced, next_host=not begun)
+            self._defer_rest(job, done, lost)
         return [done[each.number] for each in job.targets]
 
     def _defer_rest(self, job: Job, done: dict[int, Outcome], why: Lost) -> None:
         self.drop()
         for each in job.targets:
-            lost = Deferred(each.number, why.text, self.remote, why.enhanced, tls=self.tls)
+            lost = Deferred(
+                each.number,
+                why.text,
+                self.remote,
+                why.enhanced,
+                tls=self.tls,
+                next_host=why.next_host,
+            )
             done.setdefault(each.number, lost)
 
     async def _fit(self, job: Job, traits: Traits) -> Message | tuple[str, str]:

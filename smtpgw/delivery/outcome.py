@@ -71,7 +71,8 @@ class Delivered:
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """Not now.  `spoken` says whether `text` is the peer's reply; `unreachable`, that the
-    whole destination did not answer, whatever the mail."""
+    whole destination did not answer, whatever the mail; `next_host`, that the connection was
+    lost before the peer got any of the message, so that another host may have it."""
 
     number: int
     text: str
@@ -80,6 +81,7 @@ class Deferred:
     spoken: bool = False
     unreachable: bool = False
     tls: str = ""
+    next_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class _Attempt:
         again = set()
         for each in outcomes:
             self.outcomes[each.number] = each
-            if isinstance(each, Deferred) and each.spoken:
+            if isinstance(each, Deferred) and (each.spoken or each.next_host):
                 again.add(each.number)
         self.left = tuple(each for each in self.left if each.number in again)
 

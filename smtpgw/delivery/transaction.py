@@ -58,7 +58,8 @@ _PIECE = 2**16
 
 
 class Transaction:
-    """For some targets of a message; outcomes go to `done`."""
+    """For some targets of a message; outcomes go to `done`.  `begun`: the peer may have got
+    some of the message."""
 
     def __init__(
         self, peer: Dialogue, message: Message, targets: list[Target], done: dict[int, Outcome]
@@ -67,6 +68,7 @@ class Transaction:
         self._limits = peer.options.timeouts
         self._accepted: list[Target] = []
         self._again: list[Target] = []
+        self.begun = False
 
     async def run(self) -> list[Target]:
         """Fill in outcomes; return who is to be tried again at once (too many at a time).
@@ -172,6 +174,7 @@ class Transaction:
 
     async def _content(self) -> None:
         """The message, the dot, and what the peer makes of it."""
+        self.begun = True
         try:
             early = await self._send_content()
         except Lost:
@@ -216,6 +219,7 @@ class Transaction:
     async def _chunks(self) -> None:
         """The message by BDAT, each chunk with a reply of its own (RFC 3030 section 2)."""
         peer, due, pending = self._peer, 0, None
+        self.begun = True
         batched = b"PIPELINING" in peer.offered
         try:
             for chunk in self._message.chunks():

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+import structlog
 
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery.hop import Hop
-from smtpgw.delivery.nexthop import parse
+from smtpgw.delivery.hosts import Hosts
+from smtpgw.delivery.nexthop import Nexthop, parse
 from smtpgw.delivery.order import Host
-from smtpgw.delivery.outcome import Destination
-from smtpgw.delivery.smtp import SmtpOptions, Troubles
+from smtpgw.delivery.outcome import Delivered, Destination, Job, Outcome
+from smtpgw.delivery.smtp import SmtpDelivery, SmtpOptions, Troubles
 from smtpgw.delivery.windows import WindowOptions
 from smtpgw.dsn.report import DsnOptions
 from smtpgw.queue.states import MailState, RecipientState
 from smtpgw.queue.store import QueuedMail
 from tests.delivery.internet import MX1, MX2, MX3, OTHER, RELAY, ZONE, host, internet
-from tests.delivery.peer import CLOSE, STALL, Answer, Peer, Road
+from tests.delivery.peer import CLOSE, STALL, Answer, Peer, Road, job
 from tests.peers import dns as faulty
 from tests.peers.process import free_port
 from tests.queue.support import message, run, until
@@ -55,6 +59,10 @@ async def left(way: Road, queue_id: str) -> QueuedMail:
         {"MAIL": b"421 4.3.2 going down\r\n" + CLOSE},
         {"RCPT": b"450 4.2.0 greylisted\r\n"},
         {"DATA": LATER},
+        {"MAIL": CLOSE},
+        {"RCPT": CLOSE},
+        {"DATA": CLOSE},
+        {"DATA": b"250 taken without a look\r\n"},
         {"DOT": LATER},
         {"DOT": b"421 4.3.2 going down\r\n" + CLOSE},
     ],
@@ -78,6 +86,7 @@ def test_the_next_host_is_tried(tmp_path: Path, script: Script | None) -> None:
     [
         ({"DOT": CLOSE}, "deferred"),
         ({"DOT": b"garbage\r\n"}, "deferred"),
+        ({"DATA": b"354 go\r\n" + CLOSE}, "deferred"),
         ({"MAIL": b"550 5.7.1 no\r\n"}, "failed"),
         ({"RCPT": b"550 5.1.1 unknown\r\n"}, "failed"),
         ({"DOT": b"554 5.6.0 no\r\n"}, "failed"),
@@ -370,5 +379,40 @@ def test_a_silent_host_costs_its_time_limit_and_not_the_mail(tmp_path: Path) -> 
         async with internet(tmp_path, peers, limits=limits) as net:
             await one(net.way)
             assert net.messages() == {MX2: 1}
+
+    run(scenario())
+
+
+class Counting:
+    """A finder that knows one host, and a carrier that counts who is there at once."""
+
+    def __init__(self) -> None:
+        self.now, self.most, self.go_on = 0, 0, asyncio.Event()
+
+    async def find(self, nexthop: Nexthop) -> Hosts:
+        return Hosts((Host(nexthop.host, ip_address("192.0.2.1"), 25),))
+
+    async def deliver_to(self, hop: Hop, job: Job) -> list[Outcome]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await self.go_on.wait()
+        self.now -= 1
+        return [Delivered(each.number, str(hop)) for each in job.targets]
+
+
+def test_a_mail_for_a_hundred_domains_is_not_a_hundred_connections() -> None:
+    async def scenario() -> None:
+        both = Counting()
+        options = SmtpOptions(smtp_process_limit=7)
+        delivery = SmtpDelivery(options, both, both, clock=lambda: 0.0, log=structlog.get_logger())
+        work = [
+            asyncio.ensure_future(delivery.deliver(Destination("smtp", f"d{each}.example"), job()))
+            for each in range(100)
+        ]
+        await until(lambda: both.now == 7)
+        both.go_on.set()
+        outcomes = [each for (each,) in await asyncio.gather(*work)]
+        assert both.most == 7
+        assert len({each.text for each in outcomes}) == 100
 
     run(scenario())
