@@ -174,7 +174,7 @@ def _identity(options: Options, public: drop.Public, environ: Mapping[str, str])
 
 def _queue(options: Options) -> int:
     """mailq and flushing, which are the gateway's own command."""
-    words = ["list"] if options.mode is Mode.LIST else ["flush", *options.flush]
+    words = ["list"] if options.mode is Mode.LIST else ["flush", *(options.flush or ("ALL",))]
     if options.settings is not None:
         words += ["--config", options.settings]
     command = [sys.executable, "-m", "smtpgw", "queue", *words]

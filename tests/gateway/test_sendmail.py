@@ -354,3 +354,10 @@ def test_each_of_many_is_taken_once_whatever_is_killed(gateway: Gateway) -> None
     assert kills >= 4
     # A worker killed between a delivery and its commit delivers again, but the same mail.
     assert all(len(each) == 1 for each in ids.values())
+
+
+def test_mailq_and_flush_are_the_queue_s_own_commands(gateway: Gateway) -> None:
+    gateway.start()
+    for words in (["-bp"], ["-q"], ["-qRexample.net"]):
+        done = sendmail(gateway, *words, mail=b"")
+        assert done.returncode == 0, done.stderr
