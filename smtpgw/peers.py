@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,9 +120,6 @@ def problems(settings: Smtpgw) -> Iterator[Problem]:
     except PasswordsUnusable as error:
         where = "smtpgw.delivery.smtp_sasl_password_maps"
         yield Problem("settings", 0, where, str(error), "a password file for its owner's eyes")
-    except ssl.SSLError as error:
-        found, wanted = str(error.reason or error), "certificates and a key that fit, in PEM"
-        yield Problem("settings", 0, "smtpgw.delivery: smtp_tls_*", found, wanted)
-    except OSError as error:
-        found = f"{error.filename or 'a file'}: {error.strerror}"
-        yield Problem("settings", 0, "smtpgw.delivery: smtp_tls_*", found, "files to read")
+    except ValueError as error:
+        wanted = "certificates, and a key that fits its certificate, in PEM"
+        yield Problem("settings", 0, "smtpgw.delivery", str(error), wanted)

@@ -151,7 +151,7 @@ class Connector:
     async def _handshake(self, peer: Connection, way: Way, policy: TlsPolicy) -> None:
         try:
             context = self._tls.context(policy)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise _Ours(f"TLS settings: {error}", "4.3.5") from None
         try:
             name, limit = server_name(policy, way.hop), peer.options.timeouts.starttls
@@ -194,7 +194,7 @@ class Connector:
     def check(self) -> None:
         """Read every file that the options name.
 
-        Raises ValueError, OSError, ssl.SSLError or :class:`PasswordsUnusable`.
+        Raises ValueError or :class:`PasswordsUnusable`.
         """
         self._tls.check()
         if self._passwords is not None:

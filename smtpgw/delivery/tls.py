@@ -8,11 +8,12 @@ certificate's subjectAltName (RFC 9525).  TLS before 1.2 is never spoken (RFC 89
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -154,7 +155,7 @@ class TlsPolicies:
         return replace(policy, match=tuple(meant.get(each, each).lower() for each in policy.match))
 
     def context(self, policy: TlsPolicy) -> ssl.SSLContext:
-        """What OpenSSL is told.  Raises OSError or ssl.SSLError for files that do not serve."""
+        """What OpenSSL is told.  Raises ValueError for files that do not serve."""
         options = self._options
         usual = options.smtp_tls_protocols if not policy.required else ""
         protocols = policy.protocols or usual or options.smtp_tls_mandatory_protocols
@@ -170,20 +171,32 @@ class TlsPolicies:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED if trusted else ssl.CERT_NONE
         context.minimum_version, context.maximum_version = protocol_range(protocols)
-        if trusted and (options.smtp_tls_CAfile or options.smtp_tls_CApath):
-            context.load_verify_locations(
-                options.smtp_tls_CAfile or None, options.smtp_tls_CApath or None
-            )
+        file, directory = options.smtp_tls_CAfile, options.smtp_tls_CApath
+        if trusted and (file or directory):
+            with _naming("smtp_tls_CAfile", file or directory):
+                context.load_verify_locations(file or None, directory or None)
         elif trusted:
             context.load_default_certs()
         if options.smtp_tls_cert_file:
-            context.load_cert_chain(options.smtp_tls_cert_file, options.smtp_tls_key_file or None)
+            with _naming("smtp_tls_cert_file", options.smtp_tls_cert_file):
+                key = options.smtp_tls_key_file or None
+                context.load_cert_chain(options.smtp_tls_cert_file, key)
         return context
 
     def check(self) -> None:
-        """Make every context there can be.  Raises ValueError, OSError or ssl.SSLError."""
+        """Make every context there can be.  Raises ValueError for files that do not serve."""
         for each in (self._smtp, self._lmtp, *self._table.values()):
             self.context(each)
+
+
+@contextlib.contextmanager
+def _naming(setting: str, file: str) -> Iterator[None]:
+    """OpenSSL does not say which file it means."""
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one too
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise ValueError(f"{setting}: {file}: {reason or error}") from None
 
 
 def server_name(policy: TlsPolicy, hop: Hop) -> str | None:
