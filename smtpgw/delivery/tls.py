@@ -141,7 +141,7 @@ class TlsPolicies:
             return TlsPolicy()
         key = hop.nexthop.lower()
         found = self._table.get(key)
-        while found is None and "." in key and not hop.nexthop.startswith("["):
+        while found is None and "." in key:  # what is in brackets has no parent with a "]"
             key = key.partition(".")[2]
             found = self._table.get(f".{key}")
         return self._named(found or (self._lmtp if hop.lmtp else self._smtp), hop)

@@ -202,6 +202,13 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(message: bytes, wor
         survey(cut(message, 65535))
 
 
+def test_what_is_in_a_digest_is_a_mail() -> None:
+    inner = b"Subject: in\r\nContent-Transfer-Encoding: 8bit\r\n\r\nplain words, caf\xe9"
+    out = converted(mixed(b"\r\n" + inner, minor=b"digest"))
+    head = b"Subject: in\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+    assert b"--b\r\n\r\n" + head + b"plain words, caf=E9\r\n--b--" in out
+
+
 def test_signed_parts_in_seven_bits_stay_beside_what_is_converted() -> None:
     signed = mixed(b"\r\n" + b"x" * 2000, minor=b"signed", head=b"").replace(b"=b", b"=c")
     signed = signed.replace(b"--b", b"--c").removesuffix(b"\r\n")
@@ -237,13 +244,14 @@ _SMALL = st.lists(
 )
 
 
-@given(_SMALL)
-def test_long_lines_are_broken_by_a_space_and_characters_stay_whole(pieces: list[bytes]) -> None:
-    folder = Folder(10)
-    pieces.append(b"\r\n")
-    out = b"".join(map(folder.feed, pieces))
+@given(_SMALL, st.integers(2, 9))
+def test_long_lines_are_broken_by_a_space_and_characters_stay_whole(
+    pieces: list[bytes], step: int
+) -> None:
+    folder, ends = Folder(10), LineEnds()
+    message = b"".join(pieces) + b"\r\n"
+    out = b"".join(folder.feed(ends.feed(each)) for each in cut(message, step))
     assert max(map(len, out.split(b"\r\n"))) <= 10
-    message = b"".join(pieces)
     assert out.replace(b"\r\n ", b"") == message
     if not long_lines(message, 10)[0]:
         assert out == message

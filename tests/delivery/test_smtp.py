@@ -12,10 +12,10 @@ import pytest
 
 from milterd.core.mail import FileBody
 from smtpgw.delivery.hop import Hop
-from smtpgw.delivery.options import ClientOptions, PoolOptions, Reuse
+from smtpgw.delivery.options import PoolOptions, Reuse
 from smtpgw.delivery.outcome import Deferred, Delivered, Failed, Job, Outcome, Target
 from smtpgw.delivery.pool import Pool
-from smtpgw.delivery.wire import Lost
+from smtpgw.delivery.wire import Lost, Wire
 from tests.delivery.peer import CLOSE, EXTENSIONS, STALL, Answer, Peer, job, on_port, pool
 from tests.queue.support import run, until
 
@@ -260,14 +260,48 @@ def test_a_connection_is_not_kept_where_it_should_not(reuse: Reuse) -> None:
 
 def test_idle_connections_are_bounded_over_all_peers() -> None:
     async def scenario() -> None:
-        deliverer = Pool(PoolOptions(idle=2, smtp=ClientOptions("gw.example")))
+        deliverer = Pool(PoolOptions(idle=2, smtp_reuse=Reuse(60)))
         peers = [Peer() for _ in range(4)]
         async with on_port(peers[0]) as a, on_port(peers[1]) as b, on_port(peers[2]) as c:
             for hop in (a, b, c, a, b):
                 await deliverer.deliver_to(hop, job())
             await until(lambda: "QUIT" in peers[2].verbs())
             assert [each.connections for each in peers[:3]] == [1, 1, 1]
+            assert [each.verbs().count("QUIT") for each in peers[:2]] == [0, 0]
             await deliverer.close()
+
+    run(scenario())
+
+
+def test_idle_connections_are_bounded_for_each_peer() -> None:
+    async def scenario() -> None:
+        peer = Peer()
+        async with on_port(peer) as hop:
+            deliverer = Pool(PoolOptions(kept=2, smtp_reuse=Reuse(60)))
+            await asyncio.gather(*(deliverer.deliver_to(hop, job()) for _ in range(5)))
+            await until(lambda: peer.verbs().count("QUIT") == 3)
+            await asyncio.gather(*(deliverer.deliver_to(hop, job()) for _ in range(2)))
+            assert peer.connections == 5
+            await deliverer.close()
+
+    run(scenario())
+
+
+def test_a_peer_that_reads_no_more_is_closed_in_time() -> None:
+    """smtp_quit_timeout: what is still to be sent does not hold a connection for ever."""
+
+    async def scenario() -> None:
+        async def deaf(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(30)
+
+        server = await asyncio.start_server(deaf, "127.0.0.1", 0, limit=1000)
+        port = server.sockets[0].getsockname()[1]
+        open_ = asyncio.get_running_loop().create_connection(Wire, "127.0.0.1", port)
+        transport, wire = await open_
+        transport.write(b"x" * 50_000_000)
+        wire.close(0.1)
+        await until(lambda: not wire.alive, 2)
+        server.close()
 
     run(scenario())
 
