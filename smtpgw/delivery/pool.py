@@ -45,6 +45,7 @@ def parse_nexthop(nexthop: str) -> str | tuple[str, int]:
     return (match["literal"] or match["name"]).removeprefix("IPv6:"), int(match["port"])
 
 
+@functools.lru_cache(1000)
 def hop_of(destination: Destination) -> Hop:
     """The host that a nexthop of the direct form names."""
     where, lmtp = parse_nexthop(destination.nexthop), destination.transport == "lmtp"
