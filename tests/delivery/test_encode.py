@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import email
 import email.message
+import os
 import re
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from smtpgw.delivery.emit import DotStuffer, Folder, LineEnds, long_lines
@@ -16,6 +17,7 @@ from smtpgw.delivery.encode import convert, survey
 from smtpgw.delivery.mime import Between, Content, Header, Walker
 from smtpgw.delivery.parts import Unclear, content_type, uncommented
 
+EXAMPLES = int(os.environ.get("GATEPOST_MIME", "100"))
 MIME = b"MIME-Version: 1.0\r\n"
 
 
@@ -103,7 +105,7 @@ MESSAGES = entities().map(lambda e: b"Subject: s\r\nX-Fold:\r\n x\r\n" + e)
 STEPS = st.sampled_from([1, 3, 64, 65535])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 @given(MESSAGES, STEPS)
 def test_it_decodes_to_what_it_was_and_is_seven_bit(message: bytes, step: int) -> None:
     out = converted(message, step)
@@ -115,7 +117,7 @@ def test_it_decodes_to_what_it_was_and_is_seven_bit(message: bytes, step: int) -
     assert converted(out) == whole(out), "nothing is left to do"
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
 @given(MESSAGES, STEPS)
 def test_what_needs_nothing_stays_to_the_octet(message: bytes, step: int) -> None:
     assert walked(message, step) == message

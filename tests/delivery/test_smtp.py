@@ -244,6 +244,22 @@ def test_a_connection_carries_so_many_mails_and_no_more() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    "answer", [b"500 5.5.1 what?\r\n", b"421 4.3.2 bye\r\n" + CLOSE, CLOSE, STALL]
+)
+def test_a_kept_connection_that_does_not_know_rset_is_replaced(answer: bytes) -> None:
+    async def scenario() -> None:
+        peer = Peer({"RSET": answer})
+        async with on_port(peer) as hop:
+            deliverer = pool(smtp_rset_timeout=0.1)
+            for _ in range(2):
+                assert _kinds(await deliverer.deliver_to(hop, job())) == ["Delivered"]
+            assert peer.connections == 2
+            await deliverer.close()
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("reuse", [Reuse(cache_time=0), Reuse(reuse_time=0)])
 def test_a_connection_is_not_kept_where_it_should_not(reuse: Reuse) -> None:
     async def scenario() -> None:
