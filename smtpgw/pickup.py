@@ -63,6 +63,7 @@ class Pickup:
         self._waiting: dict[str, _Waiting] = {}
         self._poked = asyncio.Event()
         self._bell: socket.socket | None = None
+        self._inode = 0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, queue: Path, failed: Callable[[BaseException], None]) -> None:
@@ -85,6 +86,16 @@ class Pickup:
         if self._bell is not None:
             asyncio.get_running_loop().remove_reader(self._bell)
             self._bell.close()
+            self._take_down_bell()
+
+    def _take_down_bell(self) -> None:
+        """Leave no socket behind that nobody reads; one that another hung stays."""
+        path = self._options.directory / WAKE
+        try:
+            if path.stat(follow_symlinks=False).st_ino == self._inode:
+                path.unlink()
+        except OSError as error:
+            self._log.warning("pickup's socket stays", path=str(path), reason=str(error))
 
     def _hang_bell(self) -> None:
         """The socket the command pokes.  Without it, mail is found at the next look."""
@@ -94,6 +105,7 @@ class Pickup:
             path.unlink(missing_ok=True)
             bell.bind(str(path))
             path.chmod(0o622)
+            self._inode = path.stat(follow_symlinks=False).st_ino
         except OSError as error:
             bell.close()
             self._log.warning("pickup cannot be poked", path=str(path), reason=str(error))

@@ -120,7 +120,8 @@ async def gateway(directory: Path, peer: Dovecot) -> AsyncIterator[Gateway]:
     loaded = settings.parse(text, GatewaySettings)
     clock = FakeClock()
     spool(loaded.smtpgw).mkdir(parents=True)
-    post = await Post.open(0, loaded.smtpgw, QueueClock(clock), 0.0)
+    queue_clock = QueueClock(clock)
+    post = await Post.open(0, loaded.smtpgw, queue_clock, 0.0)
     means = Means(
         intake=post.intake,
         health=Health(clock.monotonic),
@@ -128,7 +129,7 @@ async def gateway(directory: Path, peer: Dovecot) -> AsyncIterator[Gateway]:
         wall=clock.wall,
         clock=clock.monotonic,
     )
-    app = App([post], GatewayRoad(means, {}))
+    app = App(post, GatewayRoad(means, {}), queue_clock, loaded.smtpgw)
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
     port = listening.getsockname()[1]
