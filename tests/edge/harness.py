@@ -158,8 +158,7 @@ class Server:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        uvloop.install()
-        asyncio.run(self._serve())
+        uvloop.run(self._serve())
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()

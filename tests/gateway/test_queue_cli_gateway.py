@@ -130,4 +130,4 @@ def test_etrn_is_not_for_strangers(gateway: Gateway) -> None:
     with gateway.client() as client:
         code, words = client.docmd("ETRN", "example.org")
     assert (code, b"not allowed" in words) == (459, True)
-    assert gateway.count("command", command="ETRN", outcome="tempfailed") == 1
+    until(lambda: gateway.count("command", command="ETRN", outcome="tempfailed") == 1)

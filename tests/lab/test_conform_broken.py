@@ -52,4 +52,4 @@ def test_a_broken_milter_fails_its_checks_and_no_others(name: str) -> None:
     breakage = ALL[name]
     found = failed(card(breakage.milter, breakage.fails, breakage.jobs))
     expected = {each.name for each in CHECKS if _fits(each.name, breakage.fails)}
-    assert set(found) == expected, found
+    assert set(found) - set(breakage.perhaps) == expected, found

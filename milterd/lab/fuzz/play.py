@@ -172,7 +172,8 @@ class _Playing:
         """Close our half; what the milter still says, and whether it closes."""
         referee = self._referee
         try:
-            self._writer.write_eof()
+            if not self._writer.is_closing():
+                self._writer.write_eof()
             while data := await self._within(self._reader.read(_READ), "did not close after us"):
                 if referee.legal:
                     self._heard_last(data)
