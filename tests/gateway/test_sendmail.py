@@ -297,20 +297,25 @@ FORKS = """
 import io, os, sys, types
 from smtpgw.local import sendmail
 running = {}
-for number in range(int(sys.argv[2])):
+def reap():
+    pid, status = os.wait()
+    assert status == 0
+    print(running.pop(pid), flush=True)
+for line in sys.stdin:
+    number = int(line)
     pid = os.fork()
     if not pid:
         mail = b"X-Number: %d\\n\\n%b\\n" % (number, b"x" * (number * 97 % 9000))
         sys.stdin = types.SimpleNamespace(buffer=io.BytesIO(mail))
         os._exit(sendmail.main(["sendmail", "-C", sys.argv[1], "-i", "u@example.net"]))
     running[pid] = number
-    while len(running) >= 8 or (number == int(sys.argv[2]) - 1 and running):
-        pid, status = os.wait()
-        number_done = running.pop(pid)
-        assert status == 0
-        print(number_done, flush=True)
+    if len(running) >= 8:
+        reap()
+while running:
+    reap()
 """
-"""A process for each mail, eight at a time; it prints the numbers of those that exit with 0."""
+"""A process for each number that it reads, eight at a time; it prints the numbers of those that
+exit with 0."""
 
 
 def test_each_of_many_is_taken_once_whatever_is_killed(gateway: Gateway) -> None:
@@ -320,18 +325,26 @@ def test_each_of_many_is_taken_once_whatever_is_killed(gateway: Gateway) -> None
     total = int(os.environ.get("GATEPOST_INJECTIONS", "200"))
     gateway.configure("service_throttle_time = 0.5")
     gateway.start()
-    command = [sys.executable, "-c", FORKS, str(gateway.file), str(total)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", FORKS, str(gateway.file)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert process.stdin is not None
     assert process.stdout is not None
     accepted: set[int] = set()
-    kills, at = 0, 20
+    kills, at, numbers = 0, 20, iter(range(total))
+    process.stdin.write(b"".join(b"%d\n" % next(numbers) for _ in range(8)))
     for line in process.stdout:
         accepted.add(int(line))
-        alive = gateway.workers()
-        if len(accepted) >= at and alive:
-            os.kill(alive[-1], signal.SIGKILL)
-            kills += 1
-            at += 10 + dice.randrange(20)
+        number = next(numbers, None)
+        if number is not None:
+            process.stdin.write(b"%d\n" % number)
+        elif not process.stdin.closed:
+            process.stdin.close()
+        if len(accepted) >= at:
+            until(gateway.workers, what="a worker to kill")
+            for pid in gateway.workers()[-1:]:
+                os.kill(pid, signal.SIGKILL)
+                kills += 1
+                at += 10 + dice.randrange(20)
     assert process.wait(PATIENCE) == 0
     assert len(accepted) == total
     drop = gateway.queue / "drop"
