@@ -1,0 +1,155 @@
+"""A gateway under a fault: its disk, its system calls, its limits, its log, its peers.
+
+Faults are real ones: a tmpfs that is full, a system call that fails, a limit of the kernel.
+Each is a context manager that takes its fault back at the end, so that tests can share a
+gateway and see it recover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.gateway.gateway import Gateway, until
+
+QUEUE = "queue_minfree = '1M'\nminimal_backoff_time = '1h'\nmaximal_backoff_time = '1h'"
+"""For a queue on a small disk; what was deferred comes again when it is flushed."""
+
+
+@contextlib.contextmanager
+def home() -> Iterator[Path]:
+    """A directory with a short name, for sockets."""
+    path = Path(tempfile.mkdtemp(dir="/tmp", prefix="gf"))
+    yield path
+    shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def disk(where: Path, options: str = "size=32m,nr_inodes=300") -> Iterator[Path]:
+    """A small file system of its own at `where`."""
+    where.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+def remount(where: Path, options: str) -> None:
+    """Change a disk, for example to `ro`, which needs that nobody has a file open to write."""
+    subprocess.run(["mount", "-o", f"remount,{options}", str(where)], check=True)
+
+
+def free(where: Path) -> int:
+    """Free octets."""
+    found = os.statvfs(where)
+    return found.f_bavail * found.f_frsize
+
+
+@contextlib.contextmanager
+def filled(where: Path, leave: int = 0) -> Iterator[None]:
+    """All but `leave` octets of a disk are in use."""
+    filler = where / "filler"
+    with filler.open("wb", buffering=0) as file:
+        os.posix_fallocate(file.fileno(), 0, max(free(where) - leave, 1))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextlib.contextmanager
+def without_inodes(where: Path) -> Iterator[None]:
+    """Not one more file can be made on a disk."""
+    many = where / "many"
+    many.mkdir()
+    with contextlib.suppress(OSError):
+        for number in range(10_000):
+            (many / str(number)).touch()
+    try:
+        yield
+    finally:
+        shutil.rmtree(many)
+
+
+@contextlib.contextmanager
+def gateway(
+    place: Path, top: str = "", tables: str = "", delivery: str = "", queue: str = ""
+) -> Iterator[Gateway]:
+    """One that is configured and not started; its queue is below `place/disk` if that is there.
+
+    `queue` are lines for [smtpgw.queue].  It ends with the test whatever happened.
+    """
+    one = Gateway(place)
+    if (place / "disk").is_dir():
+        one.queue = place / "disk" / "queue"
+    one.configure(top, tables, delivery)
+    text = one.file.read_text().replace("[smtpgw.queue]", f"[smtpgw.queue]\n{queue}")
+    one.file.write_text(text)
+    try:
+        yield one
+    finally:
+        one.kill()
+
+
+def worker(one: Gateway) -> int:
+    """The process id of the one worker, once there is one."""
+    return until(lambda: (one.workers() or [0])[-1], what="a worker")
+
+
+@contextlib.contextmanager
+def failing(pid: int, inject: str, place: Path, *paths: Path) -> Iterator[Path]:
+    """A process whose system calls fail as strace's inject= says, for example
+    `fdatasync:error=EIO`; only for these paths, if there are any.  The trace's file."""
+    trace = place / "trace"
+    command = ["strace", "-f", "-y", "-o", str(trace), "-p", str(pid)]
+    command += ["-e", f"trace={inject.partition(':')[0]}", "-e", f"inject={inject}"]
+    command += [f"--trace-path={each}" for each in paths]
+    with (place / "strace").open("w") as said:
+        tracer = subprocess.Popen(command, stderr=said)
+    try:
+        # Threads are attached one by one: wait for all that there are now.
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+        until(lambda: _traced(pid) >= threads, what="strace")
+        yield trace
+    finally:
+        tracer.send_signal(signal.SIGTERM)
+        tracer.wait()
+
+
+def _traced(pid: int) -> int:
+    count = 0
+    for each in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            count += "TracerPid:\t0\n" not in (each / "status").read_text()
+    return count
+
+
+@contextlib.contextmanager
+def limited(pid: int, what: int, soft: int) -> Iterator[None]:
+    """A process with a limit (resource.RLIMIT_...), as prlimit(1) sets it."""
+    before = resource.prlimit(pid, what)
+    resource.prlimit(pid, what, (soft, before[1]))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, what, before)
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def descriptors(pid: int) -> int:
+    """How many files a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
