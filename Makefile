@@ -25,6 +25,7 @@ test: ## install what is missing, then lint, types and the whole suite with real
 # One line for each test that has a long version: what makes it long.
 NIGHTLY := \
   GATEPOST_INJECTIONS=2000 \
+  GATEPOST_MAILS=10000 \
   GATEPOST_MIME=3000 \
   GATEPOST_SCALE=1000000
 

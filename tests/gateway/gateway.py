@@ -64,9 +64,15 @@ class Gateway:
         self.configure()
 
     def configure(
-        self, top: str = "", tables: str = "", delivery: str = "", stop_timeout: float = 1
+        self,
+        top: str = "",
+        tables: str = "",
+        delivery: str = "",
+        stop_timeout: float = 1,
+        queue: str = "",
     ) -> None:
-        """Write the settings: lines for [smtpgw], further tables, the delivery's default.
+        """Write the settings: lines for [smtpgw], further tables, the delivery's default, lines
+        for [smtpgw.queue].
 
         Names are asked of nobody, unless a table says of whom.
         """
@@ -88,6 +94,7 @@ name = "mx"
 address = "127.0.0.1:{self.port}"
 [smtpgw.queue]
 directory = "{self.queue}"
+{queue}
 [smtpgw.delivery]
 default = "{delivery or f"maildir:{self.mail}"}"
 {tables}
