@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from milterd.core.decision import Reason
 from milterd.core.mail import BytesBody, Client, Envelope, Mail, Recipient, Session, parse_message
 from smtpgw.queue.clock import QueueClock
+from smtpgw.queue.schema import APPLICATION
 from smtpgw.queue.sqlite import SqliteOptions, SqliteStore
 from smtpgw.queue.store import NewMail
 
@@ -91,3 +93,17 @@ async def opened(
         yield store
     finally:
         await store.close()
+
+
+def make_first_version(path: Path) -> None:
+    """Give a queue the tables that the first version had."""
+    db = sqlite3.connect(path)
+    db.executescript(
+        "DROP INDEX mail_state; DROP INDEX mail_leased; DROP INDEX mail_turn; DROP INDEX mail_age;"
+        "DROP INDEX mail_unfiled; DROP INDEX content_file;"
+        "DROP TABLE lane; DROP TABLE flow; DROP TABLE rest; DROP TABLE attempt; DROP TABLE handed;"
+        "ALTER TABLE mail DROP COLUMN site; ALTER TABLE mail DROP COLUMN flow;"
+        "ALTER TABLE mail DROP COLUMN doomed; CREATE INDEX mail_due ON mail (state, due);"
+        f"PRAGMA user_version=1; PRAGMA application_id={APPLICATION};"
+    )
+    db.close()

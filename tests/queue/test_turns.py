@@ -9,12 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from smtpgw.queue.schema import APPLICATION
 from smtpgw.queue.sqlite import SqliteOptions, SqliteStore
 from smtpgw.queue.states import MailState, RecipientEvent
 from smtpgw.queue.store import Filter, Lease, Rest, Result, Settlement, Tried, Wish
 from smtpgw.queue.tools import QueueTool
-from tests.queue.support import START, FakeClock, message, new, opened, run
+from tests.queue.support import (
+    START,
+    FakeClock,
+    make_first_version,
+    message,
+    new,
+    opened,
+    run,
+)
 
 
 async def _add(
@@ -232,7 +239,7 @@ def test_a_queue_of_the_first_version_goes_on(tmp_path: Path) -> None:
             waiting = await _add(store, "smtp:x")
             held = replace(new(store, message(), hold="look"), site="smtp:x")
             await store.add(held)
-        _make_first_version(tmp_path / "00/queue.db")
+        make_first_version(tmp_path / "00/queue.db")
         async with opened(tmp_path / "00") as store:
             _consistent(tmp_path / "00")
             (lease,) = await store.lease(START, 9, 60.0)
@@ -242,20 +249,6 @@ def test_a_queue_of_the_first_version_goes_on(tmp_path: Path) -> None:
             assert lease.mail.queue_id == held.queue_id
 
     run(scenario())
-
-
-def _make_first_version(path: Path) -> None:
-    """The tables as the first version had them."""
-    db = sqlite3.connect(path)
-    db.executescript(
-        "DROP INDEX mail_state; DROP INDEX mail_leased; DROP INDEX mail_turn; DROP INDEX mail_age;"
-        "DROP INDEX mail_unfiled; DROP INDEX content_file;"
-        "DROP TABLE lane; DROP TABLE flow; DROP TABLE rest; DROP TABLE attempt; DROP TABLE handed;"
-        "ALTER TABLE mail DROP COLUMN site; ALTER TABLE mail DROP COLUMN flow;"
-        "ALTER TABLE mail DROP COLUMN doomed; CREATE INDEX mail_due ON mail (state, due);"
-        f"PRAGMA user_version=1; PRAGMA application_id={APPLICATION};"
-    )
-    db.close()
 
 
 @pytest.mark.parametrize("seed", range(12))
