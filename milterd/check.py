@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from milterd.base.settings import ConfigError
+from milterd.base.toml_file import ConfigError
 from milterd.config import MilterdConfig, load
 from milterd.filters import FILTERS, CheckedFilter, Clocks
 from milterd.filters.setup import SetupError

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from milterd import check as checking
 from milterd.base import logs, reference
-from milterd.base.settings import ConfigError
+from milterd.base.toml_file import ConfigError
 from milterd.config import DEFAULT_FILE, MilterdConfig, load
 
 CONFIG_ERROR = 78

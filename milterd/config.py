@@ -19,9 +19,10 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from milterd.base import metrics, sockets
-from milterd.base.durations import Duration, Kind, Size
-from milterd.base.settings import CommonSettings, ConfigError, MetricsSettings, Problem, Table
+from milterd.base.fields import Duration, Kind, Size
+from milterd.base.settings import CommonSettings, MetricsSettings, Table
 from milterd.base.settings import load as load_settings
+from milterd.base.toml_file import ConfigError, Problem
 from milterd.filters.clamav import Action, ClamavOptions
 from milterd.filters.dkim import OVERSIGN, SIGN, DkimOptions, SigningKey
 from milterd.filters.headers import HeadersOptions, OnTimeout

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milterd.base import logs, metrics, notify, sockets
-from milterd.base.settings import ConfigError
 from milterd.base.supervise import Backoff, Child, Supervisor
+from milterd.base.toml_file import ConfigError
 from milterd.config import MilterdConfig, load
 from milterd.filter_process import RETIREMENT
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from milterd.base import sockets
-from milterd.base.settings import ConfigError
+from milterd.base.toml_file import ConfigError
 from milterd.wire.mta import MtaConnection
 from smtpgw import config, outbound, wiring
 from smtpgw.chain import client

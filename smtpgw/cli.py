@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from milterd.base import logs, reference
-from milterd.base.settings import ConfigError
-from smtpgw.config import GatewaySettings
+from milterd.base.escaping import escape
+from milterd.base.toml_file import ConfigError
 from smtpgw.queue_cli import queue
 
 CONFIG_ERROR = 78
@@ -44,6 +41,7 @@ ConfigOption = Annotated[
 @app.command(epilog="Example: smtpgw run --config /etc/gatepost/gatepost.toml")
 def run(config: ConfigOption = DEFAULT_FILE) -> None:
     """Run the gateway until SIGTERM or SIGINT; SIGHUP reads the settings again."""
+    from milterd.base import logs
     from smtpgw import supervisor
 
     try:
@@ -100,6 +98,9 @@ def sendmail(
 @app.command(epilog="Example: smtpgw config > gatepost.toml")
 def config() -> None:
     """Print the settings of both halves with their defaults, every key explained."""
+    from milterd.base import reference
+    from smtpgw.config import GatewaySettings
+
     # The halves do not import each other: the other half is asked as a program.
     command = [sys.executable, "-m", "milterd", "config"]
     other = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
@@ -111,11 +112,14 @@ def config() -> None:
 
 
 def _print_findings(findings: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("", "", "", box=None, show_header=False, pad_edge=False)
     styles = {"ok": "green", "warning": "yellow", "error": "red"}
     for each in findings:
         level = f"[{styles[each.level]}]{each.level}[/]"
-        table.add_row(level, logs.escape(each.subject), logs.escape(each.detail, 2000))
+        table.add_row(level, escape(each.subject), escape(each.detail, 2000))
     Console(highlight=False).print(table)
 
 
@@ -124,7 +128,7 @@ def _print_json(value: object) -> None:
 
 
 def _complain(error: object) -> None:
-    Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
+    sys.stderr.write(f"{error}\n")
 
 
 def main() -> None:

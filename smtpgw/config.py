@@ -13,7 +13,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from milterd.base import settings
-from milterd.base.durations import Duration, Size
+from milterd.base.fields import Duration, Size
+from smtpgw import queue_place
 from smtpgw.config_bounce import Bounce
 from smtpgw.config_delivery import Dns
 from smtpgw.config_dialogue import Peers, TlsPeer, TlsPolicy
@@ -112,9 +113,7 @@ class Milter(settings.Table):
 class Queue(settings.Table):
     """The queue on disk, and how long mail may stay in it (qmgr(8))."""
 
-    directory: Path = Field(
-        default=Path("/var/lib/gatepost/queue"), description="where the queue is kept"
-    )
+    directory: Path = Field(default=queue_place.DEFAULT, description="where the queue is kept")
     drop_directory: Path | None = Field(
         default=None,
         description="where sendmail leaves mail of this machine; without this key, drop in the "
@@ -333,5 +332,5 @@ class GatewaySettings(settings.CommonSettings):
 
 
 def load(path: str | Path) -> GatewaySettings:
-    """The settings in a file.  Raises :class:`milterd.base.settings.ConfigError`."""
+    """The settings in a file.  Raises :class:`milterd.base.toml_file.ConfigError`."""
     return settings.load(path, GatewaySettings)

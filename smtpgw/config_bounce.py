@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from milterd.base import settings
-from milterd.base.durations import Kind, Size
+from milterd.base.fields import Kind, Size
 
 _RECIPIENT = re.compile(
     r"[0-9A-Za-z!#$%&'*+/=?^_`{|}~.-]{1,64}(?:@[0-9A-Za-z.-]{1,253})?", re.ASCII

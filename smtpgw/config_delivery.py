@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from milterd.base import settings
-from milterd.base.durations import Duration
+from milterd.base.fields import Duration
 from smtpgw.config_types import Destination, NameServer, Nexthop
 
 AddressKind = Literal["unspecified", "loopback", "link-local", "multicast", "broadcast", "private"]

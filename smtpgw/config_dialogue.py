@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from milterd.base.durations import Duration, Kind
+from milterd.base.fields import Duration, Kind
 from smtpgw.config_delivery import Delivery
 from smtpgw.config_types import Domain, IpAddress
 from smtpgw.delivery import nexthop, tls

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from milterd.base import sockets
-from milterd.base.durations import Kind
+from milterd.base.fields import Kind
 from smtpgw.delivery import nexthop, router
 
 _DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*", re.ASCII)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from milterd.base.settings import Problem
+from milterd.base.toml_file import Problem
 from smtpgw.config import Smtpgw
 from smtpgw.config_dialogue import Peers
 from smtpgw.delivery.connect import Connector

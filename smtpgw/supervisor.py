@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from milterd.base import logs, metrics, notify, sockets
-from milterd.base.settings import ConfigError, Problem
 from milterd.base.supervise import Backoff, Child, Supervisor
+from milterd.base.toml_file import ConfigError, Problem
 from smtpgw import config, control
 from smtpgw.config import GatewaySettings
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from milterd.base import sockets
-from milterd.base.settings import ConfigError, Problem
+from milterd.base.toml_file import ConfigError, Problem
 from milterd.core.mail import Direction
 from smtpgw import peers
 from smtpgw.chain.options import EditLimits, MilterOptions

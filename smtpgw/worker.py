@@ -18,7 +18,7 @@ from typing import TypeVar
 import uvloop
 
 from milterd.base import logs
-from milterd.base.settings import ConfigError
+from milterd.base.toml_file import ConfigError
 from smtpgw import control
 from smtpgw.app import App
 from smtpgw.control import Orders, SupervisorGone

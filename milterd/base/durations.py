@@ -7,22 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Annotated
-
-from pydantic import BeforeValidator
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _OCTETS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 _TIME = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s?([smhdw]?)\Z", re.ASCII)
 _SIZE = re.compile(r"(\d{1,15})\s?([KMG]?)\Z", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a setting's value is called in an error message and in the reference."""
-
-    name: str
 
 
 def seconds(value: object) -> float:
@@ -45,10 +34,3 @@ def octets(value: object) -> int:
     elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise ValueError('expected octets, or a number with a unit such as "100K", "25M", "1G"')
-
-
-Duration = Annotated[float, BeforeValidator(seconds), Kind("duration")]
-"""A pydantic field type: seconds, or a string with a unit."""
-
-Size = Annotated[int, BeforeValidator(octets), Kind("size")]
-"""A pydantic field type: octets, or a string with a unit."""

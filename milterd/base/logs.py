@@ -23,18 +23,15 @@ from typing import Any, Literal, TextIO, cast
 import structlog
 from structlog.typing import FilteringBoundLogger, WrappedLogger
 
-Format = Literal["auto", "text", "json"]
+from milterd.base.escaping import MAX_VALUE, escape
 
-MAX_VALUE = 512
-"""Characters of one value."""
+Format = Literal["auto", "text", "json"]
 
 MAX_TRACE = 8192
 """Characters of a traceback."""
 
 MAX_WAITING = 10_000
 """Lines waiting for a slow reader before lines are dropped."""
-
-_CLEAN = frozenset(chr(each) for each in range(32, 127)) - {"\\"}
 
 
 def get(name: str) -> FilteringBoundLogger:
@@ -76,23 +73,6 @@ def dropped() -> int:
 def flush(patience: float = 1.0) -> None:
     """Wait at most `patience` seconds until what was logged is written."""
     _writer.flush(patience)
-
-
-def escape(value: str, limit: int = MAX_VALUE) -> str:
-    """The text on one line: control, format, bidirectional and unassigned characters
-    become escapes, as do backslashes; more than `limit` characters are cut."""
-    cut = value[:limit]
-    if not _CLEAN.issuperset(cut):
-        cut = "".join(each if each in _CLEAN else _escaped(each) for each in cut)
-    return cut if len(value) <= limit else f"{cut}...[{len(value)} characters]"
-
-
-def _escaped(character: str) -> str:
-    if character == "\\":
-        return "\\\\"
-    if character.isprintable():
-        return character
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def escape_values(

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from milterd.base.durations import Kind
+from milterd.base.fields import Kind
 
 _PAGE = """# Settings
 

@@ -10,11 +10,8 @@ import difflib
 import json
 import os
 import re
-import stat
-import tomllib
 import types
 import typing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,15 +26,13 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from milterd.base import sockets
-from milterd.base.durations import Kind
+from milterd.base import sockets, toml_file
+from milterd.base.fields import Kind
+from milterd.base.toml_file import ConfigError, Problem
 from milterd.base.toml_lines import Location, key_lines
 
 TABLES = ("log", "metrics", "milterd", "filter", "smtpgw")
 """The tables of gatepost.toml.  Each half reads its own and leaves the others' alone."""
-
-MAX_FILE = 4 * 2**20
-"""Octets of a settings file; a larger one is a mistake."""
 
 
 class Table(BaseModel):
@@ -99,32 +94,6 @@ class CommonSettings(Table):
     metrics: MetricsSettings = MetricsSettings()
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One mistake in a settings file.  `line` is 0 where there is none to show."""
-
-    file: str
-    line: int
-    key: str
-    found: str
-    expected: str
-    nearest: str = ""
-
-    def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.line else self.file
-        text = f"{place}: {self.key}: " if self.key else f"{place}: "
-        text += f"found {self.found}, expected {self.expected}"
-        return f"{text}; did you mean {self.nearest!r}?" if self.nearest else text
-
-
-class ConfigError(Exception):
-    """The settings cannot be used; `problems` holds every reason."""
-
-    def __init__(self, problems: typing.Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(str(each) for each in self.problems))
-
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -134,17 +103,12 @@ def load(path: str | os.PathLike[str], model: type[Model]) -> Model:
     Raises :class:`ConfigError` for a file that is missing, writable for others,
     not TOML, or wrong in any key.  Tables of the other half are left alone.
     """
-    return parse(_read(Path(path)), model, file=str(path))
+    return parse(toml_file.read(Path(path)), model, file=str(path))
 
 
 def parse(text: str, model: type[Model], *, file: str = "settings") -> Model:
     """The same, from the text of a file."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([_syntax(file, str(error))]) from error
-    except RecursionError as error:
-        raise ConfigError([Problem(file, 0, "", "too deep a nesting", "plain tables")]) from error
+    data = toml_file.tables(text, file=file)
     own = {key: each for key, each in data.items() if key in model.model_fields or not known(key)}
     try:
         return model.model_validate_json(json.dumps(own, default=str), strict=True)
@@ -157,40 +121,6 @@ def parse(text: str, model: type[Model], *, file: str = "settings") -> Model:
 def known(table: str) -> bool:
     """Whether a top-level table belongs in the file, whoever reads it."""
     return table in TABLES
-
-
-def _read(path: Path) -> str:
-    name = str(path)
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            octets = file.read(MAX_FILE + 1)
-        folder = path.resolve().parent.stat()
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise ConfigError([Problem(name, 0, "", found, "a readable file")]) from error
-    problems = []
-    if status.st_mode & stat.S_IWOTH:
-        problems.append(Problem(name, 0, "", "a file that anyone may write", "mode 0644 or less"))
-    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
-        found = "a directory that anyone may write"
-        problems.append(Problem(name, 0, "", found, "one that only its owner may write"))
-    if len(octets) > MAX_FILE:
-        problems.append(Problem(name, 0, "", "a huge file", f"at most {MAX_FILE} octets"))
-    try:
-        text = octets.decode()
-    except UnicodeDecodeError as error:
-        line = octets.count(b"\n", 0, error.start) + 1
-        problems.append(Problem(name, line, "", "octets that are not UTF-8", "UTF-8 text"))
-    if problems:
-        raise ConfigError(problems)
-    return text
-
-
-def _syntax(file: str, message: str) -> Problem:
-    place = re.search(r"\(at line (\d+), column \d+\)", message)
-    found = message[: place.start()].strip() if place else message
-    return Problem(file, int(place[1]) if place else 0, "", f"{found!r}", "TOML (see toml.io)")
 
 
 def _problem(

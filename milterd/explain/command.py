@@ -87,7 +87,7 @@ def _filters(
     config: Path, names: list[str]
 ) -> tuple[MilterdConfig, list[Place], dict[str, CheckedFilter]]:
     """The settings, the filters to ask in their order, and the filters built."""
-    from milterd.base.settings import ConfigError
+    from milterd.base.toml_file import ConfigError
     from milterd.config import load
     from milterd.explain.order import places
     from milterd.explain.road import build_all
@@ -118,7 +118,7 @@ def _given(
     path: Path | None, settings: MilterdConfig, built: dict[str, CheckedFilter]
 ) -> dict[str, Any]:
     """The facts of a file, by filter; those of filters that are not asked are left alone."""
-    from milterd.base.settings import ConfigError
+    from milterd.base.toml_file import ConfigError
     from milterd.explain.facts import facts_type, read
 
     if path is None:

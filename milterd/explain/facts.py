@@ -22,7 +22,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from milterd.base import reference
-from milterd.base.settings import ConfigError, Problem, dotted
+from milterd.base.settings import dotted
+from milterd.base.toml_file import ConfigError, Problem
 from milterd.base.toml_lines import Location, key_lines
 from milterd.core.filter import Filter
 

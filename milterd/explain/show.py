@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from milterd.base import reference
-from milterd.base.logs import escape
+from milterd.base.escaping import escape
 from milterd.core.decision import Decision, Reason, Tried, Verdict
 from milterd.core.mail import Client
 from milterd.explain.facts import UnwritableError, encode

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from milterd.base.logs import escape
+from milterd.base.escaping import escape
 from milterd.core.decision import Verdict
 from milterd.lab import show
 from milterd.lab.chain import Chained, Part

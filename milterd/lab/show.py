@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from milterd.base.logs import escape
+from milterd.base.escaping import escape
 from milterd.core.actions import (
     AddHeader,
     AddRecipient,

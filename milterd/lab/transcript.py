@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from milterd.base.logs import escape
+from milterd.base.escaping import escape
 from milterd.lab.tape import Closed, Note, Opened, Record, Said
 from milterd.lab.wording import Fields, line, readable, told
 

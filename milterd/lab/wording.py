@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 
-from milterd.base.logs import escape
+from milterd.base.escaping import escape
 from milterd.lab.link import STAGES, Side
 from milterd.wire import messages as m
 from milterd.wire.constants import Command

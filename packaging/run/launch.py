@@ -21,7 +21,7 @@ from parts import Part, PartError, Parts
 from site_layout import PORT, Site, SiteError, prepare
 
 from milterd.base import sockets
-from milterd.base.settings import ConfigError
+from milterd.base.toml_file import ConfigError
 from smtpgw import config
 
 TOP = Path(__file__).resolve().parents[2]

@@ -130,7 +130,7 @@ def _routed(queue: Opened) -> Change:
     from smtpgw import wiring  # only this command needs to know the roads
     from smtpgw.delivery import router
 
-    table = wiring.router(queue.settings)
+    table = wiring.router(queue.settings())
     return tools.requeue(queue.now, lambda those: router.site(map(table.route, those)))
 
 

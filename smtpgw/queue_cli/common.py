@@ -14,19 +14,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from milterd.base import logs
-from milterd.base.settings import ConfigError
-from smtpgw import config as settings
+from milterd.base.escaping import escape
+from milterd.base.toml_file import ConfigError
+from smtpgw import queue_place
 from smtpgw.queue import ids
 from smtpgw.queue.search import Progress, quiet
 from smtpgw.queue.states import IllegalMove
 from smtpgw.queue.store import NotFound, QueueError
 from smtpgw.queue.tools import QueueTool
+
+if TYPE_CHECKING:
+    from smtpgw.config import Smtpgw
 
 CONFIG_ERROR = 78
 DEFAULT_FILE = Path("/etc/gatepost/gatepost.toml")
@@ -49,25 +51,41 @@ def queue_id(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The queue, the settings it belongs to, and the time of this command."""
+    """The queue, the settings file it belongs to, and the time of this command."""
 
     tool: QueueTool
-    settings: settings.Smtpgw
+    file: Path
     now: float
+
+    def settings(self) -> Smtpgw:
+        """All of the gateway's settings, for the command that needs more than the queue."""
+        try:
+            return _load(self.file)
+        except ConfigError as error:
+            complain(error)
+            raise typer.Exit(CONFIG_ERROR) from None
+
+
+def _load(file: Path) -> Smtpgw:
+    from smtpgw import config  # the models of all keys are slow to load
+
+    return config.load(file).smtpgw
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Opened]:
     """The queue that the settings name; errors become one line and an exit code."""
     try:
-        found = settings.load(path).smtpgw
+        directory = queue_place.directory(path)
+        if not directory.is_dir():
+            _load(path)  # no queue yet, or a wrong key: that is worth the time to tell them apart
     except ConfigError as error:
         complain(error)
         raise typer.Exit(CONFIG_ERROR) from None
     try:
-        tool = QueueTool(found.queue.directory)
+        tool = QueueTool(directory)
         try:
-            yield Opened(tool, found, time.time())
+            yield Opened(tool, path, time.time())
             sys.stdout.flush()
         finally:
             tool.close()
@@ -83,12 +101,13 @@ def opened(path: Path) -> Iterator[Opened]:
 @contextlib.contextmanager
 def looking() -> Iterator[Progress]:
     """Tell whoever waits at a terminal how far a search is."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield quiet
         return
+    from rich.console import Console  # what draws is slow to load
+
     total = 0
-    with console.status("looking") as status:
+    with Console(stderr=True).status("looking") as status:
 
         def progress(count: int) -> None:
             nonlocal total
@@ -100,7 +119,7 @@ def looking() -> Iterator[Progress]:
 
 def text(octets: bytes) -> str:
     """Octets of a mail as one safe line."""
-    return logs.escape(octets.decode("utf-8", "backslashreplace"))
+    return escape(octets.decode("utf-8", "backslashreplace"))
 
 
 def moment(seconds: float) -> str:
@@ -120,4 +139,4 @@ def say_json(value: object) -> None:
 
 def complain(error: object) -> None:
     """One line for people."""
-    Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
+    sys.stderr.write(f"{error}\n")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from milterd.base import logs
+from milterd.base.escaping import escape
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import QueuedMail
 from smtpgw.queue_cli import filters
@@ -78,7 +78,7 @@ def summary(mail: QueuedMail, rests: Rests, now: float) -> dict[str, Any]:
         "attempts": mail.attempts,
         "sender": text(mail.sender),
         "recipients": [text(each.address) for each in mail.open],
-        "destination": logs.escape(mail.site),
+        "destination": escape(mail.site),
         "resting_until": None if found.until is None else moment(found.until),
         "reason": reason(mail, found),
     }
@@ -112,7 +112,7 @@ def entry(mail: QueuedMail, rests: Rests, now: float) -> Iterator[str]:
         yield f"({found})".rjust(_WIDTH)
     said = found
     for each in mail.open:
-        own = logs.escape(each.text)
+        own = escape(each.text)
         if not mail.note and own and own != said:
             yield f"({own})".rjust(_WIDTH)
             said = own

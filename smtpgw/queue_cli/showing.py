@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from milterd.base import logs
+from milterd.base.escaping import escape
 from smtpgw.queue.store import Damaged, QueuedMail, QueuedRecipient, Tried
 from smtpgw.queue.tools import QueueTool
 from smtpgw.queue_cli.common import (
@@ -60,7 +60,7 @@ def details(queue: Opened, queue_id: str) -> dict[str, Any]:
         **summary(mail, by_site(queue.tool.resting(queue.now)), queue.now),
         "sender_args": [text(each) for each in mail.sender_args],
         **_session(mail),
-        "bounce": logs.escape(mail.doomed),
+        "bounce": escape(mail.doomed),
         "decision": [
             {"filter": each.source, "outcome": each.outcome, "reason": dict(each.facts)}
             for each in mail.reasons
@@ -87,9 +87,9 @@ def _recipient(each: QueuedRecipient) -> dict[str, Any]:
         "args": [text(arg) for arg in each.args],
         "state": each.state.name.lower(),
         "status": each.enhanced,
-        "reason": logs.escape(each.text),
-        "remote": logs.escape(each.remote),
-        "destination": logs.escape(each.destination),
+        "reason": escape(each.text),
+        "remote": escape(each.remote),
+        "destination": escape(each.destination),
     }
 
 
@@ -97,12 +97,12 @@ def _attempt(number: int, tried: Tried) -> dict[str, Any]:
     return {
         "attempt": number,
         "at": moment(tried.at),
-        "destination": logs.escape(tried.destination),
+        "destination": escape(tried.destination),
         "recipients": tried.recipients,
         "outcome": tried.outcome,
         "status": tried.enhanced,
-        "reason": logs.escape(tried.text),
-        "remote": logs.escape(tried.remote),
+        "reason": escape(tried.text),
+        "remote": escape(tried.remote),
         "seconds": round(tried.took, 3),
     }
 
@@ -112,7 +112,7 @@ def _header(tool: QueueTool, queue_id: str) -> list[str]:
     try:
         lines = tool.content(queue_id).head.split(b"\r\n")
     except Damaged as error:
-        return [f"({logs.escape(str(error))})"]
+        return [f"({escape(str(error))})"]
     while lines and not lines[-1]:
         del lines[-1]
     return [_line(each) for each in lines]
@@ -121,7 +121,7 @@ def _header(tool: QueueTool, queue_id: str) -> list[str]:
 def _line(octets: bytes) -> str:
     """A line of a header: its tabs may stay, for folding is easier to read so."""
     shown = octets.decode("utf-8", "backslashreplace").split("\t")
-    return "\t".join(logs.escape(each) for each in shown)
+    return "\t".join(escape(each) for each in shown)
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
@@ -134,10 +134,9 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"recipient: {each['recipient']}{args}, {each['state']}{_said(each)}"
     for each in found["decision"]:
         facts = "".join(
-            f" {logs.escape(str(key))}={logs.escape(str(value))}"
-            for key, value in each["reason"].items()
+            f" {escape(str(key))}={escape(str(value))}" for key, value in each["reason"].items()
         )
-        yield f"decision: {logs.escape(each['filter'])} {logs.escape(each['outcome'])}{facts}"
+        yield f"decision: {escape(each['filter'])} {escape(each['outcome'])}{facts}"
     for each in found["history"]:
         who = f"{each['recipients']} recipient{'s' if each['recipients'] != 1 else ''}"
         yield (

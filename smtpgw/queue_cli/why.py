@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from milterd.base import logs
+from milterd.base.escaping import escape
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import QueuedMail, Rest
 from smtpgw.queue_cli.common import moment
@@ -35,12 +35,12 @@ def by_site(rests: Iterable[Rest]) -> Rests:
 def why(mail: QueuedMail, rests: Rests, now: float) -> Why:
     """The reason, safe to show."""
     if mail.note:
-        return Why(logs.escape(mail.note))
+        return Why(escape(mail.note))
     if mail.doomed:
-        return Why(f"to be bounced: {logs.escape(mail.doomed)}")
+        return Why(f"to be bounced: {escape(mail.doomed)}")
     rest = rests.get(mail.site) if mail.site and mail.state in _WAIT else None
     if rest is not None:
-        said = logs.escape(f"{mail.site} rests until {moment(rest.until)}: {rest.note}")
+        said = escape(f"{mail.site} rests until {moment(rest.until)}: {rest.note}")
         return Why(said, rest.until)
     if mail.state not in _WAIT or any(each.text for each in mail.open):
         return Why("")
@@ -51,4 +51,4 @@ def why(mail: QueuedMail, rests: Rests, now: float) -> Why:
 
 def reason(mail: QueuedMail, found: Why) -> str:
     """One reason: the mail's, or the first that a recipient has."""
-    return found.text or logs.escape(next((each.text for each in mail.open if each.text), ""))
+    return found.text or escape(next((each.text for each in mail.open if each.text), ""))

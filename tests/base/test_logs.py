@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milterd.base import logs
+from milterd.base.escaping import escape
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,7 @@ def test_any_value_is_one_printable_line(value: str | bytes) -> None:
 
 
 def test_an_escape_cannot_be_forged() -> None:
-    assert logs.escape("\\n") != logs.escape("\n")
+    assert escape("\\n") != escape("\n")
 
 
 def test_long_values_are_cut() -> None:
@@ -138,6 +139,7 @@ def test_a_full_disk_costs_lines_and_nothing_else() -> None:
 _STUCK = """
 import sys
 from milterd.base import logs
+from milterd.base.escaping import escape
 logs.setup("json")
 log = logs.get("x")
 for number in range(logs.MAX_WAITING + 3000):

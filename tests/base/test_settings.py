@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from milterd.base import reference, settings
-from milterd.base.durations import Duration, Size, octets, seconds
+from milterd.base import reference, settings, toml_file
+from milterd.base.durations import octets, seconds
+from milterd.base.fields import Duration, Size
 from milterd.base.toml_lines import key_lines
 
 
@@ -43,8 +44,8 @@ class Root(settings.CommonSettings):
     smtpgw: Half = Half()
 
 
-def problems(text: str) -> list[settings.Problem]:
-    with pytest.raises(settings.ConfigError) as caught:
+def problems(text: str) -> list[toml_file.Problem]:
+    with pytest.raises(toml_file.ConfigError) as caught:
         settings.parse(text, Root, file="gatepost.toml")
     return list(caught.value.problems)
 
@@ -133,7 +134,7 @@ def test_a_file_that_anyone_may_write_is_refused(tmp_path: Path, mode: int) -> N
     path.write_text("[smtpgw]\nworkers = 2\n")
     assert settings.load(path, Root).smtpgw.workers == 2
     path.chmod(mode)
-    with pytest.raises(settings.ConfigError, match="anyone may write"):
+    with pytest.raises(toml_file.ConfigError, match="anyone may write"):
         settings.load(path, Root)
 
 
@@ -142,23 +143,23 @@ def test_a_directory_that_anyone_may_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").chmod(0o777)
     path = tmp_path / "open" / "gatepost.toml"
     path.write_text("")
-    with pytest.raises(settings.ConfigError, match="directory that anyone may write"):
+    with pytest.raises(toml_file.ConfigError, match="directory that anyone may write"):
         settings.load(path, Root)
 
 
 @pytest.mark.parametrize(
     ("octets", "found"),
-    [(b"a = 1\n\xff\xfe", "not UTF-8"), (b"#" * (settings.MAX_FILE + 1), "huge")],
+    [(b"a = 1\n\xff\xfe", "not UTF-8"), (b"#" * (toml_file.MAX_FILE + 1), "huge")],
 )
 def test_what_is_no_settings_file_is_said_so(tmp_path: Path, octets: bytes, found: str) -> None:
     path = tmp_path / "gatepost.toml"
     path.write_bytes(octets)
-    with pytest.raises(settings.ConfigError, match=found):
+    with pytest.raises(toml_file.ConfigError, match=found):
         settings.load(path, Root)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(settings.ConfigError, match=r"none\.toml: found No such file"):
+    with pytest.raises(toml_file.ConfigError, match=r"none\.toml: found No such file"):
         settings.load(tmp_path / "none.toml", Root)
 
 

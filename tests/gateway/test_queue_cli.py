@@ -195,6 +195,26 @@ def test_bad_settings_are_told_with_their_code(command: Command) -> None:
     assert "did you mean 'queue'?" in output
 
 
+def test_the_queue_is_seen_while_the_settings_are_wrong_elsewhere(
+    command: Command, daemon: Daemon
+) -> None:
+    queue_id = daemon.add(a_mail())
+    with command.file.open("a") as file:
+        file.write('[smtpgw]\nmyhostnam = "x"\n')
+    assert [line["queue_id"] for line in command.lines("list")] == [queue_id]
+    code, output = command("requeue", queue_id)
+    assert code == 78  # which needs the transports
+    assert "did you mean 'myhostname'?" in output
+
+
+@pytest.mark.parametrize("text", ["[smtpgw.queue\n", "[smtpgw.queue]\ndirectory = 5\n"])
+def test_a_queue_that_cannot_be_found_is_told_with_its_code(command: Command, text: str) -> None:
+    command.file.write_text(text)
+    code, output = command("list")
+    assert code == 78
+    assert str(command.file) in output
+
+
 def test_a_queue_that_is_not_there_is_empty(command: Command) -> None:
     assert command.lines("list") == []
     assert not command.queue.exists()

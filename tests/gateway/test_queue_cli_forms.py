@@ -18,7 +18,7 @@ from smtpgw.queue.ages import MINUTES, Ages
 from smtpgw.queue.states import MailState, RecipientState
 from smtpgw.queue.store import QueuedMail, QueuedRecipient, Rest
 from smtpgw.queue.tools import shard_directory
-from smtpgw.queue_cli import listing, shape, top
+from smtpgw.queue_cli import listing, shape_plot, shape_table, top_view
 from smtpgw.queue_cli.why import by_site, reason, why
 from tests.queue.support import START
 from tests.scale.fill import Plan, fill
@@ -183,10 +183,10 @@ _SHAPES = st.lists(
 @settings(max_examples=100, deadline=None)
 @given(rows=_SHAPES)
 def test_a_shape_keeps_its_columns_and_loses_nobody(rows: list[tuple[str, Ages]]) -> None:
-    table = shape.table(rows, 0)
+    table = shape_table.table(rows, 0)
     assert len({len(line) for line in table}) == 1
     assert len(table) == len(rows) + 2
-    bars = shape.bars(rows)[: len(MINUTES) + 1]
+    bars = shape_plot.bars(rows)[: len(MINUTES) + 1]
     for at, bar in enumerate(bars):
         count = sum(each.counts[at] for _, each in rows)
         drawn = bar.plain[7:].partition(" ")[0]
@@ -199,4 +199,4 @@ def test_a_shape_keeps_its_columns_and_loses_nobody(rows: list[tuple[str, Ages]]
     [(-1, "0s"), (59.9, "59s"), (60, "1m"), (7199, "1h"), (86400 * 5.5, "5d")],
 )
 def test_ages_are_short(seconds: float, shown: str) -> None:
-    assert top.age(seconds) == shown
+    assert top_view.age(seconds) == shown

@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from milterd.base import settings
-from milterd.base.settings import ConfigError
+from milterd.base.toml_file import ConfigError
 from smtpgw import wiring
 from smtpgw.config import GatewaySettings
 from tests.gateway.gateway import Gateway, until

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
 from milterd.base import reference, settings
-from milterd.base.settings import ConfigError
+from milterd.base.toml_file import ConfigError
 from milterd.config import MilterdConfig
 from smtpgw import supervisor, wiring
 from smtpgw.cli import app

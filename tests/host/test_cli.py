@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from milterd.base.settings import ConfigError
+from milterd.base.toml_file import ConfigError
 from milterd.cli import app
 from milterd.config import MilterdConfig, load
 from milterd.host.options import Options

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milterd.base.settings import ConfigError
+from milterd.base.toml_file import ConfigError
 from milterd.core.filter import NoFacts
 from milterd.explain.facts import UnwritableError, encode, facts_type, read, text_of
 from milterd.filters.clamav import ClamavFilter

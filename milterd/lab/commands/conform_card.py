@@ -23,7 +23,7 @@ def print_card(total: int, work: Work, as_json: bool) -> int:
     """Run the work, print its card, and give the exit status."""
     import asyncio
 
-    from milterd.base.logs import escape
+    from milterd.base.escaping import escape
     from milterd.base.sockets import SocketError
     from milterd.lab.conform.report import as_lines, as_values, failed
     from milterd.lab.link import MilterError

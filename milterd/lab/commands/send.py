@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from milterd.base.logs import escape
+from milterd.base.escaping import escape
 from milterd.base.sockets import parse
 from milterd.core.decision import Verdict
 from milterd.lab import status

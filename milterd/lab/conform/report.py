@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import typer
 
-from milterd.base.logs import escape
+from milterd.base.escaping import escape
 from milterd.lab.conform.check import Check, Outcome, Result
 from milterd.lab.conform.grade import Graded
 

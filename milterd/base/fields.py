@@ -1,0 +1,24 @@
+"""Types of settings that TOML does not have, as fields of pydantic models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from milterd.base import durations
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a setting's value is called in an error message and in the reference."""
+
+    name: str
+
+
+Duration = Annotated[float, BeforeValidator(durations.seconds), Kind("duration")]
+"""A pydantic field type: seconds, or a string with a unit."""
+
+Size = Annotated[int, BeforeValidator(durations.octets), Kind("size")]
+"""A pydantic field type: octets, or a string with a unit."""
