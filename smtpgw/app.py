@@ -124,7 +124,8 @@ class App:
         try:
             await self._pickup.start(settings.queue.directory, failed)
         except OSError as error:
-            # Mail from elsewhere is to go on; what is handed in waits.
+            # Mail from elsewhere is to go on; what is handed in waits for the next reload.
+            self._pickup = self._pickup_options = None
             self._log.error("local mail is not taken", reason=str(error))
 
     async def _open_doors(

@@ -293,6 +293,21 @@ def test_milters_for_local_mail(gateway: Gateway, milter: Path) -> None:
     assert len(list((gateway.queue / "drop/taken").iterdir())) == 1
 
 
+def test_a_drop_directory_that_cannot_be_used_is_tried_again_at_a_reload(gateway: Gateway) -> None:
+    """Mail from elsewhere goes on meanwhile."""
+    gateway.queue.mkdir(mode=0o700)
+    (gateway.queue / "drop").write_bytes(b"not a directory")
+    gateway.start()
+    until(lambda: gateway.events("local mail is not taken"), what="a complaint")
+    assert gateway.send()[0] == 250
+    (gateway.queue / "drop").unlink()
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGHUP)
+    until((gateway.queue / "drop" / "public").exists, what="a drop directory")
+    assert sendmail(gateway, "-fs@example.net", "u@example.net").returncode == 0
+    gateway.delivered(count=2)
+
+
 FORKS = """
 import io, os, sys, types
 from smtpgw.local import sendmail
