@@ -25,8 +25,10 @@ test: ## install what is missing, then lint, types and the whole suite with real
 # One line for each test that has a long version: what makes it long.
 NIGHTLY := \
   GATEPOST_INJECTIONS=2000 \
+  GATEPOST_KILLS=250 \
   GATEPOST_MAILS=10000 \
   GATEPOST_MIME=3000 \
+  GATEPOST_POINTS=1200 \
   GATEPOST_SCALE=1000000
 
 nightly: ## the whole suite, with the long versions of its tests

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
+import struct
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 Key = tuple[str, str]
 """Mail and recipient."""
@@ -21,14 +24,21 @@ Key = tuple[str, str]
 _MARK = re.compile(rb"^X-Ledger: ([0-9a-z-]+)\r?$", re.MULTILINE)
 
 
+class Delivery(NamedTuple):
+    """When it began and was complete (time.monotonic), and which process made it."""
+
+    began: float
+    complete: float
+    pid: int = 0
+
+
 @dataclass
 class Ledger:
-    """Promises made by the gateway, and deliveries it made."""
+    """Promises made by the gateway, and deliveries it made.  What comes from the null sender
+    is a notification: it goes to the sender of the mail that it is about."""
 
     promised: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    delivered: dict[Key, list[tuple[float, float]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    delivered: dict[Key, list[Delivery]] = field(default_factory=lambda: defaultdict(list))
     octets: dict[str, bytes] = field(default_factory=dict)
     refused: int = 0
     broken: int = 0
@@ -50,8 +60,8 @@ class Ledger:
         promised = ((mail, each) for mail, rcpts in self.promised.items() for each in rcpts)
         return {key for key in promised if key not in self.delivered}
 
-    def twice(self) -> dict[Key, list[tuple[float, float]]]:
-        """Delivered more than once, with the times it began and was complete."""
+    def twice(self) -> dict[Key, list[Delivery]]:
+        """Delivered more than once."""
         return {key: times for key, times in self.delivered.items() if len(times) > 1}
 
 
@@ -68,7 +78,7 @@ async def send_mails(
         rcpts = tuple(f"r{n}-{name}@example.net" for n in range(1 + len(ledger.promised) % 2))
         try:
             async with asyncio.timeout(30):
-                accepted = await _send_one(port, rcpts, body(name))
+                accepted = await send_one(port, rcpts, body(name))
         except (OSError, EOFError, TimeoutError):
             ledger.broken += 1
             await asyncio.sleep(0.02)  # the gateway is down: do not spin
@@ -80,11 +90,14 @@ async def send_mails(
             ledger.refused += 1
 
 
-async def _send_one(port: int, rcpts: tuple[str, ...], message: bytes) -> bool:
+async def send_one(
+    port: int, rcpts: Sequence[str], message: bytes, sender: str = "load@example.net"
+) -> bool:
+    """Whether the mail was answered 250.  Raises OSError, EOFError."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         await _reply(reader)
-        commands = [b"EHLO load.example.net", b"MAIL FROM:<load@example.net>"]
+        commands = [b"EHLO load.example.net", b"MAIL FROM:<%b>" % sender.encode()]
         commands += [b"RCPT TO:<%b>" % each.encode() for each in rcpts]
         for command in [*commands, b"DATA"]:
             writer.write(command + b"\r\n")
@@ -107,11 +120,19 @@ async def _reply(reader: asyncio.StreamReader) -> bytes:
             return line
 
 
-class Sink:
-    """An LMTP server that answers 250 for all and writes it down first."""
+Refuse = Callable[[str], bytes | None]
+"""What a sink answers to RCPT for an address instead of 250, if anything."""
 
-    def __init__(self, ledger: Ledger, path: Path) -> None:
-        self._ledger, self._path = ledger, path
+
+def nobody(_address: str) -> None:
+    """Refuse nobody."""
+
+
+class Sink:
+    """An LMTP server that answers 250 to all it does not refuse, and writes it down first."""
+
+    def __init__(self, ledger: Ledger, path: Path, refuse: Refuse = nobody) -> None:
+        self.ledger, self._path, self.refuse = ledger, path, refuse
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -123,6 +144,7 @@ class Sink:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         rcpts: list[str] = []
+        null, pid = False, _peer(writer)
         writer.write(b"220 sink LMTP\r\n")
         try:
             while line := await reader.readline():
@@ -130,15 +152,22 @@ class Sink:
                 if verb == b"LHLO":
                     writer.write(b"250-sink\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n")
                 elif verb == b"RCPT":
-                    rcpts.append(line.split(b"<")[1].split(b">")[0].decode())
-                    writer.write(b"250 2.1.5 ok\r\n")
+                    rcpt = line.split(b"<")[1].split(b">")[0].decode()
+                    refused = self.refuse(rcpt)
+                    rcpts += [] if refused else [rcpt]
+                    writer.write(refused or b"250 2.1.5 ok\r\n")
+                elif verb == b"DATA" and not rcpts:
+                    writer.write(b"503 5.5.1 no recipients\r\n")
                 elif verb == b"DATA":
                     began = time.monotonic()
                     writer.write(b"354 go\r\n")
-                    self._store(await reader.readuntil(b"\r\n.\r\n"), rcpts, began)
+                    message = await reader.readuntil(b"\r\n.\r\n")
+                    made = Delivery(began, time.monotonic(), pid)
+                    self._store(message, rcpts, made, notice=null)
                     writer.write(b"250 2.0.0 stored\r\n" * len(rcpts))
                     rcpts = []
                 else:
+                    null = line.upper().startswith(b"MAIL FROM:<>")
                     rcpts = []
                     writer.write(b"250 2.0.0 ok\r\n")
                 await writer.drain()
@@ -147,11 +176,20 @@ class Sink:
         finally:
             writer.close()
 
-    def _store(self, message: bytes, rcpts: list[str], began: float) -> None:
+    def _store(self, message: bytes, rcpts: list[str], made: Delivery, *, notice: bool) -> None:
         mark = _MARK.search(message)
         assert mark is not None, message[:200]
         name = mark[1].decode()
-        self._ledger.octets[name] = message[:-3]
+        if not notice:
+            self.ledger.octets[name] = message[:-3]
         for rcpt in rcpts:
-            self._ledger.delivered[name, rcpt].append((began, time.monotonic()))
-        self._ledger.news.set()
+            self.ledger.delivered[name, rcpt].append(made)
+        self.ledger.news.set()
+
+
+def _peer(writer: asyncio.StreamWriter) -> int:
+    """The process at the other end of a UNIX-domain connection."""
+    found = writer.get_extra_info("socket").getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+    )
+    return int(struct.unpack("3i", found)[0])

@@ -1,0 +1,150 @@
+"""A real worker on a private queue, kept by the test as the supervisor keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from smtpgw import config, control, wiring
+from smtpgw.drop_room import DropRoom
+from smtpgw.queue.search import Filter
+from smtpgw.queue.store import QueuedMail
+from smtpgw.queue.tools import QueueTool
+from tests.crash.forked import Child, Nursery
+
+STOP = 30.0
+"""Seconds a worker may take to end."""
+
+_SETTINGS = """
+[log]
+format = "json"
+level = "warning"
+[metrics]
+smtpgw = ""
+[smtpgw]
+myhostname = "mx.example.net"
+mydestination = ["example.net"]
+workers = 1
+stop_timeout = 10
+[[smtpgw.listener]]
+name = "mx"
+address = "127.0.0.1:25"
+[smtpgw.dns]
+nameservers = ["127.0.0.1:1"]
+[smtpgw.queue]
+directory = "{queue}"
+minimal_backoff_time = "0.2s"
+maximal_backoff_time = "0.4s"
+qmgr_message_active_limit = {active}
+[smtpgw.delivery]
+default = "lmtp:unix:{sink}"
+"""
+
+
+@dataclass
+class Running:
+    """A worker, and the supervisor's end of its channel."""
+
+    child: Child
+    channel: socket.socket
+
+    async def stop(self) -> int:
+        """Ask it to end; its exit status, or minus the signal that killed it first."""
+        self.child.send_signal(signal.SIGTERM)
+        return await self.ended()
+
+    async def ended(self) -> int:
+        status = await self.child.ended(STOP)
+        self.channel.close()
+        return status
+
+
+class Worker:
+    """What it takes to run worker 0 again and again: queue, settings, the open listener."""
+
+    def __init__(self, nursery: Nursery, home: Path, queue: Path, sink: Path, active: int) -> None:
+        self.queue, self.log, self._nursery = queue, home / "log", nursery
+        self.file = home / f"{queue.name}.toml"
+        self.file.write_text(_SETTINGS.format(queue=queue, sink=sink, active=active))
+        self.settings = config.load(self.file)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port = int(self._listener.getsockname()[1])
+
+    @property
+    def drop(self) -> Path:
+        return self.settings.smtpgw.queue.drop
+
+    def make_drop(self) -> None:
+        """Make the drop directory, as a worker does at its start."""
+        self.queue.mkdir(mode=0o700, parents=True, exist_ok=True)
+        options = wiring.pickup(self.settings.smtpgw)
+        DropRoom(options.directory).prepare(options.public, self.queue)
+
+    async def start(self, fault: str = "") -> Running:
+        """One that waits for :meth:`order`."""
+        ours, theirs = control.pair()
+        with theirs:
+            child = await self._nursery.bear("worker", theirs.fileno(), self.log, fault=fault)
+        return Running(child, ours)
+
+    def order(self, running: Running) -> None:
+        """Let it begin, by our settings."""
+        running.child.go()
+        control.send_orders(running.channel, control.Orders(self.settings, {"mx": self._listener}))
+
+    async def ready(self, running: Running) -> bool:
+        """Wait until it says that it is at work; False if it is gone before that."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.sock_recv(running.channel, 65536) == control.READY
+        except ConnectionError:
+            return False
+
+    def said(self) -> str:
+        """The end of what workers have logged."""
+        return self.log.read_text(errors="replace")[-5000:] if self.log.exists() else ""
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@contextlib.asynccontextmanager
+async def working(worker: Worker, fault: str = "") -> AsyncIterator[Running]:
+    """One that works, asked to end afterwards."""
+    running = await worker.start(fault)
+    worker.order(running)
+    yield running
+    status = await running.stop()
+    assert status == 0, worker.said()
+
+
+def look(queue: Path, copy: Path) -> list[QueuedMail]:
+    """The mails of a queue that nobody runs, which stays as it is: a copy is looked at."""
+    shutil.copytree(queue, copy, ignore=shutil.ignore_patterns("bodies", "reserve", "drop"))
+    tool = QueueTool(copy)
+    try:
+        return tool.list(Filter(limit=10_000))
+    finally:
+        tool.close()
+        shutil.rmtree(copy)
+
+
+def left(worker: Worker) -> list[str]:
+    """What stands in a queue that has none to be there: mails, body files, handed in mail."""
+    tool = QueueTool(worker.queue)
+    try:
+        mails = [f"{each.queue_id} {each.state}" for each in tool.list(Filter(limit=10_000))]
+    finally:
+        tool.close()
+    files = [
+        str(each.relative_to(worker.queue))
+        for where in ("00/bodies", "spool", "drop/new", "drop/taken", "drop/corrupt")
+        for each in (worker.queue / where).iterdir()
+    ]
+    return mails + files
