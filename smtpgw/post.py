@@ -12,6 +12,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from milterd.base import logs, metrics
 from smtpgw import outbound, peers, wiring
@@ -24,13 +25,13 @@ from smtpgw.delivery.outcome import Deliverer
 from smtpgw.delivery.pool import Pool
 from smtpgw.dns.resolver import DnsOptions, DnsResolver
 from smtpgw.intake import Intake
-from smtpgw.queue import handover
+from smtpgw.queue import handover, salvage
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.manager import QueueManager
 from smtpgw.queue.schedule import Schedule
 from smtpgw.queue.sqlite import SqliteStore
 from smtpgw.queue.states import MailState
-from smtpgw.queue.store import StoreLocked
+from smtpgw.queue.store import StoreBroken, StoreLocked
 from smtpgw.queue.tools import shard_directory
 
 _LOOK_AGAIN = 0.1
@@ -75,7 +76,7 @@ class Post:
         directory = shard_directory(settings.queue.directory, shard)
         options = wiring.store(settings, shard)
         end = clock.now() + patience
-        waits = False
+        waits = repaired = False
         with contextlib.ExitStack() as stack:
             while True:
                 try:
@@ -83,6 +84,12 @@ class Post:
                     return await asyncio.to_thread(
                         SqliteStore.open, directory, options, clock=clock
                     )
+                except StoreBroken as error:
+                    if repaired:
+                        raise
+                    repaired = True
+                    await _repair(directory, clock.wall(), str(error))
+                    continue
                 except StoreLocked as error:
                     if clock.now() >= end:
                         raise
@@ -177,6 +184,20 @@ class Post:
         if self._resolver is not None:
             await self._resolver[1].close()
         await self.store.close()
+
+
+async def _repair(directory: Path, now: float, reason: str) -> None:
+    """Go on with what can be read of a broken queue, and tell the postmaster."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
+    saved = await asyncio.to_thread(salvage.repair, directory, stamp)
+    logs.get("queue").critical(
+        "queue repaired",
+        reason=reason,
+        mails=saved.mails,
+        unreadable=saved.unreadable,
+        set_aside=str(saved.aside or ""),
+        advice="see docs/queue.md, A broken database",
+    )
 
 
 def _observe(transport: str, outcome: str, seconds: float) -> None:

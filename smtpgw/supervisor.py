@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shutil
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,6 +30,7 @@ KILL_AFTER = 5.0
 HANDOVER = 3.0
 """Seconds in which sockets that are in use may come free at the start."""
 
+_MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has a name of its own
 _BACKLOG = 1024
 _LOOK_AGAIN = 0.1
 
@@ -80,6 +83,7 @@ class Gateway:
             self._log.info("stopped")
             if self._endpoint is not None:
                 self._endpoint.close()
+            _forget_numbers(self._settings, self._numbers)
             os.close(self._lock)
 
     # -- listening ---------------------------------------------------------------
@@ -264,9 +268,37 @@ def _lock(directory: Path) -> int:
 
 
 def _numbers_directory(settings: GatewaySettings) -> Path:
-    """Where the workers' metrics are: in memory where systemd gives us a place."""
+    """Where the workers' metrics are: in memory.  On a disk that has no room for a page of
+    them, a worker that writes into it would be killed (SIGBUS, mmap(2)).
+
+    Where systemd gives us no place, a link in the queue's directory says where it is, so that
+    one that was killed leaves nothing behind for good.
+    """
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return Path(runtime or settings.smtpgw.queue.directory) / "metrics-smtpgw"
+    if runtime:
+        return Path(runtime) / "metrics-smtpgw"
+    link = settings.smtpgw.queue.directory / "metrics-smtpgw"
+    with contextlib.suppress(OSError):
+        known = link.readlink()
+        if known.parent == _MEMORY and known.stat().st_uid == os.geteuid():
+            return known / "numbers"
+    shutil.rmtree(link, ignore_errors=True)  # of an earlier version
+    link.unlink(missing_ok=True)
+    try:
+        made = Path(tempfile.mkdtemp(prefix="smtpgw-", dir=_MEMORY))
+    except OSError:
+        return link
+    with contextlib.suppress(OSError):  # a full disk: then a kill may leave it behind
+        link.symlink_to(made)
+    return made / "numbers"
+
+
+def _forget_numbers(settings: GatewaySettings, numbers: Path) -> None:
+    shutil.rmtree(numbers, ignore_errors=True)
+    if numbers.parent.parent == _MEMORY:
+        with contextlib.suppress(OSError):
+            numbers.parent.rmdir()
+            (settings.smtpgw.queue.directory / "metrics-smtpgw").unlink()
 
 
 def _shown(where: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import resource
 import secrets
 import socket
 from collections import Counter
@@ -21,10 +22,16 @@ from smtpgw.edge.road import Answer, Road
 from smtpgw.edge.session import Session
 
 BUSY = Answer(421, "4.3.2", "Too many connections, try again later", hangup=True)
+NO_ROOM = Answer(421, "4.3.2", "Too many files open here, try again later", hangup=True)
 BUSY_WITH_YOU = Answer(421, "4.7.0", "Too many connections from your address", hangup=True)
 
 _BACKLOG = 1024
 """Connections that may wait to be accepted."""
+
+
+_KEPT_BACK = 4
+"""The part of the process's descriptors, one in so many, that clients do not get: they are for
+the queue, for deliveries and for milters, without which no client can be served."""
 
 
 def new_trace() -> str:
@@ -83,7 +90,7 @@ class Listener:
         def admit(protocol: GatewaySMTP, transport: asyncio.Transport) -> Session | Answer:
             connection = connection_of(transport, self._options.listener, trace)
             protocol.log = bound = log.bind(client=connection.client.address)
-            refusal = self._refusal(connection.client.address)
+            refusal = self._refusal(connection.client.address, transport)
             if refusal is not None:
                 self._turned_away.add(protocol)
                 return refusal
@@ -103,8 +110,10 @@ class Listener:
 
         return admit
 
-    def _refusal(self, address: bytes) -> Answer | None:
+    def _refusal(self, address: bytes, transport: asyncio.Transport) -> Answer | None:
         limits = self._options.limits
+        if _scarce(transport.get_extra_info("socket")):
+            return NO_ROOM
         if len(self._sessions) >= limits.connections:
             return BUSY
         if self._by_address[address] >= limits.client_connections and not self._exempts(address):
@@ -178,6 +187,14 @@ class Listener:
                 return False
             await asyncio.sleep(0.01)
         return True
+
+
+def _scarce(accepted: socket.socket | None) -> bool:
+    """Whether few descriptors are left: the system gives the lowest that is free."""
+    if accepted is None:
+        return False
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft != resource.RLIM_INFINITY and accepted.fileno() >= soft - soft // _KEPT_BACK
 
 
 async def serve(

@@ -5,7 +5,9 @@ them all.  An operation's caller gets its answer after the commit that holds it.
 
 A failed write or sync (SQLITE_IOERR and its kind) ends the committer: it is never
 retried, every caller then and later gets :class:`StoreFailed`.  A full disk undoes the
-transaction; its operations are tried one by one, the small ones may still fit.
+transaction; its operations are tried one by one, the small ones may still fit.  Before each
+commit the database's files have to be where they were opened: what goes into a file that was
+taken away would be lost with the process.
 """
 
 from __future__ import annotations
@@ -20,15 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from smtpgw.queue import salvage, schema
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.states import IllegalMove
 from smtpgw.queue.store import QueueError, StoreFailed, StoreFull
 
 T = TypeVar("T")
-
-_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
-_FATAL = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_FULL_EXTENDED = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE})  # the shared-memory file did not grow
 
 
 @dataclass(slots=True)
@@ -54,7 +53,9 @@ class CommitterOptions:
 class Committer:
     """The thread.  `stamp` is called in each transaction that wrote something; `after`
     with the id of a mail that is gone, once it is; `relief` when the disk is too full for
-    an urgent operation, to say whether it made some room."""
+    an urgent operation, to say whether it made some room; `refused` after a write failed, to
+    say whether the disk has no room for more; `broken` with the reason, when the database
+    turns out not to be what was written."""
 
     def __init__(
         self,
@@ -63,12 +64,14 @@ class Committer:
         stamp: Callable[[sqlite3.Connection], None],
         after: Callable[[str], None],
         relief: Callable[[], bool],
+        refused: Callable[[], bool] = lambda: False,
+        broken: Callable[[str], None] = lambda _reason: None,
         options: CommitterOptions = CommitterOptions(),
     ) -> None:
         self._db, self._stamp, self._after, self._options = db, stamp, after, options
-        self._relief = relief
+        self._relief, self._refused, self._broken = relief, refused, broken
         db.execute(f"PRAGMA journal_size_limit={int(options.checkpoint)}")
-        self._log = Path(f"{db.execute('PRAGMA database_list').fetchone()[2]}-wal")
+        self._files = schema.Files(Path(db.execute("PRAGMA database_list").fetchone()[2]))
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._wanted = False
         self.failed: str | None = None
@@ -162,6 +165,7 @@ class Committer:
             wrote = self._db.total_changes != before
             if wrote:
                 self._stamp(self._db)
+            self._require_files()
             self._db.execute("COMMIT")
         except BaseException as error:
             self._roll_back()
@@ -174,24 +178,39 @@ class Committer:
         for queue_id in batch.gone:
             self._after(queue_id)
 
+    def _require_files(self) -> None:
+        """Raises StoreFailed if the files are not ours any more, and saves what was in them."""
+        if self._files.there():
+            return
+        self.fail(f"{self._files.database}: taken away while in use")
+        self._roll_back()
+        try:
+            salvage.rescue(self._db, self._files.database)
+        except (OSError, sqlite3.Error) as error:
+            self.fail(f"{self.failed}; {error}")
+        raise StoreFailed(self.failed or "")
+
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
     def _translate(self, error: sqlite3.Error) -> QueueError:
-        code = getattr(error, "sqlite_errorcode", 0)
-        if code in _FULL_EXTENDED or code & 0xFF in _FULL:
-            return StoreFull(f"database: {error}")
-        if code & 0xFF in _FATAL:
-            self.fail(f"database: {error} ({getattr(error, 'sqlite_errorname', '')})")
-            return StoreFailed(self.failed or "")
-        return QueueError(f"database: {error}")
+        reason = f"database: {error}"
+        if schema.is_full(error) or (schema.is_failed_write(error) and self._refused()):
+            return StoreFull(reason)
+        if not schema.is_fatal(error):
+            return QueueError(reason)
+        reason = f"{reason} ({getattr(error, 'sqlite_errorname', '')})"
+        if schema.is_broken(error):
+            self._broken(reason)
+        self.fail(reason)
+        return StoreFailed(self.failed or "")
 
     def _log_size(self) -> int:
         """Octets of the log's file, which journal_size_limit cuts when it starts anew."""
         try:
-            return self._log.stat().st_size
+            return self._files.log.stat().st_size
         except OSError:
             return 0  # there is none before the first write
 

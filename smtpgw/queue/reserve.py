@@ -38,6 +38,17 @@ class Reserve:
             raise StoreFull(f"{self._path}: no room for the reserve: {error.strerror}") from error
         self._whole = True
 
+    def release(self) -> bool:
+        """At the start, when nobody knows yet what is there: give back what a file may hold;
+        whether that was anything."""
+        try:
+            had = self._path.stat().st_blocks > 0
+            os.truncate(self._path, 0)
+        except OSError:
+            return False
+        self._whole = self._size == 0
+        return had
+
     def spend(self) -> bool:
         """Give the space back to the disk; whether there was any."""
         had, self._whole = self._whole and self._size > 0, self._size == 0

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import sqlite3
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from smtpgw.queue.store import StoreDamaged
+from smtpgw.queue.store import StoreBroken, StoreDamaged, StoreFull
 
 VERSION = 3
 APPLICATION = 0x47504F51  # "GPOQ", so that file(1) and we know our own
@@ -123,8 +124,70 @@ COMMIT;
 """
 
 
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+_FULL_EXTENDED = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE})  # the shared-memory file did not grow
+_BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the device had no room, or is read-only."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code in _FULL_EXTENDED or code & 0xFF in _FULL
+
+
+def is_failed_write(error: sqlite3.Error) -> bool:
+    """Whether a write failed, which SQLite does not tell the reason of unless it is ENOSPC."""
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
+
+
+def is_broken(error: sqlite3.Error) -> bool:
+    """Whether what is in the file is no database, or not the one that was written."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN
+
+
+def is_fatal(error: sqlite3.Error) -> bool:
+    """Whether nothing more may be written in this process."""
+    return is_broken(error) or (
+        getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
+    )
+
+
+@dataclass(slots=True)
+class Files:
+    """A database that is open, its log, and which files these were at first."""
+
+    database: Path
+    log: Path = field(init=False)
+    _first: list[tuple[int, int] | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = self.database.with_name(f"{self.database.name}-wal")
+        self._first = self._now()
+
+    def _now(self) -> list[tuple[int, int] | None]:
+        return [_identity(each) for each in (self.database, self.log)]
+
+    def there(self) -> bool:
+        """Whether both are still the same; a log may come, once."""
+        now = self._now()
+        if self._first[1] is None:
+            self._first[1] = now[1]
+        return now == self._first
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
-    """Open the database, make its tables if it is new.  Raises :class:`StoreDamaged`."""
+    """Open the database, make its tables if it is new.
+
+    Raises :class:`StoreFull`, :class:`StoreBroken`, :class:`StoreDamaged`.
+    """
     try:
         db = sqlite3.connect(
             path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
@@ -139,7 +202,8 @@ def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
         db.execute("PRAGMA cache_size=-32768")
         _check(db, path)
     except sqlite3.Error as error:
-        raise StoreDamaged(f"{path}: {error}") from error
+        kind = StoreBroken if is_broken(error) else StoreFull if is_full(error) else StoreDamaged
+        raise kind(f"{path}: {error}") from error
     return db
 
 

@@ -4,6 +4,9 @@
     queue.db  mails, recipients, decisions, and bodies up to the inline limit
     bodies/   one file a body above it, named by the queue id
 
+What else may stand here: `reserve` (smtpgw/queue/reserve.py), `wanted` (handover.py), and what
+was saved of a broken database (salvage.py).
+
 Body files are created with O_EXCL and O_NOFOLLOW in a 0700 directory, and synced
 together with it before the transaction that names them commits.
 """
@@ -25,6 +28,8 @@ from smtpgw.queue.store import Damaged, QueueError, StoreFailed, StoreFull, Stor
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
 _CLOSED = os.O_CLOEXEC | os.O_NOFOLLOW
+_PROBE = 65_536
+"""Octets that are asked for to see whether the disk has room."""
 
 
 class Shard:
@@ -38,7 +43,7 @@ class Shard:
         directory.mkdir(mode=0o700, exist_ok=True)  # others pass its parent, to hand in mail
         self.bodies.mkdir(mode=0o700, parents=True, exist_ok=True)
         for each in (directory, directory.parent, directory.parent.parent):
-            _sync_directory(each)
+            sync_directory(each)
         self._lock: int | None = None
 
     def lock(self) -> None:
@@ -92,7 +97,7 @@ class Shard:
     def _sync(self, number: int, path: Path) -> None:
         try:
             os.fsync(number)
-            _sync_directory(self.bodies)
+            sync_directory(self.bodies)
         except OSError as error:
             if error.errno in _FULL:
                 raise _translate(error, path) from error
@@ -133,8 +138,28 @@ class Shard:
         inodes = found.f_favail if found.f_files else 1_000_000  # some file systems count none
         return found.f_bavail * found.f_frsize, inodes
 
+    def refused(self) -> bool:
+        """Whether the disk takes nothing for want of space, quota or inodes, or is read-only.
 
-def _sync_directory(path: Path) -> None:
+        For who has seen a write fail and was not told why.
+        """
+        path = self.directory / "probe"
+        try:
+            number = os.open(path, os.O_WRONLY | os.O_CREAT | _CLOSED, 0o600)
+            try:
+                os.posix_fallocate(number, 0, _PROBE)
+            finally:
+                os.close(number)
+        except OSError as error:
+            return error.errno in _FULL
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return False
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory on the disk.  Raises OSError."""
     number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(number)

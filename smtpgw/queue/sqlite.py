@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from smtpgw.queue import codec, flushing, handed, ids, rows, schema, search, turns
+from smtpgw.queue import codec, flushing, handed, ids, rows, salvage, schema, search, turns
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.clock import Clock, QueueClock, SystemClock
 from smtpgw.queue.codec import Prepared
@@ -41,6 +41,7 @@ from smtpgw.queue.store import (
     Rest,
     Result,
     Settlement,
+    StoreBroken,
     StoreFailed,
     StoreFull,
     Tried,
@@ -77,7 +78,8 @@ class SqliteStore:
         randbelow: Callable[[int], int],
     ) -> None:
         self._shard, self._options, self._clock = shard, options, clock
-        db = schema.connect(shard.database, busy_timeout=options.busy_timeout)
+        self._reserve = Reserve(shard.directory / "reserve", options.reserve)
+        db = self._connect()
         self._reading = schema.connect(shard.database, busy_timeout=options.busy_timeout)
         self._reader = ThreadPoolExecutor(1, "queue-reader")
         mark = db.execute("SELECT seen, floor FROM mark").fetchone()
@@ -88,12 +90,13 @@ class SqliteStore:
         self._floor = mark[1] if mark else 0
         self._version: int | None = None
         self._closed = False
-        self._reserve = Reserve(shard.directory / "reserve", options.reserve)
         self.committer = Committer(
             db,
             stamp=self._stamp,
             after=shard.drop_body,
             relief=self._reserve.spend,
+            refused=shard.refused,
+            broken=functools.partial(salvage.mark, shard.database),
             options=options.committer,
         )
 
@@ -108,17 +111,42 @@ class SqliteStore:
     ) -> SqliteStore:
         """Lock the shard and open its database.
 
-        Raises StoreLocked, StoreDamaged, OSError.  Call :meth:`recover` next.
+        Raises StoreLocked, StoreFull, StoreDamaged, OSError; StoreBroken if the database has
+        to be repaired first (:mod:`smtpgw.queue.salvage`).  Call :meth:`recover` next.
         """
         given = clock or SystemClock()
         shard = Shard(directory)
         shard.lock()
         try:
+            salvage.require_sound(shard.database)
             queue_clock = given if isinstance(given, QueueClock) else QueueClock(given)
             return cls(shard, options, queue_clock, randbelow)
         except BaseException:
             shard.unlock()
             raise
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the database, on a full disk with the room that is kept back for that.
+
+        What the last run left in the log goes to the database, synced, before anything is
+        written behind it: where a sync had failed, the log's pages are in the kernel's memory
+        and not on the disk, and the next power cut would take all that follows with them.
+        """
+        timeout = self._options.busy_timeout
+        try:
+            db = schema.connect(self._shard.database, busy_timeout=timeout)
+        except StoreFull:
+            if not self._reserve.release():
+                raise
+            db = schema.connect(self._shard.database, busy_timeout=timeout)
+        try:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            if schema.is_broken(error):
+                raise StoreBroken(f"{self._shard.database}: {error}") from error
+            if schema.is_fatal(error) and not self._shard.refused():
+                raise StoreFailed(f"{self._shard.database}: {error}") from error
+        return db
 
     def _stamp(self, db: sqlite3.Connection) -> None:
         """Remember how far time and ids have come; runs in the committer."""

@@ -51,6 +51,10 @@ class StoreDamaged(QueueError):
     """The database cannot be opened: not ours, of another version, or broken."""
 
 
+class StoreBroken(StoreDamaged):
+    """What is in the database's file is no database any more: see smtpgw/queue/salvage.py."""
+
+
 class NotFound(QueueError):
     """No mail with this id."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -148,7 +149,8 @@ def test_a_queue_that_cannot_be_run_ends_nobody_elses_work(gateway: Gateway) -> 
     gateway.configure("workers = 2")
     gateway.start()
     assert gateway.stop() == 0
-    (shard_directory(gateway.queue, 1) / "queue.db").write_bytes(b"no database" * 1000)
+    with closing(sqlite3.connect(shard_directory(gateway.queue, 1) / "queue.db")) as db:
+        db.execute("PRAGMA user_version=99")
     gateway.configure("workers = 1")
     gateway.start()
     until(lambda: gateway.count("shard cannot be run", shard=1), what="the complaint")
