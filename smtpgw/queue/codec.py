@@ -19,6 +19,20 @@ MAIL_COLUMNS = (
 )
 RECIPIENT_COLUMNS = "number, address, args, state, enhanced, text, remote, destination, at"
 
+_NOTHING = type(None)
+_MAIL_KINDS = frozenset(
+    (int, str, int, due, float, float, int, bytes, str, int, int, int, int, str, str, str, flow)
+    for due in (float, _NOTHING)
+    for flow in (int, _NOTHING)
+)
+_RECIPIENT_KINDS = (int, bytes, str, int, str, str, str, str, float)
+"""What SQLite gives for what was stored: anything else is damage, whatever it would do to us."""
+
+_LATEST = 2.0**37
+"""No time of ours, in seconds, is later: it is in the year 6325."""
+_MOST = 2**31
+"""No mail was tried so often."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -100,7 +114,9 @@ def _facts(new: NewMail) -> str:
 
 
 def recipient(row: Sequence[Any]) -> QueuedRecipient:
-    """A recipient from its columns."""
+    """A recipient from its columns.  Raises :class:`Damaged`, ValueError."""
+    if tuple(map(type, row)) != _RECIPIENT_KINDS or not _a_time(row[-1]):
+        raise Damaged(f"recipient {row[0]!r} cannot be read")
     number, address, args, state, enhanced, text, remote, destination, at = row
     return QueuedRecipient(
         number,
@@ -118,11 +134,15 @@ def recipient(row: Sequence[Any]) -> QueuedRecipient:
 def mail(row: Sequence[Any], rcpt_rows: Sequence[Sequence[Any]]) -> QueuedMail:
     """A mail from its columns and its recipients' ones.  Raises :class:`Damaged`."""
     _, queue_id, state, due, born, arrived, size, sender, text, checksum = row[:10]
-    attempts, _, warned, note, site, doomed, _ = row[10:]
+    attempts, token, warned, note, site, doomed, _ = row[10:]
     try:
+        if tuple(map(type, row)) not in _MAIL_KINDS:
+            raise Damaged("row cannot be read")
         fixed = (queue_id, arrived, size, sender, text)
         if _sum(fixed, [tuple(each[:3]) for each in rcpt_rows]) != checksum:
             raise Damaged("envelope is not what was stored")
+        if not (_a_time(born) and 0 <= attempts < _MOST and 0 <= token < _MOST):
+            raise Damaged("row cannot be right")
         facts = json.loads(text)
         return QueuedMail(
             queue_id=queue_id,
@@ -144,6 +164,10 @@ def mail(row: Sequence[Any], rcpt_rows: Sequence[Sequence[Any]]) -> QueuedMail:
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged(f"row cannot be read: {error}") from error
+
+
+def _a_time(seconds: float) -> bool:
+    return -_LATEST < seconds < _LATEST
 
 
 def _session(facts: dict[str, Any]) -> Session:
@@ -168,7 +192,7 @@ def damaged_mail(row: Sequence[Any], reason: str) -> QueuedMail:
         return value if isinstance(value, bytes) else b""
 
     def seconds(value: object) -> float:
-        return float(value) if isinstance(value, int | float) else 0.0
+        return float(value) if isinstance(value, int | float) and _a_time(value) else 0.0
 
     return QueuedMail(
         queue_id=str(row[1]),
@@ -176,11 +200,11 @@ def damaged_mail(row: Sequence[Any], reason: str) -> QueuedMail:
         sender=octets(row[7]),
         sender_args=(),
         session=Session(),
-        size=int(seconds(row[6])),
+        size=max(int(seconds(row[6])), 0),
         arrived=seconds(row[5]),
         born=seconds(row[4]),
         due=None,
-        attempts=int(seconds(row[10])),
+        attempts=max(int(seconds(row[10])), 0),
         warned=bool(row[12]),
         note=str(row[13] or reason),
         reasons=(),

@@ -5,7 +5,7 @@ Runs once, inside a transaction, before anything else uses the shard.
 
 from __future__ import annotations
 
-from smtpgw.queue import rows, turns
+from smtpgw.queue import misplaced, rows, turns
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.clock import unwatched_shift
 from smtpgw.queue.shard import Shard
@@ -22,6 +22,7 @@ def recover(batch: Batch, shard: Shard, seen: float | None, now: float) -> Recov
         batch.db.execute("UPDATE mail SET born=born+?, due=due+?", (shift, shift))
         turns.shift(batch.db, shift)
     turns.drop_old_rests(batch.db, now)
+    misplaced.put_right(batch, now)
     leased = _end_leases(batch, now)
     orphans, strange, there = _sweep(batch, shard)
     corrupt = _missing(batch, there)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from smtpgw.queue import codec, handed, history, turns
+from smtpgw.queue import codec, handed, history, ids, turns
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.codec import MAIL_COLUMNS, RECIPIENT_COLUMNS, Prepared
 from smtpgw.queue.states import (
@@ -78,7 +78,7 @@ def _lease_one(batch: Batch, row: tuple[Any, ...], until: float) -> Lease | None
     try:
         mail = codec.mail(row, _recipients(batch, row[0]))
     except Damaged as error:
-        _mark_damaged(batch, row[0], str(error))
+        mark_damaged(batch, row[0], str(error))
         return None
     event = MailEvent.LAPSE if mail.state is MailState.ACTIVE else MailEvent.LEASE
     after(mail.state, event)
@@ -217,19 +217,24 @@ def _remove(batch: Batch, seq: int, queue_id: str) -> None:
     batch.db.execute("DELETE FROM content WHERE mail=?", (seq,))
 
 
-def _mark_damaged(batch: Batch, seq: int, reason: str) -> None:
+def mark_damaged(batch: Batch, seq: int, reason: str) -> None:
+    """Mark a mail corrupt, whatever its state says; one without a proper id gets one, to be
+    shown and deleted by.  Those of real mails do not begin with so many zeros."""
     _leave(batch, seq)
     batch.db.execute(
         "UPDATE mail SET state=?, due=NULL, note=? WHERE seq=?",
         (MailState.CORRUPT.value, reason, seq),
     )
+    (queue_id,) = batch.db.execute("SELECT id FROM mail WHERE seq=?", (seq,)).fetchone()
+    if not isinstance(queue_id, str) or not ids.valid(queue_id):
+        batch.db.execute("UPDATE mail SET id=? WHERE seq=?", (f"{seq:014}", seq))
 
 
 def set_aside(batch: Batch, queue_id: str, reason: str) -> None:
     """Mark a mail corrupt."""
     seq, state, _, _ = _find(batch, queue_id)
     after(state, MailEvent.DAMAGE)
-    _mark_damaged(batch, seq, reason)
+    mark_damaged(batch, seq, reason)
 
 
 def hold(batch: Batch, queue_id: str, reason: str) -> None:

@@ -64,7 +64,7 @@ def walk(
 def _window(batch: Batch, state: MailState | None, after: str) -> tuple[str, int] | None:
     """The last of the next mails to look at and how many they are; None at the end."""
     where, values = ("", ()) if state is None else ("state=? AND ", (state.value,))
-    ids = f"SELECT id FROM mail WHERE {where}id>? ORDER BY id LIMIT {STEP}"  # noqa: S608 - constant text
+    ids = f"SELECT id FROM mail WHERE {where}id>? AND id<x'' ORDER BY id LIMIT {STEP}"  # noqa: S608 - constant text
     last, count = batch.db.execute(
         f"SELECT max(id), count(*) FROM ({ids})",  # noqa: S608 - constant text
         (*values, after),
@@ -81,7 +81,8 @@ def _page(
     last: str | None,
     limit: int,
 ) -> list[tuple[Any, ...]]:
-    conditions = [*_conditions(chosen, now), ("id>?", (after,))]
+    # Blobs come after all text: an id that is one would be found for ever.
+    conditions = [*_conditions(chosen, now), ("id>? AND id<x''", (after,))]
     if state is not None:
         conditions.append(("state=?", (state.value,)))
     if last is not None:

@@ -1,0 +1,63 @@
+"""Mails that nobody would ever see, because what they are found by was damaged.
+
+Looked for at the start, by indexes alone: a mail that never has its turn is never leased,
+so its damage would not be noticed, and one without a proper id could not be asked for.
+Where and when a mail waits is not part of the mail: it is filed anew and due now.
+
+In SQLite's order text comes after every number, and blobs after all text.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from smtpgw.queue import rows
+from smtpgw.queue.batch import Batch
+from smtpgw.queue.states import MailState
+
+_FAR = 366 * 86400.0
+"""Seconds ahead for which nothing waits."""
+_ODD_DUES = """
+SELECT id FROM flow WHERE (SELECT due FROM mail WHERE flow=flow.id ORDER BY due LIMIT 1) IS NULL
+ OR (SELECT due FROM mail WHERE flow=flow.id ORDER BY due DESC LIMIT 1) > ?
+"""
+_UNKNOWN_FLOWS = """
+WITH RECURSIVE used(flow) AS (
+    SELECT min(flow) FROM mail WHERE flow IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(flow) FROM mail WHERE flow>used.flow) FROM used WHERE flow IS NOT NULL
+) SELECT flow FROM used WHERE flow IS NOT NULL AND flow NOT IN (SELECT id FROM flow)
+"""
+"""From one flow to the next by the index, without a look at each mail."""
+
+
+def put_right(batch: Batch, now: float) -> None:
+    """Take every such mail out of the line, for :func:`rows.file_unfiled` to put it in again;
+    make those corrupt whose id or state cannot be."""
+    _mark(batch, "no such state", f"state<0 OR state>{MailState.CORRUPT.value}")
+    _mark(batch, "no such id", "id>=x''")
+    latest = now + _FAR
+    _take_out(batch.db, latest)
+    batch.db.execute(
+        "UPDATE mail INDEXED BY mail_unfiled SET due=? WHERE flow IS NULL AND state IN (0, 2)"
+        " AND (due IS NULL OR due>?)",
+        (now, latest),
+    )
+
+
+def _mark(batch: Batch, reason: str, condition: str) -> None:
+    found = batch.db.execute(f"SELECT seq FROM mail WHERE {condition}")  # noqa: S608 - constant text
+    for (seq,) in found.fetchall():
+        rows.mark_damaged(batch, seq, reason)
+
+
+def _take_out(db: sqlite3.Connection, latest: float) -> None:
+    db.execute("DELETE FROM lane WHERE ready>?", (latest,))
+    db.execute(
+        "DELETE FROM flow WHERE ready>? OR lane NOT IN (SELECT id FROM lane)",
+        (latest,),
+    )
+    odd = db.execute(_ODD_DUES, (latest,)).fetchall()
+    for flow in odd + db.execute(_UNKNOWN_FLOWS).fetchall():
+        db.execute("DELETE FROM flow WHERE id=?", flow)
+        db.execute("UPDATE mail SET flow=NULL WHERE flow=?", flow)
