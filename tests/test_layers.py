@@ -41,6 +41,8 @@ ROOMS: dict[str, set[str]] = {
     "milterd": {
         "milterd.core", "milterd.base", "milterd.ports", "milterd.filters", "milterd.host",
     },
+    # What tables answer; who asks, and what for, is nothing they know.
+    "smtpgw.tables": {"milterd.base"},
     "smtpgw.address": set(),
     "smtpgw.chain": {"milterd.core", "milterd.wire", "milterd.base", "smtpgw.address"},
     "smtpgw.edge": {"milterd.core", "milterd.base", "smtpgw.address"},
@@ -56,7 +58,7 @@ ROOMS: dict[str, set[str]] = {
     "smtpgw": {
         "milterd.core", "milterd.wire", "milterd.base", "smtpgw.address", "smtpgw.chain",
         "smtpgw.edge", "smtpgw.policy", "smtpgw.queue", "smtpgw.delivery", "smtpgw.dns",
-        "smtpgw.dsn", "smtpgw.local",
+        "smtpgw.dsn", "smtpgw.local", "smtpgw.tables",
     },
 }  # fmt: skip
 
@@ -69,7 +71,11 @@ LIBRARIES = {
     "milter": {"milterd.host"},
     "aiosmtpd": {"smtpgw.edge"},
     "dns": {"smtpgw.dns"},
-    "sqlite3": {"smtpgw.queue"},
+    "sqlite3": {"smtpgw.queue", "smtpgw.tables"},
+    "lmdb": {"smtpgw.tables"},
+    "asyncmy": {"smtpgw.tables"},
+    "asyncpg": {"smtpgw.tables"},
+    "ldap3": {"smtpgw.tables"},
     "pydantic": {"milterd.base", "milterd.filters", "milterd", "smtpgw"},
     "typer": {
         "milterd",
@@ -233,7 +239,10 @@ def test_every_import_is_ours_standard_or_a_declared_dependency() -> None:
     import tomllib
 
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
-    declared = {each.split(">")[0].replace("-", "_").lower() for each in project["dependencies"]}
+    extras = [each for extra in project["optional-dependencies"].values() for each in extra]
+    declared = {
+        each.split(">")[0].replace("-", "_").lower() for each in [*project["dependencies"], *extras]
+    }
     named_otherwise = {
         "milter": "pymilter", "dkim": "dkimpy", "dns": "dnspython", "pydantic_core": "pydantic",
     }  # fmt: skip
