@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from milterd.core.mail import BytesBody
 from smtpgw import settling
 from smtpgw.delivery import router
 from smtpgw.delivery.outcome import (
@@ -234,8 +235,15 @@ class Courier:
             return
         except NotFound:
             return  # deleted since it was leased
+        except QueueError as error:
+            self._log.error("queue.read", queue_id=queue_id, reason=str(error))
+            content, trouble = Content(b"", BytesBody(b"")), str(error)
+        else:
+            trouble = ""
         attempt = _Attempt(lease)
-        if lease.mail.doomed:
+        if trouble:
+            self._put_off(attempt, trouble)
+        elif lease.mail.doomed:
             self._doom(attempt)
         else:
             await self._try(attempt, content)
@@ -243,6 +251,15 @@ class Courier:
         self._settling.add(settling)
         settling.add_done_callback(self._settling.discard)
         await asyncio.shield(settling)
+
+    def _put_off(self, attempt: _Attempt, reason: str) -> None:
+        """Every open recipient is deferred: the mail cannot be read now."""
+        mail = attempt.lease.mail
+        for each in mail.open:
+            where = self._route(each.address)
+            outcome = Deferred(each.number, f"the queue cannot be read: {reason}", "", "4.3.0")
+            attempt.outcomes[each.number] = (where, outcome)
+            self._tell(mail.queue_id, mail.open, where, outcome, 0.0)
 
     def _doom(self, attempt: _Attempt) -> None:
         """Every open recipient is bounced: the postmaster wants it so."""

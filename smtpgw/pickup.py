@@ -121,7 +121,7 @@ class Pickup:
         self._poked.set()
 
     async def _run(self) -> None:
-        for each in await asyncio.to_thread(self._room.left):
+        for each in await self._left():
             self._waiting[each] = _Waiting(self._means.clock())
         while True:
             self._poked.clear()
@@ -134,6 +134,15 @@ class Pickup:
             if not more:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._poked.wait(), LOOK_EVERY)
+
+    async def _left(self) -> Iterable[str]:
+        """What the last run began with; a directory that cannot be read stops nothing else."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._room.left)
+            except OSError as error:
+                self._log.error("pickup", outcome="tempfailed", reason=str(error))
+                await asyncio.sleep(LOOK_EVERY)
 
     async def _look(self) -> bool:
         """Take what can be taken; whether there may be more at once."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import secrets
 import time
@@ -58,7 +59,10 @@ class Post:
         Raises QueueError, OSError.
         """
         store = await cls._locked(shard, settings, clock, patience)
+        store.on_left(functools.partial(_left, shard))
         found = await store.recover(clock.now())
+        if found.unswept:
+            logs.get("queue").error("queue.bodies", shard=shard, reason=found.unswept)
         logs.get("queue").info(
             "queue open",
             shard=shard,
@@ -184,6 +188,13 @@ class Post:
         if self._resolver is not None:
             await self._resolver[1].close()
         await self.store.close()
+
+
+def _left(shard: int, queue_id: str, reason: str) -> None:
+    """The mail is done and its octets are still there, until a start at which they can go."""
+    logs.get("queue").error(
+        "queue.body", shard=shard, queue_id=queue_id, outcome="left", reason=reason
+    )
 
 
 async def _repair(directory: Path, now: float, reason: str) -> None:

@@ -24,7 +24,11 @@ def recover(batch: Batch, shard: Shard, seen: float | None, now: float) -> Recov
     turns.drop_old_rests(batch.db, now)
     misplaced.put_right(batch, now)
     leased = _end_leases(batch, now)
-    orphans, strange, there = _sweep(batch, shard)
+    try:
+        orphans, strange, there = _sweep(batch, shard)
+    except OSError as error:
+        # Which are missing cannot be known: that is seen when they are read.
+        return Recovery(leased, shift=shift, unswept=f"{shard.bodies}: {error.strerror}")
     corrupt = _missing(batch, there)
     return Recovery(leased, orphans, tuple(corrupt), tuple(strange), shift)
 

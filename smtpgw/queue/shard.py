@@ -19,21 +19,36 @@ import fcntl
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from milterd.core.mail import Body, FileBody
 from smtpgw.queue import ids
-from smtpgw.queue.store import Damaged, QueueError, StoreFailed, StoreFull, StoreLocked
+from smtpgw.queue.store import (
+    Damaged,
+    QueueError,
+    StoreFailed,
+    StoreFull,
+    StoreLocked,
+    Unreadable,
+)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 _CLOSED = os.O_CLOEXEC | os.O_NOFOLLOW
 _PROBE = 65_536
 """Octets that are asked for to see whether the disk has room."""
 
 
+def _nobody_told(_queue_id: str, _reason: str) -> None:
+    return
+
+
 class Shard:
-    """The directory.  Creating this object makes the directories that are missing."""
+    """The directory.  Creating this object makes the directories that are missing.
+
+    `on_left` is told, in any thread, of a body file that could not be removed, and why.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -44,6 +59,7 @@ class Shard:
         self.bodies.mkdir(mode=0o700, parents=True, exist_ok=True)
         for each in (directory, directory.parent, directory.parent.parent):
             sync_directory(each)
+        self.on_left: Callable[[str, str], None] = _nobody_told
         self._lock: int | None = None
 
     def lock(self) -> None:
@@ -105,26 +121,34 @@ class Shard:
             raise StoreFailed(f"{path}: sync failed: {error}") from error
 
     def open_body(self, queue_id: str, size: int, head_sum: int, checksum: int) -> FileBody:
-        """The body file as a view, read once to check it.  Raises :class:`Damaged`."""
+        """The body file as a view, read once to check it.
+
+        Raises :class:`Damaged`, and :class:`Unreadable` where that cannot be known.
+        """
         try:
             number = os.open(self.body_path(queue_id), os.O_RDONLY | os.O_NONBLOCK | _CLOSED)
         except OSError as error:
-            raise Damaged(f"body file: {error.strerror}") from error
+            kind = Damaged if error.errno in _NO_FILE else Unreadable
+            raise kind(f"body file: {error.strerror}") from error
         found = os.fstat(number)
         if not stat.S_ISREG(found.st_mode) or found.st_size != size:
             os.close(number)
             raise Damaged(f"body file holds {found.st_size} octets, {size} were stored")
         body = FileBody(os.fdopen(number, "rb", buffering=0), 0, size)
-        for piece in body.pieces():
-            head_sum = zlib.crc32(piece, head_sum)
-        if head_sum != checksum:
-            raise Damaged("body file is not what was stored")
+        try:
+            _check(body, head_sum, checksum)
+        except QueueError:
+            body.file.close()
+            raise
         return body
 
     def drop_body(self, queue_id: str) -> None:
-        """Unlink a body file.  What cannot be unlinked is an orphan for the next start."""
-        with contextlib.suppress(OSError):
-            self.body_path(queue_id).unlink()
+        """Unlink a body file.  What cannot be unlinked is an orphan for the next start, and
+        `on_left` is told."""
+        try:
+            self.body_path(queue_id).unlink(missing_ok=True)
+        except OSError as error:
+            self.on_left(queue_id, error.strerror or str(error))
 
     def body_files(self) -> Iterator[tuple[str, bool]]:
         """Every name in bodies/, and whether it can be one of ours."""
@@ -156,6 +180,17 @@ class Shard:
             with contextlib.suppress(OSError):
                 path.unlink()
         return False
+
+
+def _check(body: FileBody, head_sum: int, checksum: int) -> None:
+    """Raises :class:`Damaged`, and :class:`Unreadable`."""
+    try:
+        for piece in body.pieces():
+            head_sum = zlib.crc32(piece, head_sum)
+    except OSError as error:
+        raise Unreadable(f"body file: {error.strerror or error}") from error
+    if head_sum != checksum:
+        raise Damaged("body file is not what was stored")
 
 
 def sync_directory(path: Path) -> None:

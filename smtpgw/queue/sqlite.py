@@ -45,6 +45,7 @@ from smtpgw.queue.store import (
     StoreFailed,
     StoreFull,
     Tried,
+    Unreadable,
     Wish,
 )
 
@@ -124,6 +125,11 @@ class SqliteStore:
         except BaseException:
             shard.unlock()
             raise
+
+    def on_left(self, told: Callable[[str, str], None]) -> None:
+        """Have `told` called, in any thread, with the id of a mail that is done and whose body
+        file could not be removed, and the reason."""
+        self._shard.on_left = told
 
     def _connect(self) -> sqlite3.Connection:
         """Open the database, on a full disk with the room that is kept back for that.
@@ -262,7 +268,8 @@ class SqliteStore:
             try:
                 return run(Batch(self._reading))
             except sqlite3.Error as error:
-                raise Damaged(f"database: {error}") from error
+                kind = Damaged if schema.is_broken(error) else Unreadable
+                raise kind(f"database: {error}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._reader, guarded)
 

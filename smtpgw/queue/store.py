@@ -55,6 +55,10 @@ class StoreBroken(StoreDamaged):
     """What is in the database's file is no database any more: see smtpgw/queue/salvage.py."""
 
 
+class Unreadable(QueueError):
+    """What was stored cannot be read now; it may be whole, so it is to be tried again."""
+
+
 class NotFound(QueueError):
     """No mail with this id."""
 
@@ -249,6 +253,8 @@ class Recovery:
     corrupt: tuple[tuple[str, str], ...] = ()
     strange: tuple[str, ...] = ()
     shift: float = 0.0
+    unswept: str = ""
+    """Why body files could not be listed, so that orphans stay."""
 
 
 @dataclass(frozen=True, slots=True)
