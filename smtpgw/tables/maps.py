@@ -1,0 +1,46 @@
+"""Several tables as one: the first that has the key answers (maps_find() of Postfix).
+
+A table that cannot answer ends the search: what a later table says would be another
+answer than the postmaster's.  An empty answer is a mistake in the table, never "found".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from smtpgw.tables.table import Found, LocalTable, Table, Unavailable
+
+
+class Maps:
+    """Tables in the order they are asked."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.tables = tuple(tables)
+        self._now = tuple(
+            each.find_now if isinstance(each, LocalTable) else None for each in tables
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.tables)
+
+    @property
+    def name(self) -> str:
+        """The tables as they were written."""
+        return ", ".join(each.name for each in self.tables)
+
+    async def find(self, key: bytes) -> Found | None:
+        """The first answer.  Raises Unavailable; an empty key is in no table."""
+        if not key:
+            return None
+        for table, now in zip(self.tables, self._now, strict=True):
+            found = now(key) if now is not None else await table.find(key)
+            if found is not None:
+                if not found.value:
+                    raise Unavailable(table.name, f"empty answer for {key!r}")
+                return found
+        return None
+
+    async def close(self) -> None:
+        """Close all of them."""
+        await asyncio.gather(*(each.close() for each in self.tables))
