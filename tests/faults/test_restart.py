@@ -1,0 +1,236 @@
+"""F26 to F28 and F32: what a gateway finds in its queue, and what it cannot read or remove.
+
+Every column of every row gets values it cannot have, and every body file is cut, flipped or
+replaced; then a real gateway starts on it.  A damaged mail is set aside and listed with its
+reason, or is whole; what was not damaged is delivered, and nothing is delivered that was not sent.
+(F27, kill -9 again and again, and F03 are tests/crash/test_kill.py; F28, a second gateway, is
+tests/gateway/test_process.py.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import smtplib
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import place
+from tests.gateway.gateway import Gateway, until
+
+pytestmark = pytest.mark.xdist_group("faults-restart")
+
+_COLUMNS = {
+    "mail": "id state due born arrived size sender facts sum attempts token warned held note site"
+    " flow",
+    "recipient": "number address args state enhanced text remote destination at",
+    "content": "head body size sum",
+}
+"""All but `doomed`, whose any text asks for a bounce (`queue bounce`)."""
+_VALUES = (None, -1, 2**62, "x", b"\xff", "", 1e308, -1e308)
+GOOD = 20
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What happens to one mail, and the statement or the deed that does it."""
+
+    name: str
+    column: tuple[str, str, Any] | None = None
+    file: Callable[[Path], object] | None = None
+
+
+def _flip(path: Path, at: int) -> None:
+    octets = bytearray(path.read_bytes())
+    octets[at] ^= 0x10
+    path.write_bytes(octets)
+
+
+def _instead(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+def _damages() -> Iterator[Damage]:
+    for table, names in _COLUMNS.items():
+        for each in names.split():
+            for value in _VALUES:
+                yield Damage(f"{table}.{each} is {value!r}", (table, each, value))
+    for length in (0, 1, 4095, 4096, 65536, 262_145, 269_999, 270_001, 300_000):
+        yield Damage(f"file of {length}", file=partial(os.truncate, length=length))
+    for at in (0, 1, 4096, 131_072, 269_999):
+        yield Damage(f"bit at {at}", file=partial(_flip, at=at))
+    yield Damage("no file", file=Path.unlink)
+    yield Damage("a link", file=partial(_instead, make=lambda path: path.symlink_to("/etc/passwd")))
+    yield Damage("a directory", file=partial(_instead, make=Path.mkdir))
+    yield Damage("a pipe", file=partial(_instead, make=os.mkfifo))
+    for table in ("content", "recipient"):
+        yield Damage(f"no {table}", (table, "", None))
+
+
+def _message(number: int, large: bool) -> bytes:
+    line = b"the mail of number %04d\r\n\r\n.\r\n"  # 30 octets
+    return b"Subject: x\r\n\r\n" + (line % number)[:30] * (9000 if large else 3)
+
+
+@dataclass
+class Queue:
+    """The queue of a gateway that has been stopped, with a mail for each number."""
+
+    gateway: Gateway
+    ids: dict[int, str]
+
+    def command(self, *words: str) -> str:
+        line = [sys.executable, "-m", "smtpgw", "queue", *words, "-c", str(self.gateway.file)]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, (words, done.stderr)
+        return done.stdout
+
+    def listed(self, *words: str) -> list[dict[str, Any]]:
+        found = self.command("list", "--json", "--limit", "10000", *words)
+        return [json.loads(line) for line in found.splitlines()]
+
+    def harm(self, number: int, how: Damage) -> None:
+        """Do it.  What SQLite itself refuses cannot have happened, either."""
+        if how.file is not None:
+            how.file(self.gateway.queue / "00/bodies" / self.ids[number])
+            return
+        assert how.column is not None
+        table, column, value = how.column
+        what = f"UPDATE {table} SET {column}=?2" if column else f"DELETE FROM {table}"
+        which = "seq" if table == "mail" else "mail"
+        db = sqlite3.connect(self.gateway.queue / "00/queue.db", isolation_level=None)
+        try:
+            db.execute(
+                f"{what} WHERE {which}=(SELECT seq FROM mail WHERE id=?1)",
+                (self.ids[number], value)[: 1 + bool(column)],
+            )
+        except sqlite3.IntegrityError:
+            pass  # NOT NULL: SQLite would have refused it before us
+        finally:
+            db.close()
+
+
+def _fill(gateway: Gateway, large: list[bool]) -> Queue:
+    """A mail of its own recipient for each, all deferred once; then the gateway is stopped."""
+    gateway.configure(delivery="retry:4.3.0 later", queue=place.QUEUE)
+    gateway.start()
+    with smtplib.SMTP("127.0.0.1", gateway.port) as client:
+        for number, each in enumerate(large):
+            message = _message(number, each)
+            client.sendmail("a@example.org", [f"u{number}@example.net"], message)
+    until(lambda: gateway.count("delivery") == len(large), what="first attempts")
+    gateway.stop()
+    sent = gateway.events("delivery")
+    ids = {int(e["recipient"].partition("@")[0][1:]): e["queue_id"] for e in sent}
+    return Queue(gateway, ids)
+
+
+def _arrived(gateway: Gateway, number: int) -> list[bytes]:
+    new = gateway.mail / f"u{number}@example.net/new"
+    return [_body(each.read_bytes()) for each in new.iterdir()] if new.is_dir() else []
+
+
+def _body(mail: bytes) -> bytes:
+    """What is below the header, with the line ends of a Maildir."""
+    return mail.replace(b"\r\n", b"\n").partition(b"\n\n")[2]
+
+
+def test_damage_is_listed_and_stops_nothing() -> None:
+    """F26, J17: a queue in which nearly every mail is damaged, each in another way."""
+    damages = list(_damages())
+    with place.home() as home, place.gateway(home) as gateway:
+        queue = _fill(gateway, [each.file is not None for each in damages] + [False] * GOOD)
+        for number, each in enumerate(damages):
+            queue.harm(number, each)
+        rotten = len(damages)
+        database = gateway.queue / "00/queue.db"
+        _flip(database, database.read_bytes().index(b"the mail of number %04d" % rotten))
+        gateway.configure(queue=place.QUEUE)
+        gateway.start()
+        worker = place.worker(gateway)
+        queue.command("flush", "ALL")
+
+        def settled() -> bool:
+            """Whether all that has no corrupt row is out."""
+            return all(each["state"] in ("corrupt", "hold") for each in queue.listed())
+
+        until(settled, 60, "all but what is damaged is delivered")
+        assert place.worker(gateway) == worker, "the worker had to begin anew"
+        assert _errors(gateway) == []
+        corrupt = queue.listed("--state", "corrupt")
+        assert all(each["reason"] for each in corrupt)
+        there = sum(bool(_arrived(gateway, number)) for number in queue.ids)
+        assert there + len(corrupt) == len(queue.ids), "not one is missing"
+        assert queue.ids[rotten] in {each["queue_id"] for each in corrupt}
+        for number, how in enumerate(damages):
+            arrived = _arrived(gateway, number)
+            assert arrived in ([], [_body(_message(number, how.file is not None))]), how.name
+        for number in range(rotten + 1, len(queue.ids)):
+            assert _arrived(gateway, number) == [_body(_message(number, False))]
+        shown = queue.command("show", *(each["queue_id"] for each in corrupt[:1]))
+        assert corrupt[0]["reason"] in shown
+        queue.command("delete", "--state", "corrupt", "--yes")
+        assert queue.listed() == []
+
+
+def test_what_cannot_be_read_is_tried_again_and_what_cannot_be_removed_is_not_sent_again() -> None:
+    """F32: EIO from a body file proves nothing about its mail; EIO from unlink costs a start."""
+    with place.home() as home, place.gateway(home) as gateway:
+        queue = _fill(gateway, [True])
+        (queue_id,) = queue.ids.values()
+        body = gateway.queue / "00/bodies" / queue_id
+        gateway.configure(queue=place.QUEUE)
+        gateway.start()
+        worker = place.worker(gateway)
+        with place.failing(worker, "pread64:error=EIO", home, body):
+            queue.command("flush", "ALL")
+            until(lambda: gateway.count("delivery", outcome="deferred") == 2)
+        (told,) = gateway.events("queue.read")
+        assert (told["queue_id"], told["reason"]) == (queue_id, "body file: Input/output error")
+        (kept,) = queue.listed()
+        assert (kept["state"], kept["attempts"]) == ("deferred", 2)
+        assert "Input/output error" in kept["reason"]
+        with place.failing(worker, "unlink,unlinkat:error=EIO", home, body):
+            queue.command("flush", "ALL")
+            (told,) = until(lambda: gateway.events("queue.body"))
+        assert (told["queue_id"], told["outcome"]) == (queue_id, "left")
+        assert told["reason"] == "Input/output error"
+        assert queue.listed() == []
+        assert body.exists()
+        gateway.stop()
+        gateway.start()
+        assert gateway.events("queue open")[-1]["orphans"] == 1
+        assert not body.exists()
+        sent = gateway.count("delivery", outcome="delivered", recipient="u0@example.net")
+        assert len(_arrived(gateway, 0)) == sent == 1
+
+
+def test_a_directory_that_cannot_be_listed_stops_nothing() -> None:
+    """F32: readdir fails at the start; what is in the queue is delivered all the same."""
+    with place.home() as home, place.gateway(home) as gateway:
+        queue = _fill(gateway, [True, False])
+        gateway.configure(queue=place.QUEUE)
+        bodies = gateway.queue / "00/bodies"
+        traced = ["strace", "-D", "-f", "--seccomp-bpf", "-o", str(home / "trace")]
+        traced += ["-e", "trace=getdents64", "-e", "inject=getdents64:error=EIO"]
+        gateway.start(prefix=[*traced, f"--trace-path={bodies}"])
+        (told,) = gateway.events("queue.bodies")
+        assert told["reason"] == f"{bodies}: Input/output error"
+        queue.command("flush", "ALL")
+        until(lambda: queue.listed() == [])
+        assert [len(_arrived(gateway, number)) for number in range(2)] == [1, 1]
+
+
+def _errors(gateway: Gateway) -> list[dict[str, Any]]:
+    """What the log has of level error, but for the news about damage."""
+    serious = [each for each in gateway.log() if each["level"] in ("error", "critical")]
+    return [each for each in serious if each["event"] != "queue.corrupt"]
