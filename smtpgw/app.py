@@ -26,7 +26,7 @@ from smtpgw.fastflush import FastFlush
 from smtpgw.local_mail import LocalMeans
 from smtpgw.pickup import Pickup, PickupOptions
 from smtpgw.post import Post
-from smtpgw.queue.clock import QueueClock, SystemClock
+from smtpgw.queue.clock import Clock, SystemClock
 from smtpgw.queue.store import QueueError
 from smtpgw.road import GatewayRoad, Means, Plan
 from smtpgw.takeover import Takeover
@@ -49,7 +49,7 @@ class _Door:
 class App:
     """A worker's rooms.  Use :meth:`open`, then :meth:`apply`."""
 
-    def __init__(self, post: Post, road: GatewayRoad, clock: QueueClock, settings: Smtpgw) -> None:
+    def __init__(self, post: Post, road: GatewayRoad, clock: Clock, settings: Smtpgw) -> None:
         self.posts, self._road = (post,), road
         self._clock, self._settings = clock, settings
         self._takeover = Takeover(
@@ -70,7 +70,7 @@ class App:
     async def open(cls, shard: int, settings: Smtpgw, patience: float) -> App:
         """Take the worker's own shard and recover it.  Raises QueueError, OSError."""
         spool(settings).mkdir(mode=0o700, parents=True, exist_ok=True)
-        clock = QueueClock(SystemClock())
+        clock = SystemClock()
         post = await Post.open(shard, settings, clock, patience)
         means = Means(
             intake=post.intake,

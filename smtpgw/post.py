@@ -27,7 +27,7 @@ from smtpgw.delivery.pool import Pool
 from smtpgw.dns.resolver import DnsOptions, DnsResolver
 from smtpgw.intake import Intake
 from smtpgw.queue import handover, salvage
-from smtpgw.queue.clock import QueueClock
+from smtpgw.queue.clock import Clock, QueueClock
 from smtpgw.queue.manager import QueueManager
 from smtpgw.queue.schedule import Schedule
 from smtpgw.queue.sqlite import SqliteStore
@@ -52,18 +52,20 @@ class Post:
         self._leaving: set[asyncio.Task[int]] = set()
 
     @classmethod
-    async def open(cls, shard: int, settings: Smtpgw, clock: QueueClock, patience: float) -> Post:
+    async def open(cls, shard: int, settings: Smtpgw, clock: Clock, patience: float) -> Post:
         """Take the shard, waiting at most `patience` seconds for a worker that is still
         ending or has taken it over, and put right what the last run left.
 
         Raises QueueError, OSError.
         """
-        store = await cls._locked(shard, settings, clock, patience)
+        queue_clock = QueueClock(clock)  # of its own: each shard has its time
+        store = await cls._locked(shard, settings, queue_clock, patience)
         store.on_left(functools.partial(_left, shard))
-        found = await store.recover(clock.now())
+        found = await store.recover(queue_clock.now())
+        log = logs.get("queue")
         if found.unswept:
-            logs.get("queue").error("queue.bodies", shard=shard, reason=found.unswept)
-        logs.get("queue").info(
+            log.error("queue.bodies", shard=shard, reason=found.unswept)
+        log.info(
             "queue open",
             shard=shard,
             leased=found.leased,
@@ -71,7 +73,9 @@ class Post:
             corrupt=len(found.corrupt),
             strange=len(found.strange),
         )
-        return cls(shard, store, clock)
+        for queue_id, why in found.held:
+            log.error("queue.hold", queue_id=queue_id, shard=shard, reason=why)
+        return cls(shard, store, queue_clock)
 
     @staticmethod
     async def _locked(

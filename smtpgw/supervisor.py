@@ -23,6 +23,7 @@ from milterd.base.supervise import Backoff, Child, Supervisor
 from milterd.base.toml_file import ConfigError, Problem
 from smtpgw import config, control
 from smtpgw.config import GatewaySettings
+from smtpgw.queue import handover
 
 KILL_AFTER = 5.0
 """Seconds beyond stop_timeout that a worker has to end by itself."""
@@ -183,8 +184,10 @@ class Gateway:
                 self._log.info("ready", workers=self._settings.smtpgw.workers)
                 notify.notify("READY=1", f"STATUS={self._settings.smtpgw.workers} workers")
 
-    def _ended(self, name: str, pid: int, _status: int) -> None:
+    def _ended(self, name: str, pid: int, status: int) -> None:
         metrics.forget(pid, self._numbers)
+        with contextlib.suppress(OSError):  # a mail that kills is found out one crash later
+            handover.mark_crash(self._settings.smtpgw.queue.directory, pid, status)
         if self._supervisor is not None and not self._supervisor.stopping:
             metrics.RESTARTS.labels(name).inc()
 

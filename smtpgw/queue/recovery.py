@@ -1,51 +1,78 @@
-"""What is put right when a shard is opened: leases, clocks, body files.
+"""What is put right when a shard is opened: leases, body files.
 
 Runs once, inside a transaction, before anything else uses the shard.
+
+A mail whose delivery kills its worker would kill the next one, and whoever takes the shard
+over.  So after a crash each mail that was in delivery counts it, and is tried again one
+after the other, the one leased last first: the next crash comes while few of them are in
+delivery, and counts for these.  One that was there at MAX_CRASHES is held, with the reason;
+an end of its attempt, whatever it is, clears it.
 """
 
 from __future__ import annotations
 
 from smtpgw.queue import misplaced, rows, turns
 from smtpgw.queue.batch import Batch
-from smtpgw.queue.clock import unwatched_shift
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.states import MailEvent, MailState, after
 from smtpgw.queue.store import Recovery
 
+MAX_CRASHES = 3
+"""Crashes of workers in whose delivery a mail was; then it is held."""
+APART = 0.2
+"""Seconds between the next attempts of mails that were in delivery at a crash."""
+
 _NO_FILE = "body file is missing"
 
 
-def recover(batch: Batch, shard: Shard, seen: float | None, now: float) -> Recovery:
-    """Leased mails become due, times are shifted after a clock jump, orphans go."""
-    shift = 0.0 if seen is None else unwatched_shift(seen, now)
-    if shift:
-        batch.db.execute("UPDATE mail SET born=born+?, due=due+?", (shift, shift))
-        turns.shift(batch.db, shift)
+def recover(batch: Batch, shard: Shard, now: float, crash: str = "") -> Recovery:
+    """Leased mails become due, orphans go.  `crash` says what killed the last run, if a crash
+    of the program did."""
     turns.drop_old_rests(batch.db, now)
     misplaced.put_right(batch, now)
-    leased = _end_leases(batch, now)
+    held = tuple(_count_crash(batch, crash)) if crash else ()
+    leased = _end_leases(batch, now, APART if crash else 0.0)
     try:
         orphans, strange, there = _sweep(batch, shard)
     except OSError as error:
         # Which are missing cannot be known: that is seen when they are read.
-        return Recovery(leased, shift=shift, unswept=f"{shard.bodies}: {error.strerror}")
+        return Recovery(leased, held=held, unswept=f"{shard.bodies}: {error.strerror}")
     corrupt = _missing(batch, there)
-    return Recovery(leased, orphans, tuple(corrupt), tuple(strange), shift)
+    return Recovery(leased, orphans, tuple(corrupt), tuple(strange), held)
 
 
-def _end_leases(batch: Batch, now: float) -> int:
+def _count_crash(batch: Batch, crash: str) -> list[tuple[str, str]]:
+    """Count it for all that were in delivery; hold, and return, those that were at too many."""
+    active = MailState.ACTIVE.value
+    to = after(MailState.ACTIVE, MailEvent.RECOVER_KILLER).value
+    why = f"{MAX_CRASHES} workers crashed while this mail was in delivery, the last by {crash}"
+    batch.db.execute("UPDATE mail SET deaths=deaths+1 WHERE state=?", (active,))
+    found = batch.db.execute(
+        "UPDATE mail SET state=?, due=NULL, held=0, note=? WHERE state=? AND deaths>=?"
+        " RETURNING id",
+        (to, why, active, MAX_CRASHES),
+    ).fetchall()
+    return [(queue_id, why) for (queue_id,) in found]
+
+
+def _end_leases(batch: Batch, now: float, apart: float) -> int:
+    """Let what was in delivery wait again, each `apart` seconds after one that was leased
+    later; how many it is."""
     active = MailState.ACTIVE.value
     held = after(MailState.ACTIVE, MailEvent.RECOVER_HELD).value
     due = after(MailState.ACTIVE, MailEvent.RECOVER).value
     first = batch.db.execute(
         "UPDATE mail SET state=?, due=NULL, held=0 WHERE state=? AND held=1", (held, active)
     )
-    second = batch.db.execute(
-        "UPDATE mail SET state=?, due=?, site=iif(held=2, '', site), held=0 WHERE state=?",
-        (due, now, active),
+    found = batch.db.execute(
+        "SELECT seq FROM mail WHERE state=? ORDER BY mail.due DESC, token DESC", (active,)
+    ).fetchall()
+    batch.db.executemany(
+        "UPDATE mail SET state=?, due=?, site=iif(held=2, '', site), held=0 WHERE seq=?",
+        [(due, now + place * apart, seq) for place, (seq,) in enumerate(found)],
     )
     rows.file_unfiled(batch)
-    return first.rowcount + second.rowcount
+    return first.rowcount + len(found)
 
 
 def _sweep(batch: Batch, shard: Shard) -> tuple[int, list[str], set[str]]:

@@ -108,7 +108,8 @@ def _wait(batch: Batch, seq: int, state: MailState, due: float, site: str | None
 def file_unfiled(batch: Batch) -> None:
     """Let every mail wait that should and does not: after a crash, or an older version."""
     found = batch.db.execute(
-        "SELECT seq, state, due FROM mail WHERE flow IS NULL AND state IN (0, 2)"
+        "SELECT seq, state, due FROM mail INDEXED BY mail_unfiled"
+        " WHERE flow IS NULL AND state IN (0, 2)"
     ).fetchall()
     for seq, state, due in found:
         _wait(batch, seq, MailState(state), due)
@@ -156,7 +157,8 @@ def settle(batch: Batch, end: Settlement, follow: Sequence[Prepared]) -> MailSta
     _write_results(batch, seq, end.at, moved)
     history.keep(batch.db, seq, end.tried)
     batch.db.execute(
-        "UPDATE mail SET state=?, due=NULL, held=0, warned=max(warned, ?), site=? WHERE seq=?",
+        "UPDATE mail SET state=?, due=NULL, held=0, deaths=0, warned=max(warned, ?), site=?"
+        " WHERE seq=?",
         (to.value, int(end.warned), end.site, seq),
     )
     if to is MailState.DEFERRED:
@@ -252,7 +254,9 @@ def release(batch: Batch, queue_id: str, now: float) -> None:
     """Back on the road, due now."""
     seq, state, _, _ = _find(batch, queue_id)
     to = after(state, MailEvent.RELEASE)
-    batch.db.execute("UPDATE mail SET held=iif(held=1, 0, held), note='' WHERE seq=?", (seq,))
+    batch.db.execute(
+        "UPDATE mail SET held=iif(held=1, 0, held), note='', deaths=0 WHERE seq=?", (seq,)
+    )
     if to is not MailState.ACTIVE:
         _wait(batch, seq, to, now)
 
@@ -263,7 +267,7 @@ def requeue(batch: Batch, queue_id: str, now: float, site: str) -> None:
     to = after(state, MailEvent.REQUEUE)
     _leave(batch, seq)
     history.forget(batch.db, seq)
-    batch.db.execute("UPDATE mail SET attempts=0, note='', doomed='' WHERE seq=?", (seq,))
+    batch.db.execute("UPDATE mail SET attempts=0, deaths=0, note='', doomed='' WHERE seq=?", (seq,))
     batch.db.execute(
         "UPDATE recipient SET enhanced='', text='', remote='', destination=''"
         " WHERE mail=? AND state IN (0, 1)",

@@ -11,10 +11,11 @@ import functools
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
-from smtpgw.queue.store import StoreBroken, StoreDamaged, StoreFull
+from smtpgw.queue.store import QueueError, StoreBroken, StoreDamaged, StoreFull
 
-VERSION = 3
+VERSION = 4
 APPLICATION = 0x47504F51  # "GPOQ", so that file(1) and we know our own
 
 _TABLES = """
@@ -36,7 +37,8 @@ CREATE TABLE mail (
     note TEXT NOT NULL DEFAULT '',   -- why it is held or corrupt
     site TEXT NOT NULL DEFAULT '',   -- the destination it waits for; '' is any
     flow INTEGER,                    -- where it waits for its turn: incoming and deferred only
-    doomed TEXT NOT NULL DEFAULT ''  -- why the next attempt bounces it without trying
+    doomed TEXT NOT NULL DEFAULT '', -- why the next attempt bounces it without trying
+    deaths INTEGER NOT NULL DEFAULT 0  -- crashes of a worker since it last settled, active then
 );
 CREATE TABLE recipient (
     mail INTEGER NOT NULL,
@@ -61,7 +63,8 @@ CREATE TABLE content (
 CREATE TABLE mark (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     seen REAL NOT NULL,              -- queue time of the last change
-    floor INTEGER NOT NULL           -- highest time part of an id
+    floor INTEGER NOT NULL,          -- highest time part of an id
+    wall REAL                        -- wall time of the last change; NULL: that was the same
 );
 """
 
@@ -69,9 +72,9 @@ _TURNS = """
 CREATE INDEX mail_state ON mail (state, id);
 CREATE INDEX mail_leased ON mail (due) WHERE state = 1;
 CREATE INDEX mail_turn ON mail (flow, due) WHERE flow IS NOT NULL;
-CREATE INDEX mail_age ON mail (warned, born, flow) WHERE flow IS NOT NULL;  -- flow: for shape
 CREATE INDEX mail_unfiled ON mail (seq) WHERE flow IS NULL AND state IN (0, 2);
 CREATE INDEX content_file ON content (mail) WHERE body IS NULL;
+CREATE INDEX mail_age ON mail (warned, (sender=x''), born, due, flow) WHERE flow IS NOT NULL;
 CREATE TABLE lane (                  -- the mails of one site that wait, new or old ones
     id INTEGER PRIMARY KEY,
     site TEXT NOT NULL,
@@ -116,6 +119,16 @@ ALTER TABLE mail ADD COLUMN flow INTEGER;
 ALTER TABLE mail ADD COLUMN doomed TEXT NOT NULL DEFAULT '';
 """
 """Recovery files what waits, so the mails of an older version get their turn."""
+
+_FROM_2_OR_3 = """
+DROP INDEX mail_age;
+CREATE INDEX mail_age ON mail (warned, (sender=x''), born, due, flow) WHERE flow IS NOT NULL;
+"""
+
+_FROM_ANY = """
+ALTER TABLE mark ADD COLUMN wall REAL;
+ALTER TABLE mail ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
+"""
 
 _DONE = """
 PRAGMA application_id = %d;
@@ -184,15 +197,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
-    """Open the database, make its tables if it is new.
+    """Open the database for who has the shard: make its tables if it is new, bring those of
+    an earlier version up to date.
 
     Raises :class:`StoreFull`, :class:`StoreBroken`, :class:`StoreDamaged`.
     """
     try:
-        db = sqlite3.connect(
-            path, timeout=busy_timeout, isolation_level=None, check_same_thread=False
-        )
-        db.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
+        db = _open(path, busy_timeout)
         db.execute("PRAGMA page_size=8192")
         db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # so that the file can shrink again
         db.execute("PRAGMA journal_mode=WAL")
@@ -202,25 +213,73 @@ def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
         db.execute("PRAGMA cache_size=-32768")
         _check(db, path)
     except sqlite3.Error as error:
-        kind = StoreBroken if is_broken(error) else StoreFull if is_full(error) else StoreDamaged
-        raise kind(f"{path}: {error}") from error
+        raise _kind(error)(f"{path}: {error}") from error
     return db
 
 
+def _kind(error: sqlite3.Error) -> type[QueueError]:
+    return StoreBroken if is_broken(error) else StoreFull if is_full(error) else StoreDamaged
+
+
+def connect_beside(path: Path, *, busy_timeout: float) -> sqlite3.Connection | None:
+    """Open the database for who has not the shard: a command, which makes and changes no
+    tables.  None for one that is only being made.
+
+    Raises as :func:`connect`; StoreDamaged also for one of an earlier version, for a gateway
+    may be at work in it that knows no other.
+    """
+    try:
+        db = _open(path, busy_timeout)
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute("PRAGMA temp_store=MEMORY")
+        db.execute("PRAGMA cache_size=-32768")
+        version, owner = _stamp(db)
+    except sqlite3.Error as error:
+        raise _kind(error)(f"{path}: {error}") from error
+    if (version, owner) != (VERSION, APPLICATION):
+        db.close()
+        if (version, owner) == (0, 0):
+            return None
+        _refuse(path, version, owner)
+    return db
+
+
+def _refuse(path: Path, version: int, owner: int) -> NoReturn:
+    if owner != APPLICATION:
+        raise StoreDamaged(f"{path}: not a queue of this program")
+    older = version < VERSION
+    do = "; start the gateway, or restart the old one, to have it brought up to date"
+    raise StoreDamaged(
+        f"{path}: version {version}, this program knows {VERSION}{do if older else ''}"
+    )
+
+
+def _open(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
+    db.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
+    return db
+
+
+def _stamp(db: sqlite3.Connection) -> tuple[int, int]:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (owner,) = db.execute("PRAGMA application_id").fetchone()
+    return version, owner
+
+
 def _check(db: sqlite3.Connection, path: Path) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    owner = db.execute("PRAGMA application_id").fetchone()[0]
+    version, owner = _stamp(db)
     if (version, owner) == (0, 0) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         path.chmod(0o600)
         _write(db, _TABLES + _TURNS + _HANDED)
-    elif owner != APPLICATION:
-        raise StoreDamaged(f"{path}: not a queue of this program")
-    elif version == 1:
-        _write(db, _FROM_1 + _TURNS + _HANDED)
-    elif version == 2:
-        _write(db, _HANDED)
-    elif version != VERSION:
-        raise StoreDamaged(f"{path}: version {version}, this program knows {VERSION}")
+    elif owner == APPLICATION and version == 1:
+        _write(db, _FROM_1 + _TURNS + _HANDED + _FROM_ANY)
+    elif owner == APPLICATION and version == 2:
+        _write(db, _HANDED + _FROM_2_OR_3 + _FROM_ANY)
+    elif owner == APPLICATION and version == 3:
+        _write(db, _FROM_2_OR_3 + _FROM_ANY)
+    elif (version, owner) != (VERSION, APPLICATION):
+        _refuse(path, version, owner)
 
 
 def _write(db: sqlite3.Connection, script: str) -> None:

@@ -45,22 +45,27 @@ def _nobody_told(_queue_id: str, _reason: str) -> None:
 
 
 class Shard:
-    """The directory.  Creating this object makes the directories that are missing.
+    """The directory.  Creating this object makes the directories that are missing, if `make`.
 
     `on_left` is told, in any thread, of a body file that could not be removed, and why.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, make: bool = True) -> None:
         self.directory = directory
         self.database = directory / "queue.db"
         self.bodies = directory / "bodies"
+        self.on_left: Callable[[str, str], None] = _nobody_told
+        self._lock: int | None = None
+        if make:
+            self._make()
+
+    def _make(self) -> None:
+        directory = self.directory
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.mkdir(mode=0o700, exist_ok=True)  # others pass its parent, to hand in mail
         self.bodies.mkdir(mode=0o700, parents=True, exist_ok=True)
         for each in (directory, directory.parent, directory.parent.parent):
             sync_directory(each)
-        self.on_left: Callable[[str, str], None] = _nobody_told
-        self._lock: int | None = None
 
     def lock(self) -> None:
         """Take the shard, or raise :class:`StoreLocked` naming the process that has it."""

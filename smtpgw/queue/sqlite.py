@@ -18,7 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from smtpgw.queue import codec, flushing, handed, ids, rows, salvage, schema, search, turns
+from smtpgw.queue import (
+    codec,
+    flushing,
+    handed,
+    handover,
+    ids,
+    rows,
+    salvage,
+    schema,
+    search,
+    turns,
+)
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.clock import Clock, QueueClock, SystemClock
 from smtpgw.queue.codec import Prepared
@@ -83,8 +94,9 @@ class SqliteStore:
         db = self._connect()
         self._reading = schema.connect(shard.database, busy_timeout=options.busy_timeout)
         self._reader = ThreadPoolExecutor(1, "queue-reader")
-        mark = db.execute("SELECT seen, floor FROM mark").fetchone()
-        self.seen: float | None = mark[0] if mark else None
+        mark = db.execute("SELECT seen, floor, ifnull(wall, seen) FROM mark").fetchone()
+        if mark:
+            clock.resume(mark[0], mark[2])
         self._ids = ids.IdMaker(
             shard=options.shard, floor=mark[1] if mark else 0, clock=clock.wall, randbelow=randbelow
         )
@@ -110,7 +122,8 @@ class SqliteStore:
         clock: Clock | QueueClock | None = None,
         randbelow: Callable[[int], int] = secrets.randbelow,
     ) -> SqliteStore:
-        """Lock the shard and open its database.
+        """Lock the shard and open its database.  A clock of queue time goes on from there
+        where the shard stopped, so it is for this shard alone.
 
         Raises StoreLocked, StoreFull, StoreDamaged, OSError; StoreBroken if the database has
         to be repaired first (:mod:`smtpgw.queue.salvage`).  Call :meth:`recover` next.
@@ -157,9 +170,10 @@ class SqliteStore:
     def _stamp(self, db: sqlite3.Connection) -> None:
         """Remember how far time and ids have come; runs in the committer."""
         db.execute(
-            "INSERT INTO mark VALUES (1, ?, ?) ON CONFLICT DO UPDATE SET"
-            " seen=excluded.seen, floor=max(floor, excluded.floor)",
-            (self._clock.now(), self._floor),
+            "INSERT INTO mark (one, seen, floor, wall) VALUES (1, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET"
+            " seen=excluded.seen, floor=max(floor, excluded.floor), wall=excluded.wall",
+            (self._clock.now(), self._floor, self._clock.wall()),
         )
 
     @property
@@ -322,7 +336,9 @@ class SqliteStore:
         return await self._read(rows.counts)
 
     async def recover(self, now: float) -> Recovery:
-        found = await self.committer.do(lambda batch: recover(batch, self._shard, self.seen, now))
+        crash = handover.crash(self._shard.directory)
+        found = await self.committer.do(lambda batch: recover(batch, self._shard, now, crash))
+        handover.forget_crash(self._shard.directory)
         await self.changed()  # what was changed until now is known
         return found
 

@@ -60,6 +60,7 @@ class MailEvent(enum.Enum):
     DAMAGE = "damage found"
     RECOVER = "recover at start"
     RECOVER_HELD = "recover at start, hold wanted"
+    RECOVER_KILLER = "recover at start, workers crashed again and again"
 
 
 class RecipientEvent(enum.Enum):
@@ -131,6 +132,7 @@ MAIL_MOVES: Mapping[tuple[MailState | None, MailEvent], Move] = MappingProxyType
         (_S.CORRUPT, _E.DAMAGE): Move(_S.CORRUPT, "the new reason", "listed, never delivered"),
         (_S.ACTIVE, _E.RECOVER): Move(_S.DEFERRED, "state, due now", "unanswered ones sent again"),
         (_S.ACTIVE, _E.RECOVER_HELD): Move(_S.HOLD, "state", "held"),
+        (_S.ACTIVE, _E.RECOVER_KILLER): Move(_S.HOLD, "state and reason", "held, the others go on"),
     }
 )
 

@@ -246,13 +246,13 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What was found and put right at start."""
+    """What was found and put right at start; `held` are mails that may have killed workers."""
 
     leased: int = 0
     orphans: int = 0
     corrupt: tuple[tuple[str, str], ...] = ()
     strange: tuple[str, ...] = ()
-    shift: float = 0.0
+    held: tuple[tuple[str, str], ...] = ()
     unswept: str = ""
     """Why body files could not be listed, so that orphans stay."""
 

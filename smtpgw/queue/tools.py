@@ -3,6 +3,8 @@
 SQLite's WAL lets a second process read without disturbing the daemon, and write in
 short transactions of its own.  The daemon sees such a change by PRAGMA data_version,
 which its manager asks once a second.  No lock of the shard is taken.
+
+Every time here, given or told, is of the wall clock (:mod:`smtpgw.queue.dates`).
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from smtpgw.queue import flushing, rows, schema, search, turns
+from smtpgw.queue import dates, flushing, rows, schema, search, turns
 from smtpgw.queue.ages import Ages, ages
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.content import read_content
+from smtpgw.queue.dates import queue_time
 from smtpgw.queue.search import Progress, quiet
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.states import IllegalMove, MailState
@@ -41,17 +44,17 @@ def hold(reason: str) -> Change:
 
 def release(now: float) -> Change:
     """Out of the hold queue."""
-    return lambda batch, queue_id: rows.release(batch, queue_id, now)
+    return lambda batch, queue_id: rows.release(batch, queue_id, queue_time(batch.db, now))
 
 
 def flush(now: float) -> Change:
     """Due now, whatever it waits for."""
-    return lambda batch, queue_id: rows.flush_one(batch, now, queue_id)
+    return lambda batch, queue_id: rows.flush_one(batch, queue_time(batch.db, now), queue_id)
 
 
 def doom(now: float, reason: str) -> Change:
     """Bounced at the next attempt, which comes now."""
-    return lambda batch, queue_id: rows.doom(batch, queue_id, now, reason)
+    return lambda batch, queue_id: rows.doom(batch, queue_id, queue_time(batch.db, now), reason)
 
 
 def requeue(now: float, site_of: Callable[[Sequence[bytes]], str]) -> Change:
@@ -59,7 +62,8 @@ def requeue(now: float, site_of: Callable[[Sequence[bytes]], str]) -> Change:
 
     def change(batch: Batch, queue_id: str) -> None:
         mail = rows.show(batch, queue_id)
-        rows.requeue(batch, queue_id, now, site_of([each.address for each in mail.open]))
+        site = site_of([each.address for each in mail.open])
+        rows.requeue(batch, queue_id, queue_time(batch.db, now), site)
 
     return change
 
@@ -90,10 +94,11 @@ class QueueTool:
     """All shards of a queue directory.  Blocking; raises QueueError, IllegalMove."""
 
     def __init__(self, root: Path, *, busy_timeout: float = 10.0) -> None:
-        self._shards = [
-            (Shard(each), schema.connect(each / "queue.db", busy_timeout=busy_timeout))
+        found = (
+            (each, schema.connect_beside(each / "queue.db", busy_timeout=busy_timeout))
             for each in shard_directories(root)
-        ]
+        )
+        self._shards = [(Shard(each, make=False), db) for each, db in found if db is not None]
 
     def close(self) -> None:
         """Let go of the databases."""
@@ -103,9 +108,9 @@ class QueueTool:
     def list(self, chosen: Filter = EVERYTHING, now: float = 0.0) -> list[QueuedMail]:
         """Mails of all shards by id, at most `chosen.limit`; go on with `after` the last id.
 
-        `now` is queue time, for the reasons of sites that rest.
+        `now` is for the reasons of sites that rest.
         """
-        found = [search.listing(Batch(db), chosen, now) for _, db in self._shards]
+        found = [_listing(db, chosen, now) for _, db in self._shards]
         return [*merge(*found, key=lambda mail: mail.queue_id)][: chosen.limit]
 
     def search(
@@ -116,7 +121,7 @@ class QueueTool:
         `progress` is told of each some thousand mails that were looked at.
         """
         walks = [
-            search.walk(Batch(db), chosen, state, now, progress)
+            _walk(db, chosen, state, now, progress)
             for _, db in self._shards
             for state in (chosen.states or (None,))
         ]
@@ -128,10 +133,11 @@ class QueueTool:
         """How old the mails of each destination, or of each sender's domain, are."""
         total: dict[str, Ages] = {}
         for _, db in self._shards:
-            for name, found in ages(Batch(db), states, now, by_sender=by_sender).items():
+            then, by = queue_time(db, now), dates.ahead(db)
+            for name, found in ages(Batch(db), states, then, by_sender=by_sender).items():
                 known = total.setdefault(name, Ages())
                 for bucket, count in enumerate(found.counts):
-                    known.add(bucket, count, found.oldest)
+                    known.add(bucket, count, found.oldest + by)
         return total
 
     def counts(self) -> dict[MailState, int]:
@@ -144,7 +150,11 @@ class QueueTool:
 
     def show(self, queue_id: str) -> QueuedMail:
         """One mail.  Raises NotFound."""
-        return self._anywhere(queue_id, lambda _, batch: rows.show(batch, queue_id))
+
+        def found(_: Shard, batch: Batch) -> QueuedMail:
+            return dates.dated(rows.show(batch, queue_id), dates.ahead(batch.db))
+
+        return self._anywhere(queue_id, found)
 
     def content(self, queue_id: str) -> Content:
         """Its octets.  Raises NotFound, Damaged."""
@@ -185,15 +195,15 @@ class QueueTool:
     def flush(self, now: float, queue_id: str | None = None) -> int:
         """Make one mail, or all that wait, due at `now`; how many it was."""
         if queue_id is not None:
-            self._change(queue_id, lambda batch: rows.flush_one(batch, now, queue_id))
+            self._one(queue_id, flush(now))
             return 1
         return sum(self._flush_shard(shard, db, now) for shard, db in self._shards)
 
     def _flush_shard(self, shard: Shard, db: sqlite3.Connection, now: float) -> int:
-        total, last = 0, 0
+        total, last, then = 0, 0, queue_time(db, now)
         while True:
             step = functools.partial(
-                flushing.flush_some, now=now, limit=flushing.STEP, after_seq=last
+                flushing.flush_some, now=then, limit=flushing.STEP, after_seq=last
             )
             done, following = self._transact(shard, db, step)
             total += done
@@ -222,12 +232,12 @@ class QueueTool:
         """Looks at the mails in windows; only where some are found it writes."""
         if condition == flushing.FOR_SITE:
             self._transact(shard, db, lambda batch: turns.end_rests(batch, value))
-        total = 0
+        total, then = 0, queue_time(db, now)
         last: int | None = 0
         while last is not None:
             seqs, last = flushing.waiting_for(Batch(db), condition, value, flushing.STEP, last)
             if seqs:
-                step = functools.partial(flushing.flush_these, now=now, seqs=seqs)
+                step = functools.partial(flushing.flush_these, now=then, seqs=seqs)
                 total += self._transact(shard, db, step)
         return total
 
@@ -237,7 +247,11 @@ class QueueTool:
 
     def resting(self, now: float) -> Sequence[Rest]:
         """The sites that are left alone, in any shard."""
-        return [each for _, db in self._shards for each in turns.resting(db, now)]
+        return [
+            dates.dated_rest(each, dates.ahead(db))
+            for _, db in self._shards
+            for each in turns.resting(db, queue_time(db, now))
+        ]
 
     def _anywhere(self, queue_id: str, ask: Callable[[Shard, Batch], T]) -> T:
         for shard, db in self._shards:
@@ -257,6 +271,26 @@ class QueueTool:
         for each in batch.gone:
             shard.drop_body(each)
         return result
+
+
+def _listing(db: sqlite3.Connection, chosen: Filter, now: float) -> list[QueuedMail]:
+    by = dates.ahead(db)
+    asked = dates.in_queue_time(chosen, by)
+    found = search.listing(Batch(db), asked, queue_time(db, now))
+    return [dates.dated(each, by) for each in found]
+
+
+def _walk(
+    db: sqlite3.Connection,
+    chosen: Filter,
+    state: MailState | None,
+    now: float,
+    progress: Progress,
+) -> Iterator[QueuedMail]:
+    by = dates.ahead(db)
+    asked = dates.in_queue_time(chosen, by)
+    for each in search.walk(Batch(db), asked, state, queue_time(db, now), progress):
+        yield dates.dated(each, by)
 
 
 def _has(db: sqlite3.Connection, queue_id: str) -> bool:

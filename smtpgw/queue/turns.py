@@ -171,11 +171,10 @@ def _overdue(db: sqlite3.Connection, now: float, limit: int, wish: Wish) -> list
     ):
         if born == float("-inf"):
             continue
-        senders = "sender=x''" if null_too else "sender<>x''"
         found = db.execute(
-            f"SELECT {_COLUMNS} FROM mail WHERE flow IS NOT NULL AND warned=? AND born<?"  # noqa: S608 - constant columns
-            f" AND due<=? AND {senders} ORDER BY born LIMIT ?",
-            (warned, born, now, limit - len(rows)),
+            f"SELECT {_COLUMNS} FROM mail INDEXED BY mail_age WHERE flow IS NOT NULL AND warned=?"  # noqa: S608 - constant columns
+            " AND (sender=x'')=? AND born<? AND due<=? ORDER BY born LIMIT ?",
+            (warned, null_too, born, now, limit - len(rows)),
         )
         rows |= {row[0]: row for row in found}
     return list(rows.values())[:limit]
@@ -213,13 +212,6 @@ def end_rests(batch: Batch, site: str | None = None) -> None:
 def drop_old_rests(db: sqlite3.Connection, now: float) -> None:
     """Forget rests that are over."""
     db.execute("DELETE FROM rest WHERE until<=?", (now,))
-
-
-def shift(db: sqlite3.Connection, seconds: float) -> None:
-    """Move every time here, as the mails' times were."""
-    db.execute("UPDATE lane SET ready=ready+?", (seconds,))
-    db.execute("UPDATE flow SET ready=ready+?", (seconds,))
-    db.execute("UPDATE rest SET until=until+?", (seconds,))
 
 
 def hurry(db: sqlite3.Connection, now: float) -> None:

@@ -103,7 +103,8 @@ def make_first_version(path: Path) -> None:
         "DROP INDEX mail_unfiled; DROP INDEX content_file;"
         "DROP TABLE lane; DROP TABLE flow; DROP TABLE rest; DROP TABLE attempt; DROP TABLE handed;"
         "ALTER TABLE mail DROP COLUMN site; ALTER TABLE mail DROP COLUMN flow;"
-        "ALTER TABLE mail DROP COLUMN doomed; CREATE INDEX mail_due ON mail (state, due);"
+        "ALTER TABLE mail DROP COLUMN doomed; ALTER TABLE mail DROP COLUMN deaths;"
+        "ALTER TABLE mark DROP COLUMN wall; CREATE INDEX mail_due ON mail (state, due);"
         f"PRAGMA user_version=1; PRAGMA application_id={APPLICATION};"
     )
     db.close()

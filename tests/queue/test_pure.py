@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpgw.queue import ids
-from smtpgw.queue.clock import QueueClock, unwatched_shift
+from smtpgw.queue.clock import QueueClock, resumed
 from smtpgw.queue.ids import IdMaker
 from smtpgw.queue.schedule import Schedule, ScheduleOptions
 from tests.queue.support import FakeClock
@@ -95,8 +95,23 @@ def test_a_jump_of_the_wall_clock_does_not_move_queue_time(jump: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "now", "shift"),
-    [(100, 100, 0), (100, 3700, 0), (1e9, 1e9 + 4e7, 4e7 - 86400), (1e9, 0, -1e9)],
+    ("seen", "wall", "now", "then"),
+    [
+        (100, 100, 100, 100),
+        (100, 100, 3700, 3700),
+        (1e9, 1e9, 1e9 + 4e7, 1e9 + 86400),
+        (1e9, 1e9, 0, 1e9),
+        (1e9, 5e9, 5e9 + 60, 1e9 + 60),
+        (1e9, 1e9 + 0.9, 1e9 + 60, 1e9 + 60),
+    ],
 )
-def test_time_nobody_watched_counts_a_day_at_most(seen: float, now: float, shift: float) -> None:
-    assert unwatched_shift(seen, now) == shift
+def test_time_nobody_watched_counts_a_day_at_most(
+    seen: float, wall: float, now: float, then: float
+) -> None:
+    assert resumed(seen, wall, now) == then
+    clock = FakeClock()
+    clock.wall_time = now
+    queue = QueueClock(clock)
+    queue.resume(seen, wall)
+    clock.go(5)
+    assert queue.now() == pytest.approx(then + 5)

@@ -79,6 +79,7 @@ _INTERNAL = {
     MailEvent.LAPSE,
     MailEvent.RECOVER,
     MailEvent.RECOVER_HELD,
+    MailEvent.RECOVER_KILLER,
 }
 _STORED = [state for state in MailState if state is not MailState.DONE]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from milterd.core.mail import BytesBody, FileBody, HeaderField
 from smtpgw.intake import Intake, NoRecipients
+from smtpgw.queue import handover, schema, tools
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.sqlite import SqliteOptions, SqliteStore
@@ -168,7 +170,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         db = sqlite3.connect(tmp_path / "00/queue.db")
         db.execute("PRAGMA user_version=99")
         db.close()
-        with pytest.raises(StoreDamaged, match="version 99, this program knows 3"):
+        with pytest.raises(StoreDamaged, match=f"version 99, this program knows {schema.VERSION}"):
             SqliteStore.open(tmp_path / "00")
 
     run(scenario())
@@ -380,14 +382,117 @@ def test_a_wrong_clock_at_boot_neither_ages_nor_freezes_mail(tmp_path: Path, jum
             later = Result(0, RecipientEvent.DEFER, "4.0.0", "later")
             await store.settle(Settlement(item.queue_id, lease.token, START, (later,), START + 300))
         clock.wall_time += jump
+        queue_clock = QueueClock(clock)
+        store = SqliteStore.open(tmp_path / "00", clock=queue_clock)
+        await store.recover(queue_clock.now())
+        now, shown = queue_clock.now(), await store.show(item.queue_id)
+        assert 0 <= now - shown.born <= 86400
+        assert (shown.born, shown.due, shown.arrived) == (START, START + 300, START), "no rewriting"
+        assert store.new_id() > item.queue_id
+        await store.add(new(store, message(), at=now))
+        await store.close()
+        seen_by_people(item.queue_id, now)
+
+    def seen_by_people(queue_id: str, now: float) -> None:
+        """Dates by the clock that people have, and times that they give, by that one too."""
+        tool, wall = QueueTool(tmp_path), START + jump
+        shown = tool.show(queue_id)
+        assert wall - shown.born == pytest.approx(now - START)
+        assert [each.queue_id for each in tool.list(Filter(born_before=wall - 3600))] == (
+            [queue_id] if now - START > 3600 else []
+        )
+        tool.change([queue_id], tools.requeue(wall, lambda _: "smtp:x"))
+        again = tool.show(queue_id)
+        assert again.due == pytest.approx(wall)
+        tool.close()
+
+    run(scenario())
+
+
+def test_the_wall_clock_may_jump_while_it_runs_too(tmp_path: Path) -> None:
+    """Neither the run nor the next one ages a mail by that."""
+
+    async def scenario() -> None:
+        clock = FakeClock()
         async with opened(tmp_path / "00", clock) as store:
-            now = QueueClock(clock).now()
-            shown = await store.show(item.queue_id)
-            assert 0 <= now - shown.born <= 86400
-            assert shown.due is not None
-            assert shown.due <= now + 300
-            assert shown.arrived == START
-            assert store.new_id() > item.queue_id
+            item = new(store, message())
+            await store.add(item)
+            clock.wall_time += 4e7
+            clock.go(60)
+            await store.add(new(store, message(), at=START + 60))
+        clock.go(60)
+        queue_clock = QueueClock(clock)
+        store = SqliteStore.open(tmp_path / "00", clock=queue_clock)
+        assert queue_clock.now() - (await store.show(item.queue_id)).born == pytest.approx(120)
+        await store.close()
+
+    run(scenario())
+
+
+async def _lease(store: SqliteStore, now: float) -> list[str]:
+    return [each.mail.queue_id for each in await store.lease(now, 9, 60.0)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_mail_that_kills_its_worker_is_held_after_three_times(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """The others go on; nobody is held for what somebody else did to the worker."""
+
+    async def scenario() -> None:
+        clock = FakeClock()
+        async with opened(tmp_path / "00", clock) as store:
+            killer, other = new(store, message()), new(store, message())
+            await store.add(other)
+            await _lease(store, clock.wall())
+            clock.go(5)
+            await store.add(killer)
+            await _lease(store, clock.wall())
+        for _ in range(2):
+            handover.mark_crash(tmp_path, os.getpid(), -number)
+            async with opened(tmp_path / "00", clock) as store:
+                clock.go(0.1)
+                leased = await _lease(store, clock.wall())
+                if number == signal.SIGSEGV:
+                    assert leased == [killer.queue_id], "what was leased last is tried first, alone"
+        handover.mark_crash(tmp_path, os.getpid(), -number)
+        async with opened(tmp_path / "00", clock) as store:
+            clock.go(60)
+            shown = await store.show(killer.queue_id)
+            if number == signal.SIGKILL:
+                assert shown.state is MailState.DEFERRED
+                return
+            assert shown.state is MailState.HOLD
+            assert shown.note == (
+                "3 workers crashed while this mail was in delivery, the last by SIGSEGV"
+            )
+            assert await _lease(store, clock.wall()) == [other.queue_id]
+            await store.release(killer.queue_id, clock.wall())
+            assert await _lease(store, clock.wall()) == [killer.queue_id]
+
+    run(scenario())
+
+
+def test_a_crash_counts_for_those_it_met_and_until_an_attempt_ends(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        clock = FakeClock()
+        async with opened(tmp_path / "00", clock) as store:
+            item = new(store, message())
+            await store.add(item)
+        for _ in range(5):
+            async with opened(tmp_path / "00", clock) as store:
+                (lease,) = await store.lease(clock.wall(), 9, 60.0)
+            handover.mark_crash(tmp_path, os.getpid() + 1, -signal.SIGSEGV)  # ran another shard
+            handover.mark_crash(tmp_path, os.getpid(), 1)  # an exit
+        for _ in range(5):
+            async with opened(tmp_path / "00", clock) as store:
+                (lease,) = await store.lease(clock.wall(), 9, 60.0)
+                later = Result(0, RecipientEvent.DEFER, "4.0.0", "later")
+                now = clock.wall()
+                await store.settle(Settlement(item.queue_id, lease.token, now, (later,), now))
+                assert await _lease(store, now) == [item.queue_id]
+            handover.mark_crash(tmp_path, os.getpid(), -signal.SIGABRT)
+            clock.go(1)
 
     run(scenario())
 
