@@ -43,7 +43,7 @@ class Child:
         status = await asyncio.wait_for(asyncio.shield(self.gone), within)
         return os.waitstatus_to_exitcode(status)
 
-    def threads_stand(self) -> bool:
+    def stands(self) -> bool:
         """Whether no thread of it runs: all are stopped, or it is gone."""
         try:
             tasks = list(Path(f"/proc/{self.pid}/task").iterdir())

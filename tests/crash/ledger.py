@@ -24,6 +24,11 @@ Key = tuple[str, str]
 _MARK = re.compile(rb"^X-Ledger: ([0-9a-z-]+)\r?$", re.MULTILINE)
 
 
+_PAUSE = 0.1
+"""Seconds a client waits when the gateway, or one of its filters, is down: what is starting
+needs the time."""
+
+
 class Delivery(NamedTuple):
     """When it began and was complete (time.monotonic), and which process made it."""
 
@@ -81,13 +86,14 @@ async def send_mails(
                 accepted = await send_one(port, rcpts, body(name))
         except (OSError, EOFError, TimeoutError):
             ledger.broken += 1
-            await asyncio.sleep(0.02)  # the gateway is down: do not spin
+            await asyncio.sleep(_PAUSE)
             continue
         if accepted:
             ledger.promised[name] = rcpts
             ledger.news.set()
         else:
             ledger.refused += 1
+            await asyncio.sleep(_PAUSE)
 
 
 async def send_one(
@@ -129,10 +135,13 @@ def nobody(_address: str) -> None:
 
 
 class Sink:
-    """An LMTP server that answers 250 to all it does not refuse, and writes it down first."""
+    """An LMTP server that answers 250 to all it does not refuse, and writes it down first;
+    the answer to a message comes after `pace` seconds."""
 
-    def __init__(self, ledger: Ledger, path: Path, refuse: Refuse = nobody) -> None:
-        self.ledger, self._path, self.refuse = ledger, path, refuse
+    def __init__(
+        self, ledger: Ledger, path: Path, refuse: Refuse = nobody, pace: float = 0.0
+    ) -> None:
+        self.ledger, self._path, self.refuse, self._pace = ledger, path, refuse, pace
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -164,6 +173,7 @@ class Sink:
                     message = await reader.readuntil(b"\r\n.\r\n")
                     made = Delivery(began, time.monotonic(), pid)
                     self._store(message, rcpts, made, notice=null)
+                    await asyncio.sleep(self._pace)
                     writer.write(b"250 2.0.0 stored\r\n" * len(rcpts))
                     rcpts = []
                 else:

@@ -31,7 +31,7 @@ from tests.crash import load
 from tests.crash.forked import Nursery, nursery
 from tests.crash.ledger import Key, Ledger, Sink
 from tests.crash.tracing import Counts, Point, kinds, spread, traced
-from tests.crash.worker import Running, Worker, left, look
+from tests.crash.worker import Running, Worker, emptied, left, look
 from tests.peers.process import directory
 
 POINTS = int(os.environ.get("GATEPOST_POINTS", "100"))
@@ -112,10 +112,8 @@ class Town:
         running = await self.started()
         owes_nothing = await self.ledger.reaches(lambda: not self.ledger.owed(), SETTLE)
         assert owes_nothing, f"lost: {self.ledger.owed()}\n{self.worker.said()}"
-        for _ in range(500):  # what nobody was promised may be there as well, and goes out
-            if not left(self.worker):
-                break
-            await asyncio.sleep(0.02)
+        # What nobody was promised may be there as well, and goes out.
+        await emptied(self.worker, SETTLE)
         assert await running.stop() == 0, self.worker.said()
         assert left(self.worker) == [], self.worker.said()
         assert load.altered(self.ledger, load.SIZES) == []

@@ -7,12 +7,14 @@ import contextlib
 import shutil
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from smtpgw import config, control, wiring
 from smtpgw.drop_room import DropRoom
+from smtpgw.local.drop import UNFINISHED
 from smtpgw.queue.search import Filter
 from smtpgw.queue.store import QueuedMail
 from smtpgw.queue.tools import QueueTool
@@ -70,7 +72,7 @@ class Worker:
 
     def __init__(self, nursery: Nursery, home: Path, queue: Path, sink: Path, active: int) -> None:
         self.queue, self.log, self._nursery = queue, home / "log", nursery
-        self.file = home / f"{queue.name}.toml"
+        self.file = home / f"{sink.name}.toml"
         self.file.write_text(_SETTINGS.format(queue=queue, sink=sink, active=active))
         self.settings = config.load(self.file)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -124,6 +126,14 @@ async def working(worker: Worker, fault: str = "") -> AsyncIterator[Running]:
     assert status == 0, worker.said()
 
 
+async def emptied(worker: Worker, within: float) -> list[str]:
+    """Wait until nothing is left, at most so many seconds; what is left then."""
+    end = time.monotonic() + within
+    while (found := left(worker)) and time.monotonic() < end:
+        await asyncio.sleep(0.02)
+    return found
+
+
 def look(queue: Path, copy: Path) -> list[QueuedMail]:
     """The mails of a queue that nobody runs, which stays as it is: a copy is looked at."""
     shutil.copytree(queue, copy, ignore=shutil.ignore_patterns("bodies", "reserve", "drop"))
@@ -136,7 +146,10 @@ def look(queue: Path, copy: Path) -> list[QueuedMail]:
 
 
 def left(worker: Worker) -> list[str]:
-    """What stands in a queue that has none to be there: mails, body files, handed in mail."""
+    """What stands in a queue that has none to be there: mails, body files, handed in mail.
+
+    Not what the sendmail command was killed over: it is thrown away after a day.
+    """
     tool = QueueTool(worker.queue)
     try:
         mails = [f"{each.queue_id} {each.state}" for each in tool.list(Filter(limit=10_000))]
@@ -147,4 +160,4 @@ def left(worker: Worker) -> list[str]:
         for where in ("00/bodies", "spool", "drop/new", "drop/taken", "drop/corrupt")
         for each in (worker.queue / where).iterdir()
     ]
-    return mails + files
+    return mails + [each for each in files if not each.startswith(f"drop/new/{UNFINISHED}")]
