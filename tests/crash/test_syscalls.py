@@ -119,9 +119,11 @@ class Town:
         assert load.altered(self.ledger, load.SIZES) == []
         self.check_duplicates(again, allowed)
 
-    def open_addresses(self) -> set[str]:
+    def open_addresses(self) -> set[str] | None:
         """Whom a start may send something, by the queue as the kill left it."""
         mails = look(self.worker.queue, self.home / "copy")
+        if mails is None:
+            return None
         return {each.address.decode() for mail in mails for each in mail.open}
 
     def check_duplicates(self, before: Counter[Key], allowed: set[str] | None) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import re
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
@@ -100,8 +102,10 @@ async def traced(pid: int, file: Path, point: Point | None = None) -> AsyncItera
                 said += more
         yield Trace(file, began_with)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            tracer.terminate()
+        # Not tracer.terminate(): that may take away the status that asyncio waits for.
+        if tracer.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(tracer.pid, signal.SIGTERM)
         await tracer.communicate()
 
 

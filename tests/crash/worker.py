@@ -16,7 +16,7 @@ from smtpgw import config, control, wiring
 from smtpgw.drop_room import DropRoom
 from smtpgw.local.drop import UNFINISHED
 from smtpgw.queue.search import Filter
-from smtpgw.queue.store import QueuedMail
+from smtpgw.queue.store import QueuedMail, StoreDamaged
 from smtpgw.queue.tools import QueueTool
 from tests.crash.forked import Child, Nursery
 
@@ -129,19 +129,21 @@ async def working(worker: Worker, fault: str = "") -> AsyncIterator[Running]:
 async def emptied(worker: Worker, within: float) -> list[str]:
     """Wait until nothing is left, at most so many seconds; what is left then."""
     end = time.monotonic() + within
-    while (found := left(worker)) and time.monotonic() < end:
+    while (found := left(worker)) and time.monotonic() < end:  # noqa: ASYNC110 - files tell nobody
         await asyncio.sleep(0.02)
     return found
 
 
-def look(queue: Path, copy: Path) -> list[QueuedMail]:
-    """The mails of a queue that nobody runs, which stays as it is: a copy is looked at."""
+def look(queue: Path, copy: Path) -> list[QueuedMail] | None:
+    """The mails of a queue that nobody runs, which stays as it is: a copy is looked at.  None if
+    that has not been made, or not been brought up to date yet."""
     shutil.copytree(queue, copy, ignore=shutil.ignore_patterns("bodies", "reserve", "drop"))
-    tool = QueueTool(copy)
     try:
-        return tool.list(Filter(limit=10_000))
+        with contextlib.closing(QueueTool(copy)) as tool:
+            return tool.list(Filter(limit=10_000))
+    except StoreDamaged:
+        return None
     finally:
-        tool.close()
         shutil.rmtree(copy)
 
 
@@ -150,11 +152,8 @@ def left(worker: Worker) -> list[str]:
 
     Not what the sendmail command was killed over: it is thrown away after a day.
     """
-    tool = QueueTool(worker.queue)
-    try:
+    with contextlib.closing(QueueTool(worker.queue)) as tool:
         mails = [f"{each.queue_id} {each.state}" for each in tool.list(Filter(limit=10_000))]
-    finally:
-        tool.close()
     files = [
         str(each.relative_to(worker.queue))
         for where in ("00/bodies", "spool", "drop/new", "drop/taken", "drop/corrupt")
