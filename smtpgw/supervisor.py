@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -65,6 +66,8 @@ class Gateway:
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT; the exit status."""
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)  # for the workers too: they mean nothing here
         children = self._children(self._settings)
         self._waiting = {each.name for each in children}
         self._supervisor = Supervisor(
