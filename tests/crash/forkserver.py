@@ -12,6 +12,7 @@ sendmail command is after its imports.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import gc
@@ -23,16 +24,21 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from milterd.base import logs
-from smtpgw import app, control, wiring, worker  # noqa: F401 - app: a worker's imports, all of them
+from smtpgw import config, control, supervisor, wiring, worker
 from smtpgw.config import Smtpgw
+from smtpgw.drop_room import DropRoom
 from smtpgw.local import sendmail
+from smtpgw.local_mail import Handed
 from smtpgw.queue import schema
 from smtpgw.queue.committer import CommitterOptions
-from smtpgw.queue.sqlite import SqliteOptions
+from smtpgw.queue.sqlite import SqliteOptions, SqliteStore
+from smtpgw.queue.states import MailState
+from smtpgw.queue.store import NewMail, Settlement
 
 INLINE = 20_000
 """Octets of a body from which on it gets a file, in these runs."""
@@ -78,10 +84,50 @@ def _without_commit_sync() -> None:
     schema.connect = careless
 
 
+def _answer_first() -> None:
+    add = SqliteStore.add
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def careless(self: SqliteStore, mail: NewMail) -> None:
+        tasks.add(asyncio.ensure_future(add(self, mail)))
+
+    SqliteStore.add = careless
+
+
+def _settle_first() -> None:
+    settle = SqliteStore.settle
+
+    async def careless(self: SqliteStore, settlement: Settlement) -> MailState:
+        state = await settle(self, replace(settlement, follow=()))
+        for each in settlement.follow:
+            await self.add(each)
+        return state
+
+    SqliteStore.settle = careless
+
+
+def _remove_first() -> None:
+    read = DropRoom.read
+
+    def careless(self: DropRoom, name: str, *words: Any) -> Handed:
+        handed = read(self, name, *words)
+        self.remove([name])
+        return handed
+
+    DropRoom.read = careless
+
+
+SLIPS = ("an answer before its commit", "a report after its settlement", "a file removed first")
+"""Those of the faults that a kill brings to light."""
+SYNCS = ("no sync of a body file", "no sync of the drop directory", "no sync of a commit")
+"""Those that a power cut does."""
 FAULTS: dict[str, Callable[[], None]] = {
-    "no sync of a body file": _without_sync(re.compile(r"/bodies/\w+$")),
-    "no sync of the drop directory": _without_sync(re.compile(r"/drop/new$")),
-    "no sync of a commit": _without_commit_sync,
+    SLIPS[0]: _answer_first,
+    SLIPS[1]: _settle_first,
+    SLIPS[2]: _remove_first,
+    SYNCS[0]: _without_sync(re.compile(r"/bodies/\w+$")),
+    SYNCS[1]: _without_sync(re.compile(r"/drop/new$")),
+    SYNCS[2]: _without_commit_sync,
 }
 """What a child's program may be made to do wrong, to see that a test notices it."""
 
@@ -95,7 +141,15 @@ def _sendmail(_stdin: int, words: list[str]) -> int:
     return sendmail.main(["sendmail", *words])
 
 
-KINDS = {"worker": _worker, "sendmail": _sendmail}
+def _supervisor(_stdin: int, words: list[str]) -> int:
+    """All that it does before it starts workers."""
+    path = Path(words[0])
+    os.environ["RUNTIME_DIRECTORY"] = str(path.parent)  # for metrics; the test clears it away
+    supervisor.Gateway(path, config.load(path)).open()
+    return 0
+
+
+KINDS = {"worker": _worker, "sendmail": _sendmail, "supervisor": _supervisor}
 
 
 def _child(wanted: dict[str, Any], gate: int, output: int, given: int) -> NoReturn:
@@ -125,7 +179,7 @@ def _child(wanted: dict[str, Any], gate: int, output: int, given: int) -> NoRetu
 
 
 def _reap(control_socket: socket.socket) -> None:
-    with contextlib.suppress(ChildProcessError):
+    with contextlib.suppress(ChildProcessError, BrokenPipeError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:

@@ -29,7 +29,7 @@ import pytest
 from tests.crash import disk, load
 from tests.crash.disk import Disk
 from tests.crash.forked import Nursery, nursery
-from tests.crash.forkserver import FAULTS
+from tests.crash.forkserver import SYNCS
 from tests.crash.ledger import Key, Ledger, Sink, send_one
 from tests.crash.worker import Worker, left
 from tests.peers.process import directory
@@ -252,7 +252,7 @@ def test_no_promised_mail_is_lost_when_the_power_goes(
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", SYNCS)
 def test_a_missing_sync_is_noticed(fault: str) -> None:
     """With one sync left out of the program, mail is lost in one of some cuts."""
     outcomes, lost = asyncio.run(_cuts(40, random.Random(SEED), fault))

@@ -19,6 +19,7 @@ from smtpgw.queue.search import Filter
 from smtpgw.queue.store import QueuedMail, StoreDamaged
 from smtpgw.queue.tools import QueueTool
 from tests.crash.forked import Child, Nursery
+from tests.peers.process import free_port
 
 STOP = 30.0
 """Seconds a worker may take to end."""
@@ -36,7 +37,7 @@ workers = 1
 stop_timeout = 10
 [[smtpgw.listener]]
 name = "mx"
-address = "127.0.0.1:25"
+address = "127.0.0.1:{port}"
 [smtpgw.dns]
 nameservers = ["127.0.0.1:1"]
 [smtpgw.queue]
@@ -73,7 +74,9 @@ class Worker:
     def __init__(self, nursery: Nursery, home: Path, queue: Path, sink: Path, active: int) -> None:
         self.queue, self.log, self._nursery = queue, home / "log", nursery
         self.file = home / f"{sink.name}.toml"
-        self.file.write_text(_SETTINGS.format(queue=queue, sink=sink, active=active))
+        self.file.write_text(
+            _SETTINGS.format(queue=queue, sink=sink, active=active, port=free_port())
+        )
         self.settings = config.load(self.file)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = int(self._listener.getsockname()[1])
