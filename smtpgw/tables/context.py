@@ -42,7 +42,8 @@ class Context:
     Seconds: `check_files` at least between two looks at a file, `regex_limit` for one lookup in
     regexp: and pcre:, `query_limit` for one question to a server with all its attempts,
     `connect_limit` for a connection to it.  `cache_size`: answers of a server that are kept,
-    for `cache_time` seconds; 0: none.
+    for `cache_time` seconds, "not found" for `cache_missing_time`; 0: none.  `connections`: to
+    the servers of one table, at most.
     """
 
     base: Path = Path("/etc/postfix")
@@ -59,6 +60,8 @@ class Context:
     connect_limit: float = 5.0
     cache_size: int = 0
     cache_time: float = 60.0
+    cache_missing_time: float = 10.0
+    connections: int = 4
     log: FilteringBoundLogger = field(default_factory=_log)
 
     @property
