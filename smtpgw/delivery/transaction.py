@@ -217,8 +217,13 @@ class Transaction:
         self._settle_all(reply)
 
     async def _chunks(self) -> None:
-        """The message by BDAT, each chunk with a reply of its own (RFC 3030 section 2)."""
+        """The message by BDAT, each chunk with a reply of its own (RFC 3030 section 2).
+
+        The last one waits for the replies to the others, so that the word on the message is
+        one that was said after it.
+        """
         peer, due, pending = self._peer, 0, None
+        self._expect_silence()
         self.begun = True
         batched = b"PIPELINING" in peer.offered
         try:
@@ -231,7 +236,11 @@ class Transaction:
                             return
                         due -= 1
                 pending = chunk
-            self._expect_no_more(due)
+            while due:
+                if not await self._went_well():
+                    return
+                due -= 1
+            self._expect_silence()
             await self._chunk(pending or b"", b" LAST")
         except Lost:
             # It may have told why before it hung up.
@@ -239,14 +248,10 @@ class Transaction:
                 if not await self._went_well():
                     return
             raise
-        while due:
-            if not await self._went_well():
-                return
-            due -= 1
         await self._final()
 
-    def _expect_no_more(self, due: int) -> None:
-        if self._peer.wire.answered > due:
+    def _expect_silence(self) -> None:
+        if self._peer.wire.unread:
             raise Lost("reply before the end of data", "4.5.0")
 
     async def _chunk(self, octets: bytes, last: bytes) -> None:
