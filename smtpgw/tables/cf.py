@@ -82,6 +82,10 @@ class Cf:
         setting = self._settings.get(name)
         return setting.value if setting else None
 
+    def rename(self, old: str, new: str) -> None:
+        """Take a setting under the name it has today."""
+        self._settings[new] = self._settings.pop(old)
+
     def text(self, name: str, default: str = "", *, empty: bool = True) -> str:
         """A setting; `empty`: whether it may be."""
         value = self.get(name)

@@ -57,13 +57,14 @@ class Server:
 class Limits:
     """Seconds: `connect` for a connection, `query` for a question with all its attempts,
     `idle` until an unused connection is closed, `retry` at most between attempts at a server
-    that is down.  `size`: connections at most."""
+    that is down.  `size`: connections at most.  `in_order`: servers are not taken at random."""
 
     connect: float = 5.0
     query: float = 10.0
     idle: float = 60.0
     retry: float = 60.0
     size: int = 4
+    in_order: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -130,8 +131,9 @@ class Servers(Generic[C]):
         """A server that has not been tried and is not left alone."""
         now = self._clock()
         fit = [each for each in self._servers if each not in tried and each.down_until <= now]
-        near = [each for each in fit if each.unix]
-        return self._random.choice(near or fit) if fit else None
+        if not fit or self._limits.in_order:
+            return fit[0] if fit else None
+        return self._random.choice([each for each in fit if each.unix] or fit)
 
     def _down(self, server: Server) -> None:
         server.pause = min(max(1.0, server.pause * 2), self._limits.retry)
