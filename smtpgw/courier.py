@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,11 +30,11 @@ from smtpgw.delivery.outcome import (
 )
 from smtpgw.delivery.windows import WindowOptions, Windows
 from smtpgw.dsn.report import DsnOptions
+from smtpgw.ending import Attempt, Ending
 from smtpgw.intake import Intake
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.manager import QueueManager
 from smtpgw.queue.schedule import Schedule
-from smtpgw.queue.states import IllegalMove, MailState
 from smtpgw.queue.store import (
     Content,
     Damaged,
@@ -43,20 +42,12 @@ from smtpgw.queue.store import (
     NotFound,
     QueuedRecipient,
     QueueError,
-    Settlement,
-    StaleLease,
     Store,
     StoreFailed,
-    Tried,
     Wish,
 )
 from smtpgw.reports import Reporter
-
-AHEAD = 5
-"""How many times a destination's window is leased, so that its deliveries never wait for the
-queue's next commit."""
-PARTS = 50
-"""Parts of an attempt that the history keeps."""
+from smtpgw.shares import Shares
 
 Log = structlog.typing.FilteringBoundLogger
 Observe = Callable[[str, str, float], None]
@@ -71,16 +62,6 @@ class CourierOptions:
     default_destination_recipient_limit: int = 50
     pause: float = 1.0
     dsn: DsnOptions = field(default_factory=DsnOptions)
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One lease at work: outcomes so far, and which of them are committed already."""
-
-    lease: Lease
-    outcomes: dict[int, tuple[Destination, Outcome]] = field(default_factory=dict)
-    noted: set[int] = field(default_factory=set)
-    tried: list[Tried] = field(default_factory=list)
 
 
 class Courier:
@@ -105,13 +86,26 @@ class Courier:
     ) -> None:
         self._store, self._intake, self._manager, self._clock = store, intake, manager, clock
         self._schedule, self._router, self._deliverers = schedule, router, deliverers
-        self._chance, self._log, self._observe = chance, log, observe
+        self._log, self._observe = log, observe
         self._options = options or CourierOptions()
         self._reporter = Reporter(
             intake, clock=clock, schedule=schedule, token=token, log=log, options=self._options.dsn
         )
         self._windows = Windows(self._options.windows)
-        self._leased: Counter[str] = Counter()
+        self._ending = Ending(
+            store,
+            intake,
+            reporter=self._reporter,
+            clock=clock,
+            schedule=schedule,
+            chance=chance,
+            pause=self._options.pause,
+            stopping=lambda: manager.stopping,
+            log=log,
+        )
+        self._shares = Shares(
+            self._windows, schedule.options, manager.options.qmgr_message_active_limit
+        )
         self._active: set[asyncio.Task[None]] = set()
         self._settling: set[asyncio.Task[None]] = set()
         self._at_rest = asyncio.Event()
@@ -151,53 +145,21 @@ class Courier:
             self._at_rest.set()
 
     def _wish(self, now: float) -> Wish:
-        """For each destination some mails more than it takes at once, so that the next one
-        is at hand when one is done; none for those at rest."""
         if self._manager.take_flushed():
             self._windows.forget()
         self._windows.tidy(now)
-        ahead = self._ahead()
-        start = max(int(ahead * self._windows.start), 1)
-        room = {
-            site: max(int(ahead * self._windows.size(site, now)), 1) - count
-            for site, count in self._leased.items()
-        }
-        room |= dict.fromkeys(self._windows.resting(now), 0)
-        options = self._schedule.options
-        late = options.delay_warning_time
-        return Wish(
-            each=start,
-            room=room,
-            expired=now - options.maximal_queue_lifetime,
-            expired_null=now - options.bounce_queue_lifetime,
-            late=now - late if late > 0 else float("-inf"),
-        )
-
-    def _ahead(self) -> float:
-        """How many times a destination's window is leased now.
-
-        Fewer as all that may be active fills up, so that some destinations that never answer
-        do not take it all.
-        """
-        used = len(self._active) / self._manager.options.qmgr_message_active_limit
-        if used < 1 / 2:
-            return AHEAD
-        return 1.0 if used < 3 / 4 else 0.0
+        return self._shares.wish(now, len(self._active))
 
     def _start(self, lease: Lease) -> None:
         task = asyncio.ensure_future(self._attempt(lease))
         self._active.add(task)
         site = lease.mail.site
-        if site:
-            self._leased[site] += 1
+        self._shares.begin(site)
         task.add_done_callback(functools.partial(self._finished, site))
 
     def _finished(self, site: str, task: asyncio.Task[None]) -> None:
         self._active.discard(task)
-        if site:
-            self._leased[site] -= 1
-            if not self._leased[site]:
-                del self._leased[site]
+        self._shares.end(site)
         self._manager.freed()
         if not task.cancelled() and task.exception() is not None:
             self._log.error("queue.attempt", outcome="error", exc_info=task.exception())
@@ -240,19 +202,19 @@ class Courier:
             content, trouble = Content(b"", BytesBody(b"")), str(error)
         else:
             trouble = ""
-        attempt = _Attempt(lease)
+        attempt = Attempt(lease)
         if trouble:
             self._put_off(attempt, trouble)
         elif lease.mail.doomed:
             self._doom(attempt)
         else:
             await self._try(attempt, content)
-        settling = asyncio.ensure_future(self._settle(attempt, content))
+        settling = asyncio.ensure_future(self._ending.commit(attempt, content))
         self._settling.add(settling)
         settling.add_done_callback(self._settling.discard)
         await asyncio.shield(settling)
 
-    def _put_off(self, attempt: _Attempt, reason: str) -> None:
+    def _put_off(self, attempt: Attempt, reason: str) -> None:
         """Every open recipient is deferred: the mail cannot be read now."""
         mail = attempt.lease.mail
         for each in mail.open:
@@ -261,7 +223,7 @@ class Courier:
             attempt.outcomes[each.number] = (where, outcome)
             self._tell(mail.queue_id, mail.open, where, outcome, 0.0)
 
-    def _doom(self, attempt: _Attempt) -> None:
+    def _doom(self, attempt: Attempt) -> None:
         """Every open recipient is bounced: the postmaster wants it so."""
         mail = attempt.lease.mail
         where = Destination("error")
@@ -270,7 +232,7 @@ class Courier:
             attempt.outcomes[each.number] = (where, outcome)
             self._tell(mail.queue_id, mail.open, where, outcome, 0.0)
 
-    async def _try(self, attempt: _Attempt, content: Content) -> None:
+    async def _try(self, attempt: Attempt, content: Content) -> None:
         groups = router.group(
             attempt.lease.mail.open,
             lambda each: self._route(each.address),
@@ -287,7 +249,7 @@ class Courier:
 
     async def _group(
         self,
-        attempt: _Attempt,
+        attempt: Attempt,
         content: Content,
         destination: Destination,
         recipients: tuple[QueuedRecipient, ...],
@@ -340,7 +302,9 @@ class Courier:
         first = outcomes[0] if outcomes else None
         if not (isinstance(first, Deferred) and first.unreachable):
             self._windows.answered(name)
+            self._shares.answered(name, self._clock.now())
             return
+        self._shares.silent(name)
         until = self._windows.failed(name, self._clock.now(), first.text)
         if until is not None:
             self._log.warning("destination", destination=name, outcome="dead", reason=first.text)
@@ -349,7 +313,7 @@ class Courier:
                 await self._store.rest(name, until, first.text)
 
     async def _note(
-        self, attempt: _Attempt, destination: Destination, outcomes: Sequence[Outcome]
+        self, attempt: Attempt, destination: Destination, outcomes: Sequence[Outcome]
     ) -> None:
         """Commit deliveries while other groups are still at work."""
         results = [
@@ -384,79 +348,6 @@ class Courier:
             reason=outcome.text,
             seconds=round(took, 3),
         )
-
-    async def _settle(self, attempt: _Attempt, content: Content) -> None:
-        """Commit the attempt's end; on a full disk again and again, for the outcomes are true."""
-        queue_id = attempt.lease.mail.queue_id
-        while True:
-            for with_dsn in (True, False):
-                try:
-                    state = await self._settle_once(attempt, content, with_dsn)
-                except (NotFound, StaleLease, IllegalMove) as error:
-                    self._log.warning("queue.settle", queue_id=queue_id, reason=str(error))
-                    return
-                except StoreFailed as error:
-                    self._log.error("queue.settle", queue_id=queue_id, reason=str(error))
-                    return
-                except QueueError as error:
-                    self._log.error(
-                        "queue.settle", queue_id=queue_id, with_dsn=with_dsn, reason=str(error)
-                    )
-                except Exception as error:  # noqa: BLE001 - what was delivered must be kept all the same
-                    self._log.error(
-                        "queue.settle", queue_id=queue_id, with_dsn=with_dsn, exc_info=error
-                    )
-                else:
-                    if state is MailState.DONE:
-                        self._log.info("queue.done", queue_id=queue_id, outcome="removed")
-                    return
-            if self._manager.stopping or self._clock.now() >= attempt.lease.until:
-                return  # the lease ends
-            await asyncio.sleep(self._options.pause)
-
-    async def _settle_once(self, attempt: _Attempt, content: Content, with_dsn: bool) -> MailState:
-        mail, now = attempt.lease.mail, self._clock.now()
-        bounce = not mail.sender
-        expired = self._schedule.expired(born=mail.born, now=now, bounce=bounce)
-        final = {
-            number: (where, settling.expire(each) if expired else each)
-            for number, (where, each) in attempt.outcomes.items()
-        }
-        if not with_dsn:
-            final = {
-                number: (where, settling.spare(each)) for number, (where, each) in final.items()
-            }
-        waits, hold = settling.waiting(final.values())
-        tell = bool(waits) and hold is None
-        warn = tell and self._schedule.warn(born=mail.born, now=now, warned=mail.warned)
-        follow = self._reporter.reports(mail, content, final, warn) if with_dsn else ()
-        state = await self._store.settle(
-            Settlement(
-                queue_id=mail.queue_id,
-                token=attempt.lease.token,
-                at=now,
-                results=tuple(
-                    settling.result(where, each)
-                    for number, (where, each) in final.items()
-                    if number not in attempt.noted
-                ),
-                due=self._schedule.next_attempt(
-                    born=mail.born,
-                    now=now,
-                    attempts=mail.attempts + 1,
-                    chance=self._chance(),
-                    bounce=bounce,
-                ),
-                warned=warn and with_dsn,
-                follow=follow,
-                site=router.site(waits),
-                hold=hold,
-                tried=tuple(attempt.tried[:PARTS]),
-            )
-        )
-        if follow:
-            self._intake.wake()
-        return state
 
 
 def _all_deferred(job: Job, text: str, enhanced: str) -> list[Outcome]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpgw.courier import AHEAD, CourierOptions
+from smtpgw.courier import CourierOptions
 from smtpgw.delivery.outcome import Destination
 from smtpgw.delivery.windows import WindowOptions
 from smtpgw.dsn.report import DsnOptions
@@ -21,6 +21,7 @@ from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.states import MailState, RecipientState
 from smtpgw.queue.store import ANY, Filter, Lease, StoreFull, Wish
 from smtpgw.queue.tools import QueueTool
+from smtpgw.shares import AHEAD
 from tests.delivery.peer import CLOSE, STALL, Peer, listening, road
 from tests.queue.support import FakeClock, message, new, opened, run, until
 

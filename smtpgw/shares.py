@@ -1,0 +1,104 @@
+"""How many mails of each destination may be in delivery or wait for it, the queue's leases.
+
+A destination gets some mails more than it takes at once, so that the next one is at hand
+when one is done.  The more of what may be active is used, the less that is, and those that
+did not answer lately give way first: hosts that never answer, however many, leave room for
+those that do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from smtpgw.delivery.windows import Windows
+from smtpgw.queue.schedule import ScheduleOptions
+from smtpgw.queue.store import Wish
+
+AHEAD = 5.0
+"""How many times a destination's window is leased, so that its deliveries never wait for the
+queue's next commit."""
+SOME = 2.0
+"""The same for one that answers, when most of what may be active is used."""
+LATELY = 60.0
+"""Seconds for which a destination counts as one that answers."""
+KNOWN = 200
+"""Destinations that are remembered as such."""
+LOOK = 1.0
+"""Seconds between two looks for mails that are overdue, whatever their destination does."""
+
+_NEVER = float("-inf")
+
+
+class Shares:
+    """The shares of one courier; `limit` mails are active at most.  Times are queue time."""
+
+    def __init__(self, windows: Windows, schedule: ScheduleOptions, limit: int) -> None:
+        self._windows, self._schedule, self._limit = windows, schedule, limit
+        self._leased: Counter[str] = Counter()
+        self._answered: dict[str, float] = {}
+        self._next_look = _NEVER
+
+    def begin(self, site: str) -> None:
+        """A mail that waits for this destination alone is leased."""
+        if site:
+            self._leased[site] += 1
+
+    def end(self, site: str) -> None:
+        """Its attempt is over."""
+        if site:
+            self._leased[site] -= 1
+            if not self._leased[site]:
+                del self._leased[site]
+
+    def answered(self, site: str, now: float) -> None:
+        """It got through to somebody."""
+        self._answered.pop(site, None)
+        self._answered[site] = now
+        if len(self._answered) > KNOWN:
+            del self._answered[next(iter(self._answered))]
+
+    def silent(self, site: str) -> None:
+        """It did not."""
+        self._answered.pop(site, None)
+
+    def wish(self, now: float, active: int) -> Wish:
+        """What can be used while so many mails are active; nothing for destinations at rest."""
+        used = active / self._limit
+        few, more = (AHEAD, AHEAD) if used < 1 / 2 else (1.0, AHEAD) if used < 3 / 4 else (0, SOME)
+        alive = self._alive(now) if few != more else frozenset()
+        room = {
+            site: self._size(site, now, more if site in alive else few) - self._leased[site]
+            for site in {*self._leased, *alive}
+        }
+        room |= dict.fromkeys(self._windows.resting(now), 0)
+        expired, expired_null, late = self._overdue(now)
+        return Wish(
+            each=max(int(few * self._windows.start), 1),
+            room=room,
+            expired=expired,
+            expired_null=expired_null,
+            late=late,
+        )
+
+    def _size(self, site: str, now: float, ahead: float) -> int:
+        return max(int(ahead * self._windows.size(site, now)), 1)
+
+    def _alive(self, now: float) -> frozenset[str]:
+        """Those that answered lately."""
+        return frozenset(site for site, at in self._answered.items() if now - at < LATELY)
+
+    def _overdue(self, now: float) -> tuple[float, float, float]:
+        """Born before when a mail is expired, one of the null sender is, one is late.
+
+        Each look may pass by many that are late and wait for their next attempt, so it is
+        not for every lease.
+        """
+        if now < self._next_look:
+            return _NEVER, _NEVER, _NEVER
+        self._next_look = now + LOOK
+        late = self._schedule.delay_warning_time
+        return (
+            now - self._schedule.maximal_queue_lifetime,
+            now - self._schedule.bounce_queue_lifetime,
+            now - late if late > 0 else _NEVER,
+        )
