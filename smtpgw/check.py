@@ -30,6 +30,7 @@ from smtpgw.delivery.outcome import Destination
 from smtpgw.delivery.pool import parse_nexthop
 from smtpgw.delivery.router import parse_destination
 from smtpgw.dns.resolver import DnsResolver
+from smtpgw.queue.salvage import ASIDE
 
 Level = Literal["ok", "warning", "error"]
 
@@ -57,6 +58,7 @@ def examine(path: Path) -> tuple[list[Finding], bool]:
     found = [Finding("settings", "ok", str(path))]
     found += _listeners(settings.smtpgw)
     found += _queue(settings.smtpgw.queue.directory)
+    found += _set_aside(settings.smtpgw.queue.directory)
     found += _metrics(settings)
     return found + asyncio.run(_peers(settings.smtpgw)), True
 
@@ -93,6 +95,16 @@ def _queue(directory: Path) -> list[Finding]:
         return [Finding("queue", "warning", f"{directory}: mode {mode:04o}, should be 0700")]
     detail = str(directory) if there == directory else f"{directory} will be made"
     return [Finding("queue", "ok", detail)]
+
+
+def _set_aside(directory: Path) -> list[Finding]:
+    """What is left of databases that were broken, and may hold mail that could not be read."""
+    with contextlib.suppress(OSError):
+        found = sorted(directory.glob(f"*/{ASIDE}"))
+        return [
+            Finding("queue", "warning", f"{each}: was broken; see docs/queue.md") for each in found
+        ]
+    return []
 
 
 def _metrics(settings: GatewaySettings) -> list[Finding]:

@@ -145,4 +145,8 @@ def main(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if status:
+        # Python would close what is open: see smtpgw.queue.schema.leave_open.
+        os._exit(status)
+    raise SystemExit(0)

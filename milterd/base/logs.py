@@ -135,6 +135,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.dropped = 0
+        self._torn = False
         self._reset()
         self.start(sys.stderr)
         os.register_at_fork(after_in_child=self._reset)
@@ -187,8 +188,12 @@ class _Writer:
             self._stream.write(text)
             return
         octets = text.encode("utf-8", "backslashreplace")
+        if self._torn:  # a disk that filled up in mid-line: what follows is a line of its own
+            octets = b"\n" + octets
         while octets:
-            octets = octets[os.write(self._descriptor, octets) :]
+            written = os.write(self._descriptor, octets)
+            octets = octets[written:]
+            self._torn = bool(octets)
 
     def flush(self, patience: float) -> None:
         end = time.monotonic() + patience

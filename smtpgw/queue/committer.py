@@ -118,9 +118,11 @@ class Committer:
                 if self._wanted or self._log_size() > self._options.checkpoint:
                     self._checkpoint()
         self._checkpoint()
-        if self.failed is None:
-            with contextlib.suppress(sqlite3.Error):  # nothing is promised by a close
-                self._db.close()
+        if self.failed is not None:
+            schema.leave_open(self._db)
+            return
+        with contextlib.suppress(sqlite3.Error):  # nothing is promised by a close
+            self._db.close()
 
     def _gather(self) -> tuple[list[_Waiting], bool]:
         first = self._waiting.get()

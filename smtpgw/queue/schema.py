@@ -267,6 +267,15 @@ def _stamp(db: sqlite3.Connection) -> tuple[int, int]:
     return version, owner
 
 
+_left_open: list[sqlite3.Connection] = []
+
+
+def leave_open(db: sqlite3.Connection) -> None:
+    """Never close it: the last one that closes syncs, which after a failed sync would succeed
+    and prove nothing.  The process has to end without clearing up (os._exit)."""
+    _left_open.append(db)
+
+
 def _check(db: sqlite3.Connection, path: Path) -> None:
     version, owner = _stamp(db)
     if (version, owner) == (0, 0) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():

@@ -347,7 +347,9 @@ class SqliteStore:
         self._closed = True
         self._reader.shutdown()
         if self.failed is None:
-            self._reading.close()  # the last close syncs, which is not to be done after a failure
+            self._reading.close()
+        else:
+            schema.leave_open(self._reading)
         self._shard.unlock()
 
 

@@ -295,8 +295,8 @@ async def road(
 ) -> AsyncIterator[Road]:
     clock = clock or FakeClock()
     chance = random.Random(7)
-    async with opened(directory / "00", clock) as store:
-        queue_clock = QueueClock(clock)
+    queue_clock = QueueClock(clock)
+    async with opened(directory / "00", queue_clock) as store:
         manager = QueueManager(store, queue_clock, manager_options or ManagerOptions(poll=0.02))
         intake = Intake(store, queue_clock, manager.wake)
         table = Router(default, exceptions or {})

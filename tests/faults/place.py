@@ -8,19 +8,20 @@ gateway and see it recover.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.gateway.gateway import Gateway, until
 
-QUEUE = "queue_minfree = '1M'\nminimal_backoff_time = '1h'\nmaximal_backoff_time = '1h'"
-"""For a queue on a small disk; what was deferred comes again when it is flushed."""
+QUEUE = "queue_minfree = '1M'\nminimal_backoff_time = '0.5s'\nmaximal_backoff_time = '1s'"
+"""For a queue on a small disk; what was deferred comes again soon."""
 
 
 @contextlib.contextmanager
@@ -81,13 +82,19 @@ def without_inodes(where: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def gateway(
-    place: Path, top: str = "", tables: str = "", delivery: str = "", queue: str = ""
-) -> Iterator[Gateway]:
+    place: Path,
+    top: str = "",
+    tables: str = "",
+    delivery: str = "",
+    queue: str = "",
+    kind: type[Gateway] = Gateway,
+) -> Iterator[Any]:
     """One that is configured and not started; its queue is below `place/disk` if that is there.
 
-    `queue` are lines for [smtpgw.queue].  It ends with the test whatever happened.
+    `queue` are lines for [smtpgw.queue], `kind` is its class.  It ends with the test whatever
+    happened.
     """
-    one = Gateway(place)
+    one = kind(place)
     if (place / "disk").is_dir():
         one.queue = place / "disk" / "queue"
     one.configure(top, tables, delivery)
@@ -97,6 +104,51 @@ def gateway(
         yield one
     finally:
         one.kill()
+
+
+class Later(Gateway):
+    """A gateway where mail can be made to wait in the queue: that for later.example, until
+    somebody asks for it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._numbers = itertools.count()
+        self._gate = self.place / "later"
+
+    def send_new(self) -> str:
+        """Send a mail that is delivered at once; its recipient, whom no other mail is for."""
+        address = f"n{next(self._numbers)}@example.net"
+        assert self.send(recipients=[address])[0] == 250
+        return address
+
+    def send_later(self) -> str:
+        """Send a mail that stays in the queue until it :meth:`arrives`."""
+        address = f"l{next(self._numbers)}@later.example"
+        if not self._gate.is_file():
+            self._gate.unlink(missing_ok=True)
+            self._gate.touch()  # where a directory should be
+        assert self.send(recipients=[address])[0] == 250
+        until(lambda: self.count("delivery", recipient=address, outcome="deferred"), what="wait")
+        return address
+
+    def arrives(self, address: str) -> bytes:
+        """The one mail for this address, once it is there; opens the gate."""
+        if self._gate.is_file():
+            self._gate.unlink()
+            self._gate.symlink_to(self.mail)
+        root = self._gate if address.endswith("later.example") else self.mail
+        new = root / address / "new"
+        (found,) = until(lambda: list(new.glob("*")), what=f"mail for {address}")
+        return found.read_bytes()
+
+
+@contextlib.contextmanager
+def later(place: Path, top: str = "", queue: str = QUEUE) -> Iterator[Later]:
+    """Such a gateway, not started yet; it starts its worker again quickly."""
+    transport = f'[smtpgw.transport]\n"later.example" = "maildir:{place / "later"}"\n'
+    top = f'relay_domains = ["later.example"]\nservice_throttle_time = "0.2s"\n{top}'
+    with gateway(place, top, transport, queue=queue, kind=Later) as one:
+        yield one
 
 
 def worker(one: Gateway) -> int:
@@ -120,8 +172,26 @@ def failing(pid: int, inject: str, place: Path, *paths: Path) -> Iterator[Path]:
         until(lambda: _traced(pid) >= threads, what="strace")
         yield trace
     finally:
-        tracer.send_signal(signal.SIGTERM)
+        _end(tracer, pid)
+
+
+def _end(tracer: subprocess.Popen[bytes], pid: int) -> None:
+    """Let strace go; it ends by itself with a process that has ended, and would not let go of
+    one that ends just now."""
+    if not _gone(pid):
+        tracer.terminate()
+    try:
+        tracer.wait(10)
+    except subprocess.TimeoutExpired:
+        tracer.kill()
         tracer.wait()
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def _traced(pid: int) -> int:

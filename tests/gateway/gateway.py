@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 PATIENCE = 20.0
 
@@ -108,7 +108,7 @@ default = "{delivery or f"maildir:{self.mail}"}"
         environ: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         prefix: Sequence[str] = (),
-    ) -> Gateway:
+    ) -> Self:
         """Start it, and wait until all workers are ready."""
         ready = self.count("ready")
         with self.log_file.open("ab") as log:

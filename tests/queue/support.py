@@ -82,10 +82,12 @@ def new(store: SqliteStore, mail: Mail, *, at: float = START, hold: str | None =
 
 @contextlib.asynccontextmanager
 async def opened(
-    directory: Path, clock: FakeClock | None = None, options: SqliteOptions | None = None
+    directory: Path,
+    clock: FakeClock | QueueClock | None = None,
+    options: SqliteOptions | None = None,
 ) -> AsyncIterator[SqliteStore]:
     """A recovered store on `directory`."""
-    queue_clock = QueueClock(clock or FakeClock())
+    queue_clock = clock if isinstance(clock, QueueClock) else QueueClock(clock or FakeClock())
     options = options or SqliteOptions(queue_minfree=0)
     store = SqliteStore.open(directory, options, clock=queue_clock)
     try:
