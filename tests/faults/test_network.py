@@ -7,13 +7,17 @@ and twice only where a connection was lost after the message.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
 import signal
+import smtplib
+import socket
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +26,10 @@ from tests.crash.ledger import Ledger, Sink, send_mails, send_one
 from tests.faults import place
 from tests.faults.weather import FATES, Weather, weather
 from tests.gateway.conftest import milter_table, scripted
-from tests.gateway.gateway import Gateway
+from tests.gateway.gateway import Gateway, until
+from tests.host.conftest import Hosted
+from tests.peers.postfix import postfix
+from tests.peers.process import answers, program
 
 pytestmark = pytest.mark.xdist_group("faults-network")
 
@@ -179,3 +186,39 @@ def test_a_milter_that_comes_back_on_a_new_socket_is_asked_again() -> None:
             assert again == path
             assert gateway.send(refused)[0] == 550
             assert gateway.send()[0] == 250
+
+
+def test_a_postfix_that_ends_in_mid_transaction_and_comes_again_is_served() -> None:
+    """F30, the other way round: both kinds of host outlive the Postfix that asks them."""
+    with place.home() as home, contextlib.ExitStack() as stack:
+        hosts = []
+        for kind in ("libmilter", "native"):
+            (home / kind).mkdir()
+            hosts.append(Hosted(kind, "script", home / kind, socket.AF_INET, {}))
+            stack.callback(hosts[-1].close)
+        chain = ", ".join(f"inet:127.0.0.1:{each.address[1]}" for each in hosts)
+        relay = stack.enter_context(postfix({"smtpd_milters": chain}))
+        assert _asked(relay.port, hosts) == 1
+        with smtplib.SMTP("127.0.0.1", relay.port) as client:
+            client.ehlo()
+            client.mail("a@example.net")
+            relay.command("postfix", "abort")
+            with contextlib.suppress(smtplib.SMTPException, OSError):
+                client.rcpt("b@example.org")
+        until(lambda: not answers(relay.port), what="Postfix is gone")
+        subprocess.run(
+            [program("postfix", "postfix"), "-c", str(relay.config), "start"],
+            check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, timeout=30,
+        )  # fmt: skip
+        until(lambda: answers(relay.port, b"220 "), what="Postfix is back")
+        assert _asked(relay.port, hosts) == 2
+        assert all(each.process.poll() is None for each in hosts)
+
+
+def _asked(port: int, hosts: Sequence[Hosted]) -> int:
+    """Send a mail; of how many each host has told since it began, if that is the same."""
+    with smtplib.SMTP("127.0.0.1", port, timeout=10) as client:
+        client.sendmail("a@example.net", ["b@example.org"], "X-Case: slow:0\n\nx\n")
+    (count,) = {each.log_path.read_text().count("slow begins") for each in hosts}
+    return count
