@@ -125,4 +125,5 @@ def _unmounted(root: Path) -> bool:
 
 def run(*command: str) -> None:
     """Run a command that has to succeed."""
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, timeout=60)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.decode(errors='replace')}"

@@ -64,11 +64,18 @@ class Nursery:
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def bear(
-        self, kind: str, given: int, output: Path, words: Sequence[str] = (), fault: str = ""
+        self,
+        kind: str,
+        given: int,
+        output: Path,
+        words: Sequence[str] = (),
+        *,
+        fault: str = "",
+        user: int = 0,
     ) -> Child:
         """A child that waits for :meth:`Child.go`.  `given` is its channel or its input; what
-        it says is added to `output`."""
-        wanted = {"kind": kind, "words": list(words), "fault": fault}
+        it says is added to `output`.  It runs as `user`, if that is not 0."""
+        wanted = {"kind": kind, "words": list(words), "fault": fault, "user": user}
         ear, gate = os.pipe2(os.O_CLOEXEC)
         log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import json
 import os
@@ -78,7 +79,7 @@ def _without_commit_sync() -> None:
 
     def careless(*words: Any, **options: Any) -> Any:
         db = connect(*words, **options)
-        db.execute("PRAGMA synchronous=OFF")
+        db.execute("PRAGMA synchronous=NORMAL")
         return db
 
     schema.connect = careless
@@ -119,7 +120,12 @@ def _remove_first() -> None:
 
 SLIPS = ("an answer before its commit", "a report after its settlement", "a file removed first")
 """Those of the faults that a kill brings to light."""
-SYNCS = ("no sync of a body file", "no sync of the drop directory", "no sync of a commit")
+SYNCS = (
+    "no sync of a body file",
+    "no sync of the drop directory",
+    "no sync of a commit",
+    "no sync of a new name",
+)
 """Those that a power cut does."""
 FAULTS: dict[str, Callable[[], None]] = {
     SLIPS[0]: _answer_first,
@@ -127,6 +133,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     SLIPS[2]: _remove_first,
     SYNCS[0]: _without_sync(re.compile(r"/bodies/\w+$")),
     SYNCS[1]: _without_sync(re.compile(r"/drop/new$")),
+    SYNCS[3]: _without_sync(re.compile(r"/drop/new/[0-9a-f]{32}$")),
     SYNCS[2]: _without_commit_sync,
 }
 """What a child's program may be made to do wrong, to see that a test notices it."""
@@ -159,10 +166,13 @@ def _child(wanted: dict[str, Any], gate: int, output: int, given: int) -> NoRetu
         os.dup2(output, 2)
         if wanted["kind"] == "sendmail":
             os.dup2(given, 0)
+        faulthandler.register(signal.SIGUSR1)  # says where each thread is, on standard error
         for number in (signal.SIGCHLD, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         if wanted["fault"]:
             FAULTS[wanted["fault"]]()
+        if wanted["user"]:
+            os.setuid(wanted["user"])
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANYBODY)
         if os.read(gate, 1):
             status = KINDS[wanted["kind"]](given, wanted["words"])

@@ -56,6 +56,7 @@ class Running:
 
     child: Child
     channel: socket.socket
+    log: Path
 
     async def stop(self) -> int:
         """Ask it to end; its exit status, or minus the signal that killed it first."""
@@ -63,9 +64,15 @@ class Running:
         return await self.ended()
 
     async def ended(self) -> int:
-        status = await self.child.ended(STOP)
-        self.channel.close()
-        return status
+        try:
+            return await self.child.ended(STOP)
+        except TimeoutError:
+            self.child.send_signal(signal.SIGUSR1)
+            await asyncio.sleep(1.0)
+            text = self.log.read_text(errors="replace")[-10_000:]
+            raise AssertionError(f"worker {self.child.pid} does not end:\n{text}") from None
+        finally:
+            self.channel.close()
 
 
 class Worker:
@@ -96,7 +103,7 @@ class Worker:
         ours, theirs = control.pair()
         with theirs:
             child = await self._nursery.bear("worker", theirs.fileno(), self.log, fault=fault)
-        return Running(child, ours)
+        return Running(child, ours, self.log)
 
     def order(self, running: Running) -> None:
         """Let it begin, by our settings."""
