@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from smtpgw.tables.table import Found, LocalTable, Table, Unavailable
+from smtpgw.tables.table import Found, LocalTable, Table, Unavailable, fixed
 
 
 class Maps:
@@ -17,9 +17,10 @@ class Maps:
 
     def __init__(self, tables: Sequence[Table]) -> None:
         self.tables = tuple(tables)
-        self._now = tuple(
-            each.find_now if isinstance(each, LocalTable) else None for each in tables
+        self._all = tuple(
+            (each, each.find_now if isinstance(each, LocalTable) else None) for each in tables
         )
+        self._parts = tuple(each for each in self._all if fixed(each[0]))
 
     def __bool__(self) -> bool:
         return bool(self.tables)
@@ -29,11 +30,12 @@ class Maps:
         """The tables as they were written."""
         return ", ".join(each.name for each in self.tables)
 
-    async def find(self, key: bytes) -> Found | None:
-        """The first answer.  Raises Unavailable; an empty key is in no table."""
+    async def find(self, key: bytes, partial: bool = False) -> Found | None:
+        """The first answer; of tables of fixed keys only if the key is a part of what is looked
+        for.  Raises Unavailable; an empty key is in no table."""
         if not key:
             return None
-        for table, now in zip(self.tables, self._now, strict=True):
+        for table, now in self._parts if partial else self._all:
             found = now(key) if now is not None else await table.find(key)
             if found is not None:
                 if not found.value:

@@ -114,3 +114,10 @@ def stale(table: object) -> str:
     """Why a table still answers from an old content; empty if it does not."""
     said = getattr(table, "stale", None)
     return str(said()) if said is not None else ""
+
+
+def fixed(table: object) -> bool:
+    """Whether keys stand in the table as they are (DICT_FLAG_FIXED of Postfix).  A table of
+    patterns, or one that computes, has `fixed` false: it is asked for whole addresses and
+    names only, for it would find a part of one, `@example.com`, where nobody means it."""
+    return bool(getattr(table, "fixed", True))

@@ -1,0 +1,99 @@
+"""Which keys stand for an address in a table, in Postfix's order (mail_addr_find(3)).  Pure.
+
+    user+ext@domain  user@domain  user+ext  user  @domain  domain  .parent
+
+Which of them are asked for depends on what the table is for: a :class:`Strategy`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from smtpgw.address import form
+from smtpgw.address.extension import Delimiter
+
+
+class Strategy(enum.Flag):
+    """Kinds of keys."""
+
+    FULL = enum.auto()
+    """The address as it is."""
+    NOEXT = enum.auto()
+    """The address without its extension."""
+    LOCALPART_IF_LOCAL = enum.auto()
+    """The local part alone, with and without extension, where the domain is ours."""
+    LOCALPART_AT = enum.auto()
+    """`user@`, with and without extension (access(5))."""
+    AT_DOMAIN = enum.auto()
+    """`@domain`."""
+    DOMAIN = enum.auto()
+    """`domain`."""
+    PARENT = enum.auto()
+    """Each domain above it, as `parent` (parent_domain_matches_subdomains has the table)."""
+    DOT_PARENT = enum.auto()
+    """Each domain above it, as `.parent` (parent_domain_matches_subdomains has it not)."""
+
+    DEFAULT = FULL | NOEXT | LOCALPART_IF_LOCAL | AT_DOMAIN
+    """canonical(5), virtual(5), generic(5), relocated(5) and lists of recipients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """`text` is what a table is asked for, `other` what it is asked for if `text` is not found:
+    the same address without its quotes.  A `partial` key is one that only tables of fixed
+    strings are asked for.  `extension` is what the key lost of the address."""
+
+    text: bytes
+    other: bytes = b""
+    partial: bool = False
+    extension: bytes = b""
+
+
+def keys(
+    address: bytes, strategy: Strategy, delimiter: Delimiter, *, ours: bool = False
+) -> Iterator[Key]:
+    """The keys of an internal address; `ours` says that its domain is one of ours (myorigin,
+    mydestination, our network addresses)."""
+    bare, extension = delimiter.bare(address)
+    local, domain = form.split(address)
+    if Strategy.FULL in strategy:
+        yield _key(address)
+    if Strategy.NOEXT in strategy and extension:
+        yield _key(bare, partial=True, extension=extension)
+    if domain is None:
+        return
+    if Strategy.LOCALPART_IF_LOCAL in strategy and ours:
+        yield from _locals(local, delimiter, b"")
+    if Strategy.LOCALPART_AT in strategy:
+        yield from _locals(local, delimiter, b"@")
+    if Strategy.AT_DOMAIN in strategy:
+        yield Key(b"@" + domain, partial=True)
+    if Strategy.DOMAIN in strategy:
+        yield from domain_keys(domain, strategy)
+
+
+def domain_keys(domain: bytes, strategy: Strategy) -> Iterator[Key]:
+    """The keys of a domain: itself, and those above it."""
+    yield Key(domain, partial=True)
+    at = domain.find(b".", 1)
+    while at >= 0 and domain[at + 1 :]:
+        if Strategy.PARENT in strategy:
+            yield Key(domain[at + 1 :], partial=True)
+        elif Strategy.DOT_PARENT in strategy:
+            yield Key(domain[at:], partial=True)
+        at = domain.find(b".", at + 1)
+
+
+def _locals(local: bytes, delimiter: Delimiter, end: bytes) -> Iterator[Key]:
+    bare, extension = delimiter.split(local)
+    yield _key(local, end, partial=True)
+    if extension:
+        yield _key(bare, end, partial=True, extension=extension)
+
+
+def _key(address: bytes, end: bytes = b"", *, partial: bool = False, extension: bytes = b"") -> Key:
+    written = (form.external(address) if b"@" in address else form.quote(address)) + end
+    plain = address + end
+    return Key(written, plain if plain != written else b"", partial, extension)

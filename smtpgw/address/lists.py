@@ -1,0 +1,69 @@
+"""Lists of domains, as mydestination and relay_domains have them (match_list(3), domain_list(3)).
+
+    example.com  .example.com  !gone.example.com  hash:/etc/postfix/domains  /etc/postfix/file
+
+The first pattern that fits decides; `!` before it makes it a no.  A table is asked for the
+domain and for those above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smtpgw.address.find import Maps, Tried, ask
+from smtpgw.address.keys import Key, Strategy, domain_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A pattern: a name, or a table; `negated` says that what fits is not in the list."""
+
+    name: bytes = b""
+    maps: Maps | None = None
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DomainList:
+    """`parents` says that a name stands for all below it as well
+    (parent_domain_matches_subdomains); without it `.name` does, and only for those."""
+
+    elements: Sequence[Element] = ()
+    parents: bool = False
+    below: bool = True
+    """Whether names above the domain count at all: string_match_list(3) looks at none."""
+
+    async def match(self, domain: bytes, tried: Tried | None = None) -> str:
+        """What put the domain into the list, for people; empty if it is not in it.
+        Raises Unavailable."""
+        for each in self.elements:
+            found = await self._fits(each, domain, tried)
+            if found:
+                return "" if each.negated else found
+        return ""
+
+    async def _fits(self, element: Element, domain: bytes, tried: Tried | None) -> str:
+        if element.maps is None:
+            return element.name.decode("utf-8", "replace") if self._named(element, domain) else ""
+        style = Strategy.PARENT if self.parents else Strategy.DOT_PARENT
+        for at, key in enumerate(domain_keys(domain, style if self.below else Strategy.DOMAIN)):
+            # Tables of patterns are asked for the name itself only.
+            found = await ask(element.maps, key if at else Key(key.text), tried)
+            if found is not None:
+                return found.where or key.text.decode("utf-8", "replace")
+        return ""
+
+    def _named(self, element: Element, domain: bytes) -> bool:
+        name, wanted = element.name.lower(), domain.lower()
+        if name == wanted:
+            return True
+        if not self.below:
+            return False
+        if name.startswith(b"."):
+            return not self.parents and wanted.endswith(name)
+        return self.parents and wanted.endswith(b"." + name)
+
+
+NOTHING = DomainList()
+"""An empty list."""
