@@ -36,7 +36,7 @@ def octets(text: str) -> bytes:
 def parse(text: str) -> Spec:
     """One table.  Raises TableError."""
     kind, colon, name = text.partition(":")
-    if not colon or not kind:
+    if not colon or not kind or not name:
         raise TableError(text, found=repr(text), expected='a table as "type:name"')
     return Spec(kind, name)
 
@@ -89,3 +89,11 @@ def inside(text: str) -> str:
     if text[end:]:
         raise ValueError(f"{text[end:]!r} after '}}'")
     return text[1 : end - 1].strip(SPACE)
+
+
+def members(text: str) -> tuple[str, ...]:
+    """What is listed between the braces.  Raises ValueError saying what is wrong."""
+    found = tuple(split(inside(text)))
+    if not found:
+        raise ValueError("nothing between the braces")
+    return found
