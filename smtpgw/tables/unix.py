@@ -21,7 +21,8 @@ def _passwd(name: str) -> str:
 
 def _group(name: str) -> str:
     group = grp.getgrnam(name)
-    return ":".join((group.gr_name, group.gr_passwd, str(group.gr_gid), ",".join(group.gr_mem)))
+    words = group.gr_name, group.gr_passwd, group.gr_gid, ",".join(group.gr_mem)
+    return ":".join(str(each) for each in words)
 
 
 TABLES = {"passwd.byname": _passwd, "group.byname": _group}
