@@ -32,6 +32,13 @@ class Wanted:
         """In the order in which they are looked for."""
         return self.terminal + self.leaf + self.regular + self.special
 
+    def kind(self, name: str) -> str:
+        """What an attribute of an entry is: the first of the lists above that has it."""
+        for kind in ("terminal", "leaf", "regular", "special"):
+            if _any_of(getattr(self, kind), [name]):
+                return kind
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
@@ -97,6 +104,16 @@ class LdapConnection:
             raise Lost(lost(error)) from error
 
 
+_Entry = Mapping[str, list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """The value of a special attribute: what is behind it counts."""
+
+    value: bytes
+
+
 class _Asking:
     """One question, with all that follows from it."""
 
@@ -108,11 +125,22 @@ class _Asking:
         entries = self._entries(base, query, self._search.scope, self._search.wanted.all)
         if entries is None and fixed:
             raise Refused(f"search base {base!r} not found")
-        return list(self._of(entries or [], 1))
+        found, doors = [], [self._of(entries or [])]
+        while doors:
+            each = next(doors[-1], None)
+            if each is None:
+                doors.pop()
+            elif isinstance(each, bytes):
+                found.append(each)
+            elif len(doors) >= self._search.recursion_limit:
+                raise Refused(f"more than {len(doors)} levels (recursion_limit)")
+            else:
+                doors.append(self._of(self._follow(each.value)))
+        return found
 
     def _entries(
         self, base: str, query: str, scope: str, attributes: Sequence[str]
-    ) -> list[Mapping[str, list[bytes]]] | None:
+    ) -> list[_Entry] | None:
         """Attributes of each entry; None: there is no such base."""
         import ldap3
 
@@ -136,37 +164,30 @@ class _Asking:
             raise Refused(f"more than {self._search.size_limit} entries (size_limit)")
         return found
 
-    def _of(self, entries: Sequence[Mapping[str, list[bytes]]], deep: int) -> Iterator[bytes]:
+    def _of(self, entries: Sequence[_Entry]) -> Iterator[bytes | _Door]:
+        """What the entries hold, in their order."""
         wanted = self._search.wanted
         for entry in entries:
             present = [name for name, values in entry.items() if values]
             terminal = _any_of(wanted.terminal, present)
             inner = not terminal and _any_of(wanted.special, present)
+            counts = {"terminal": True, "regular": not terminal, "leaf": not (terminal or inner)}
             for name in present:
-                if _any_of(wanted.terminal, [name]) or terminal:
-                    counts = _any_of(wanted.terminal, [name])
-                elif _any_of(wanted.leaf, [name]):
-                    counts = not inner
-                else:
-                    counts = _any_of(wanted.regular, [name])
-                if counts:
+                kind = wanted.kind(name)
+                if counts.get(kind, False):
                     yield from entry[name]
-                elif not terminal and _any_of(wanted.special, [name]):
-                    yield from self._follow(entry[name], deep)
+                elif kind == "special" and not terminal:
+                    yield from map(_Door, entry[name])
 
-    def _follow(self, values: Sequence[bytes], deep: int) -> Iterator[bytes]:
-        if deep >= self._search.recursion_limit:
-            raise Refused(f"more than {self._search.recursion_limit} levels (recursion_limit)")
-        for each in values:
-            value = each.decode("utf-8", "replace")
-            if value.lower().startswith(("ldap://", "ldaps://", "ldapi://")):
-                entries = self._url(value)
-            else:
-                every = self._search.wanted.all
-                entries = self._entries(value, "(objectclass=*)", "base", every)
-            yield from self._of(entries or [], deep + 1)
+    def _follow(self, value: bytes) -> Sequence[_Entry]:
+        """The entries of a DN or a URL; none if there is no such DN."""
+        text = value.decode("utf-8", "replace")
+        if text.lower().startswith(("ldap://", "ldaps://", "ldapi://")):
+            return self._url(text) or []
+        every = self._search.wanted.all
+        return self._entries(text, "(objectclass=*)", "base", every) or []
 
-    def _url(self, url: str) -> list[Mapping[str, list[bytes]]] | None:
+    def _url(self, url: str) -> list[_Entry] | None:
         """The entries of `ldap://host/base?attributes?scope?filter` (RFC 4516), of this server."""
         _, slash, rest = url.partition("://")[2].partition("/")
         base, names, scope, query, *_ = (unquote(each) for each in (rest + "????").split("?"))

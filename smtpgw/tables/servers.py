@@ -117,7 +117,7 @@ class Servers(Generic[C]):
         while (server := self._choose(tried)) is not None:
             tried.append(server)
             try:
-                kept = await self._open(server)
+                kept = await self._open(server, deadline)
                 return await self._use(kept, question, deadline)
             except (Lost, Refused) as error:
                 reasons.append(f"{server.name}: {error}")
@@ -136,16 +136,26 @@ class Servers(Generic[C]):
         return self._random.choice([each for each in fit if each.unix] or fit)
 
     def _down(self, server: Server) -> None:
+        """Leave it alone for a while, and its other connections too."""
         server.pause = min(max(1.0, server.pause * 2), self._limits.retry)
         server.down_until = self._clock() + server.pause
+        for kept in [each for each in self._idle if each.server is server]:
+            self._forget(kept)
+            kept.connection.drop()
 
-    async def _open(self, server: Server) -> _Kept[C]:
+    def _share(self, deadline: float) -> float:
+        """Seconds for one server: some are left for another one, or to say that it failed."""
+        left = deadline - asyncio.get_running_loop().time()
+        return left * (0.95 if len(self._servers) == 1 else 0.5)
+
+    async def _open(self, server: Server, deadline: float) -> _Kept[C]:
+        limit = min(self._limits.connect, self._share(deadline))
         try:
-            async with asyncio.timeout(self._limits.connect):
+            async with asyncio.timeout(limit):
                 connection = await self._connect(server)
         except TimeoutError:
             self._down(server)
-            raise Lost(f"no connection within {self._limits.connect:g} s") from None
+            raise Lost(f"no connection within {limit:.3g} s") from None
         except Lost:
             self._down(server)
             raise
@@ -154,9 +164,7 @@ class Servers(Generic[C]):
     async def _use(
         self, kept: _Kept[C], question: Callable[[C], Awaitable[T]], deadline: float
     ) -> T:
-        loop = asyncio.get_running_loop()
-        left = deadline - loop.time()
-        limit = left if len(self._servers) == 1 else left / 2
+        limit = self._share(deadline)
         try:
             async with asyncio.timeout(limit):
                 answer = await question(kept.connection)

@@ -62,6 +62,8 @@ def inet(place: str, spec: str) -> Server:
 class Asking:
     """A table whose server is asked with `question(stream, key)`."""
 
+    fixed = False
+
     def __init__(
         self,
         name: str,
