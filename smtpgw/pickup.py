@@ -132,8 +132,11 @@ class Pickup:
                 await asyncio.sleep(LOOK_EVERY)
                 continue
             if not more:
+                # Not wait_for(): CPython 3.11's forgets that it was cancelled when a poke comes
+                # in the same moment, and stop() would wait for ever.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._poked.wait(), LOOK_EVERY)
+                    async with asyncio.timeout(LOOK_EVERY):
+                        await self._poked.wait()
 
     async def _left(self) -> Iterable[str]:
         """What the last run began with; a directory that cannot be read stops nothing else."""
