@@ -24,6 +24,7 @@ test: ## install what is missing, then lint, types and the whole suite with real
 
 # One line for each test that has a long version: what makes it long.
 NIGHTLY := \
+  GATEPOST_ADDRESSES=250 \
   GATEPOST_CUTS=300 \
   GATEPOST_INJECTIONS=2000 \
   GATEPOST_KILLS=250 \
