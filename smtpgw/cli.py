@@ -17,6 +17,7 @@ import typer
 
 from milterd.base.escaping import escape
 from milterd.base.toml_file import ConfigError
+from smtpgw.lookup_cli import lookup
 from smtpgw.queue_cli import queue
 
 CONFIG_ERROR = 78
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(queue, name="queue")
+app.command(epilog="Example: smtpgw lookup hash:/etc/postfix/virtual u@example.net")(lookup)
 
 ConfigOption = Annotated[
     Path,
