@@ -28,8 +28,10 @@ QUEUE = "queue_minfree = '1M'\nminimal_backoff_time = '0.5s'\nmaximal_backoff_ti
 def home() -> Iterator[Path]:
     """A directory with a short name, for sockets."""
     path = Path(tempfile.mkdtemp(dir="/tmp", prefix="gf"))
-    yield path
-    shutil.rmtree(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -216,6 +216,7 @@ _GATEWAYS_ENEMIES: dict[str, Serve] = {
                       "STARTTLS": b"220 go\r\n250 injected\r\n"}).serve,
 }  # fmt: skip
 EACH = 5
+_LATER = "minimal_backoff_time = '1h'\nmaximal_backoff_time = '1h'"
 
 
 async def _besiege(gateway: Gateway, good: Peer) -> int:
@@ -229,7 +230,7 @@ async def _besiege(gateway: Gateway, good: Peer) -> int:
         table = "\n".join(
             f'"{each}.example" = "smtp:[127.0.0.1]:{hops[each].port}"' for each in hops
         )
-        gateway.configure(tables=f"{_SHORT}\n[smtpgw.transport]\n{table}", queue=place.QUEUE)
+        gateway.configure(tables=f"{_SHORT}\n[smtpgw.transport]\n{table}", queue=_LATER)
         await asyncio.to_thread(gateway.start)
         before = _peak(place.worker(gateway))
         message = b"Subject: x\r\n\r\n" + b"x" * 70 + b"\r\n" + b"y" * 3_000_000

@@ -37,6 +37,8 @@ _COLUMNS = {
 """All but `doomed`, whose any text asks for a bounce (`queue bounce`)."""
 _VALUES = (None, -1, 2**62, "x", b"\xff", "", 1e308, -1e308)
 GOOD = 20
+_LATER = "minimal_backoff_time = '1h'\nmaximal_backoff_time = '1h'"
+"""What was deferred comes again when it is flushed."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Queue:
 
 def _fill(gateway: Gateway, large: list[bool]) -> Queue:
     """A mail of its own recipient for each, all deferred once; then the gateway is stopped."""
-    gateway.configure(delivery="retry:4.3.0 later", queue=place.QUEUE)
+    gateway.configure(delivery="retry:4.3.0 later", queue=_LATER)
     gateway.start()
     with smtplib.SMTP("127.0.0.1", gateway.port) as client:
         for number, each in enumerate(large):
@@ -154,7 +156,7 @@ def test_damage_is_listed_and_stops_nothing() -> None:
         rotten = len(damages)
         database = gateway.queue / "00/queue.db"
         _flip(database, database.read_bytes().index(b"the mail of number %04d" % rotten))
-        gateway.configure(queue=place.QUEUE)
+        gateway.configure(queue=_LATER)
         gateway.start()
         worker = place.worker(gateway)
         queue.command("flush", "ALL")
@@ -188,7 +190,7 @@ def test_what_cannot_be_read_is_tried_again_and_what_cannot_be_removed_is_not_se
         queue = _fill(gateway, [True])
         (queue_id,) = queue.ids.values()
         body = gateway.queue / "00/bodies" / queue_id
-        gateway.configure(queue=place.QUEUE)
+        gateway.configure(queue=_LATER)
         gateway.start()
         worker = place.worker(gateway)
         with place.failing(worker, "pread64:error=EIO", home, body):
@@ -218,7 +220,7 @@ def test_a_directory_that_cannot_be_listed_stops_nothing() -> None:
     """F32: readdir fails at the start; what is in the queue is delivered all the same."""
     with place.home() as home, place.gateway(home) as gateway:
         queue = _fill(gateway, [True, False])
-        gateway.configure(queue=place.QUEUE)
+        gateway.configure(queue=_LATER)
         bodies = gateway.queue / "00/bodies"
         traced = ["strace", "-D", "-f", "--seccomp-bpf", "-o", str(home / "trace")]
         traced += ["-e", "trace=getdents64", "-e", "inject=getdents64:error=EIO"]
