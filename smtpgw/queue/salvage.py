@@ -195,11 +195,9 @@ class _Copying:
         values = dict(zip(columns, row, strict=True))
         if values["state"] not in _STATES:
             values |= {"state": MailState.CORRUPT.value, "note": "row is not what was stored"}
-        if not (isinstance(values["id"], str) and ids.valid(values["id"])):
-            self._unreadable += 1
-            return
         if self._insert("mail", columns, list(values.values())):
-            self._floor = max(self._floor, ids.moment(values["id"]))
+            if isinstance(values["id"], str) and ids.valid(values["id"]):
+                self._floor = max(self._floor, ids.moment(values["id"]))
             for table in ("recipient", "content", "attempt"):
                 self._rows(table, "WHERE mail=?", values["seq"])
 
