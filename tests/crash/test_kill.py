@@ -5,7 +5,7 @@ Again and again one process, chosen by chance, is killed in the middle of it.  T
 clients' book of 250s and the LMTP sink's book of deliveries are compared at the end.
 
 This is about whole processes: which system call they were at is chance, and each kill costs
-starts of Python.  `make test` kills 60 times, `make nightly` 250 times (GATEPOST_KILLS); that
+starts of Python.  `make test` kills 40 times, `make nightly` 250 times (GATEPOST_KILLS); that
 no call is forgotten is for test_syscalls.py to show.
 """
 
@@ -26,7 +26,7 @@ from tests.crash.stack import Daemon, Killer
 from tests.crash.town import Town, town
 from tests.peers.process import wait_for
 
-KILLS = int(os.environ.get("GATEPOST_KILLS", "60"))
+KILLS = int(os.environ.get("GATEPOST_KILLS", "40"))
 SEED = int(os.environ.get("GATEPOST_KILL_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 CLIENTS = 8
 STORM = 0.2

@@ -84,7 +84,8 @@ async def traced(pid: int, file: Path, point: Point | None = None) -> AsyncItera
     if point is None or point.thread is None:
         words, expected = ["-f", "-p", str(pid)], len(began_with)
     else:
-        words, expected = ["-p", str(began_with[point.thread])], 1
+        # The pool may have had one thread more when the points were drawn.
+        words, expected = ["-p", str(began_with[min(point.thread, len(began_with) - 1)])], 1
     words += ["-y", "-s", "0", "-o", str(file)]
     words += ["-e", f"trace={point.call if point else ','.join(CALLS)}"]
     if point is not None:
