@@ -9,32 +9,34 @@ tests/gateway/test_process.py.)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import smtplib
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from smtpgw.cli import app
+from smtpgw.queue.clock import QueueClock, SystemClock
 from tests.faults import place
 from tests.gateway.gateway import Gateway, until
+from tests.queue.support import message, new, opened, run
 
 pytestmark = pytest.mark.xdist_group("faults-restart")
 
 _COLUMNS = {
     "mail": "id state due born arrived size sender facts sum attempts token warned held note site"
-    " flow",
+    " flow deaths",
     "recipient": "number address args state enhanced text remote destination at",
     "content": "head body size sum",
 }
-"""All but `doomed`, whose any text asks for a bounce (`queue bounce`)."""
+"""All but keys, and `doomed`, whose any text asks for a bounce (`queue bounce`)."""
 _VALUES = (None, -1, 2**62, "x", b"\xff", "", 1e308, -1e308)
 GOOD = 20
 _LATER = "minimal_backoff_time = '1h'\nmaximal_backoff_time = '1h'"
@@ -78,72 +80,77 @@ def _damages() -> Iterator[Damage]:
         yield Damage(f"no {table}", (table, "", None))
 
 
-def _message(number: int, large: bool) -> bytes:
+def _body(number: int, large: bool) -> bytes:
     line = b"the mail of number %04d\r\n\r\n.\r\n"  # 30 octets
-    return b"Subject: x\r\n\r\n" + (line % number)[:30] * (9000 if large else 3)
+    return (line % number)[:30] * (9000 if large else 3)
 
 
 @dataclass
 class Queue:
-    """The queue of a gateway that has been stopped, with a mail for each number."""
+    """The queue of a gateway that does not run yet, with a mail for each number."""
 
     gateway: Gateway
     ids: dict[int, str]
 
     def command(self, *words: str) -> str:
-        line = [sys.executable, "-m", "smtpgw", "queue", *words, "-c", str(self.gateway.file)]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, (words, done.stderr)
-        return done.stdout
+        done = CliRunner().invoke(app, ["queue", *words, "-c", str(self.gateway.file)])
+        assert done.exit_code == 0, done.output
+        return done.output
 
     def listed(self, *words: str) -> list[dict[str, Any]]:
         found = self.command("list", "--json", "--limit", "10000", *words)
         return [json.loads(line) for line in found.splitlines()]
 
-    def harm(self, number: int, how: Damage) -> None:
-        """Do it.  What SQLite itself refuses cannot have happened, either."""
-        if how.file is not None:
-            how.file(self.gateway.queue / "00/bodies" / self.ids[number])
-            return
-        assert how.column is not None
-        table, column, value = how.column
-        what = f"UPDATE {table} SET {column}=?2" if column else f"DELETE FROM {table}"
-        which = "seq" if table == "mail" else "mail"
-        db = sqlite3.connect(self.gateway.queue / "00/queue.db", isolation_level=None)
-        try:
-            db.execute(
-                f"{what} WHERE {which}=(SELECT seq FROM mail WHERE id=?1)",
-                (self.ids[number], value)[: 1 + bool(column)],
-            )
-        except sqlite3.IntegrityError:
-            pass  # NOT NULL: SQLite would have refused it before us
-        finally:
-            db.close()
+    def path(self, number: int) -> Path:
+        """Where a body stands that is too large for a row."""
+        return self.gateway.queue / "00/bodies" / self.ids[number]
+
+    def harm(self, damages: Sequence[Damage]) -> None:
+        """Do them, one to each mail."""
+        path = self.gateway.queue / "00/queue.db"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA synchronous=OFF")
+            columns = {row[1] for row in db.execute("PRAGMA table_info(mail)")}
+            assert columns == {"seq", "doomed", *_COLUMNS["mail"].split()}, "a new column"
+            for number, each in enumerate(damages):
+                if each.file is not None:
+                    each.file(self.path(number))
+                    continue
+                assert each.column is not None
+                # What SQLite itself refuses, a NULL here and there, would not be found later.
+                with contextlib.suppress(sqlite3.IntegrityError):
+                    _harm(db, self.ids[number], *each.column)
 
 
-def _fill(gateway: Gateway, large: list[bool]) -> Queue:
-    """A mail of its own recipient for each, all deferred once; then the gateway is stopped."""
-    gateway.configure(delivery="retry:4.3.0 later", queue=_LATER)
-    gateway.start()
-    with smtplib.SMTP("127.0.0.1", gateway.port) as client:
-        for number, each in enumerate(large):
-            message = _message(number, each)
-            client.sendmail("a@example.org", [f"u{number}@example.net"], message)
-    until(lambda: gateway.count("delivery") == len(large), what="first attempts")
-    gateway.stop()
-    sent = gateway.events("delivery")
-    ids = {int(e["recipient"].partition("@")[0][1:]): e["queue_id"] for e in sent}
-    return Queue(gateway, ids)
+def _harm(db: sqlite3.Connection, queue_id: str, table: str, column: str, value: object) -> None:
+    what = f"UPDATE {table} SET {column}=?2" if column else f"DELETE FROM {table}"
+    which = "seq" if table == "mail" else "mail"
+    values = (queue_id, value)[: 1 + bool(column)]
+    db.execute(f"{what} WHERE {which}=(SELECT seq FROM mail WHERE id=?1)", values)
+
+
+def _fill(gateway: Gateway, large: Sequence[bool], hold: str | None = None) -> Queue:
+    """A mail for a recipient of its own each, as the gateway itself would have queued it."""
+
+    async def scenario() -> dict[int, str]:
+        clock = QueueClock(SystemClock())
+        async with opened(gateway.queue / "00", clock) as store:
+            ids = {}
+            for number, each in enumerate(large):
+                mail = message(_body(number, each), rcpts=(b"u%d@example.net" % number,))
+                added = new(store, mail, at=clock.now(), hold=hold)
+                await store.add(added)
+                ids[number] = added.queue_id
+            return ids
+
+    return Queue(gateway, run(scenario()))
 
 
 def _arrived(gateway: Gateway, number: int) -> list[bytes]:
+    """The bodies in a mailbox, as they were sent."""
     new = gateway.mail / f"u{number}@example.net/new"
-    return [_body(each.read_bytes()) for each in new.iterdir()] if new.is_dir() else []
-
-
-def _body(mail: bytes) -> bytes:
-    """What is below the header, with the line ends of a Maildir."""
-    return mail.replace(b"\r\n", b"\n").partition(b"\n\n")[2]
+    found = [each.read_bytes() for each in new.iterdir()] if new.is_dir() else []
+    return [each.partition(b"\n\n")[2].replace(b"\n", b"\r\n") for each in found]
 
 
 def test_damage_is_listed_and_stops_nothing() -> None:
@@ -151,22 +158,18 @@ def test_damage_is_listed_and_stops_nothing() -> None:
     damages = list(_damages())
     with place.home() as home, place.gateway(home) as gateway:
         queue = _fill(gateway, [each.file is not None for each in damages] + [False] * GOOD)
-        for number, each in enumerate(damages):
-            queue.harm(number, each)
+        queue.harm(damages)
         rotten = len(damages)
         database = gateway.queue / "00/queue.db"
         _flip(database, database.read_bytes().index(b"the mail of number %04d" % rotten))
-        gateway.configure(queue=_LATER)
         gateway.start()
-        worker = place.worker(gateway)
-        queue.command("flush", "ALL")
 
         def settled() -> bool:
-            """Whether all that has no corrupt row is out."""
+            """Whether all that has no corrupt row is out, or held as its row says now."""
             return all(each["state"] in ("corrupt", "hold") for each in queue.listed())
 
         until(settled, 60, "all but what is damaged is delivered")
-        assert place.worker(gateway) == worker, "the worker had to begin anew"
+        assert gateway.count("child started") == 1, "the worker had to begin anew"
         assert _errors(gateway) == []
         corrupt = queue.listed("--state", "corrupt")
         assert all(each["reason"] for each in corrupt)
@@ -174,44 +177,41 @@ def test_damage_is_listed_and_stops_nothing() -> None:
         assert there + len(corrupt) == len(queue.ids), "not one is missing"
         assert queue.ids[rotten] in {each["queue_id"] for each in corrupt}
         for number, how in enumerate(damages):
-            arrived = _arrived(gateway, number)
-            assert arrived in ([], [_body(_message(number, how.file is not None))]), how.name
+            sent = _body(number, how.file is not None)
+            assert _arrived(gateway, number) in ([], [sent]), how.name
         for number in range(rotten + 1, len(queue.ids)):
-            assert _arrived(gateway, number) == [_body(_message(number, False))]
-        shown = queue.command("show", *(each["queue_id"] for each in corrupt[:1]))
-        assert corrupt[0]["reason"] in shown
+            assert _arrived(gateway, number) == [_body(number, False)]
+        assert corrupt[0]["reason"] in queue.command("show", corrupt[0]["queue_id"])
         queue.command("delete", "--state", "corrupt", "--yes")
         assert queue.listed() == []
 
 
 def test_what_cannot_be_read_is_tried_again_and_what_cannot_be_removed_is_not_sent_again() -> None:
     """F32: EIO from a body file proves nothing about its mail; EIO from unlink costs a start."""
-    with place.home() as home, place.gateway(home) as gateway:
-        queue = _fill(gateway, [True])
+    with place.home() as home, place.gateway(home, queue=_LATER) as gateway:
+        queue = _fill(gateway, [True], hold="until it can be watched")
         (queue_id,) = queue.ids.values()
-        body = gateway.queue / "00/bodies" / queue_id
-        gateway.configure(queue=_LATER)
         gateway.start()
         worker = place.worker(gateway)
-        with place.failing(worker, "pread64:error=EIO", home, body):
-            queue.command("flush", "ALL")
-            until(lambda: gateway.count("delivery", outcome="deferred") == 2)
+        with place.failing(worker, "pread64:error=EIO", home, queue.path(0)):
+            queue.command("release", queue_id)
+            until(lambda: gateway.count("delivery", outcome="deferred") == 1)
         (told,) = gateway.events("queue.read")
         assert (told["queue_id"], told["reason"]) == (queue_id, "body file: Input/output error")
         (kept,) = queue.listed()
-        assert (kept["state"], kept["attempts"]) == ("deferred", 2)
+        assert (kept["state"], kept["attempts"]) == ("deferred", 1)
         assert "Input/output error" in kept["reason"]
-        with place.failing(worker, "unlink,unlinkat:error=EIO", home, body):
+        with place.failing(worker, "unlink,unlinkat:error=EIO", home, queue.path(0)):
             queue.command("flush", "ALL")
             (told,) = until(lambda: gateway.events("queue.body"))
         assert (told["queue_id"], told["outcome"]) == (queue_id, "left")
         assert told["reason"] == "Input/output error"
-        assert queue.listed() == []
-        assert body.exists()
+        assert queue_id not in {each["queue_id"] for each in queue.listed()}
+        assert queue.path(0).exists()
         gateway.stop()
         gateway.start()
         assert gateway.events("queue open")[-1]["orphans"] == 1
-        assert not body.exists()
+        assert not queue.path(0).exists()
         sent = gateway.count("delivery", outcome="delivered", recipient="u0@example.net")
         assert len(_arrived(gateway, 0)) == sent == 1
 
@@ -220,14 +220,12 @@ def test_a_directory_that_cannot_be_listed_stops_nothing() -> None:
     """F32: readdir fails at the start; what is in the queue is delivered all the same."""
     with place.home() as home, place.gateway(home) as gateway:
         queue = _fill(gateway, [True, False])
-        gateway.configure(queue=_LATER)
         bodies = gateway.queue / "00/bodies"
         traced = ["strace", "-D", "-f", "--seccomp-bpf", "-o", str(home / "trace")]
         traced += ["-e", "trace=getdents64", "-e", "inject=getdents64:error=EIO"]
         gateway.start(prefix=[*traced, f"--trace-path={bodies}"])
         (told,) = gateway.events("queue.bodies")
         assert told["reason"] == f"{bodies}: Input/output error"
-        queue.command("flush", "ALL")
         until(lambda: queue.listed() == [])
         assert [len(_arrived(gateway, number)) for number in range(2)] == [1, 1]
 
