@@ -129,6 +129,8 @@ class Windows:
     def failed(self, name: str, now: float, text: str) -> float | None:
         """It could not be reached.  When its rest ends, if it is dead by this failure."""
         window = self._windows.setdefault(name, _Window(self.start))
+        if window.rests(now):
+            return None  # a try that began before it was dead says nothing new
         window.text, window.until, window.dead = text, now + self._options.rest, False
         window.cohorts += 1.0 / window.size
         window.size = max(window.size - self._options.negative_feedback, 1.0)

@@ -220,6 +220,7 @@ def test_a_dead_destination_rests_and_starts_anew() -> None:
     assert windows.failed("x", 0, "refused") is None
     assert windows.avoid("x", 0) is None
     assert windows.failed("x", 1, "refused") == 301
+    assert windows.failed("x", 1.5, "a try that began before") is None
     assert windows.avoid("x", 2) == "refused"
     assert (windows.size("x", 2), windows.resting(2)) == (0, ["x"])
     assert (windows.avoid("x", 301), windows.size("x", 301)) == (None, 2)

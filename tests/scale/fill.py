@@ -31,7 +31,8 @@ TEXT = "host mx.%s[192.0.2.1] said: 450 4.2.0 try again later"
 class Plan:
     """What to fill a queue with: mail number N goes to destination N modulo `destinations`,
     comes from sender N modulo `senders`, and is `step` seconds older than the next one.
-    One of each `held` is on hold, and one of each `new` was never tried."""
+    One of each `held` is on hold, and one of each `new` was never tried.  `site` is what a
+    mail waits for, with its domain in it."""
 
     mails: int
     now: float
@@ -40,6 +41,7 @@ class Plan:
     step: float = 0.1
     held: int = 100
     new: int = 4
+    site: str = "smtp:{}"
 
 
 def fill(directory: Path, plan: Plan) -> None:
@@ -107,7 +109,7 @@ def _mail(plan: Plan, number: int) -> NewMail:
     )
     queue_id = ids.encode(int(born * 1_000_000), 9) + "00" + ids.encode(number % 62**3, 3)
     hold = "looked odd" if _state(plan, number) is MailState.HOLD else None
-    return NewMail(queue_id, mail, born, born, hold=hold, site=f"smtp:{domain.decode()}")
+    return NewMail(queue_id, mail, born, born, hold=hold, site=plan.site.format(domain.decode()))
 
 
 def expected(plan: Plan) -> Iterator[tuple[MailState, int]]:
