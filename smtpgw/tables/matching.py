@@ -14,16 +14,14 @@ SHORT = 256
 
 
 class Subject:
-    """A key during one lookup: as octets and as text, as it is and in lower case, made when a
-    pattern wants it; and how long the lookup may go on."""
+    """A key during one lookup, as it is and in lower case, and how long the lookup may go on."""
 
-    __slots__ = ("_clock", "_deadline", "_lower", "_text", "ascii", "key", "limited")
+    __slots__ = ("_clock", "_deadline", "_lower", "ascii", "key", "limited")
 
     def __init__(self, key: bytes, clock: Callable[[], float], limit: float) -> None:
         self.key, self.ascii, self.limited = key, key.isascii(), len(key) > SHORT
         self._clock, self._deadline = clock, clock() + limit
         self._lower: bytes | None = None
-        self._text: str | None = None
 
     @property
     def lower(self) -> bytes:
@@ -31,13 +29,6 @@ class Subject:
         if self._lower is None:
             self._lower = self.key.lower()
         return self._lower
-
-    @property
-    def text(self) -> str:
-        """As Unicode."""
-        if self._text is None:
-            self._text = self.key.decode()
-        return self._text
 
     def time_left(self) -> float:
         """Seconds.  Raises TimeoutError if there are none."""
@@ -47,8 +38,8 @@ class Subject:
         return left
 
 
-class Octets:
-    """A match in octets.  It may have been made in lower case: only places are taken from it."""
+class Match:
+    """What was found.  It may have been made in lower case: only places are taken from it."""
 
     __slots__ = ("_key", "_match")
 
@@ -61,42 +52,19 @@ class Octets:
         return self._key[start:end] if start >= 0 else b""
 
 
-class Text:
-    """A match in text."""
-
-    __slots__ = ("_match",)
-
-    def __init__(self, match: Any) -> None:
-        self._match = match
-
-    def group(self, number: int) -> bytes:
-        """The text of a group."""
-        return (self._match.group(number) or "").encode()
-
-
-Match = Octets | Text
-
-
 class Pattern:
     """A compiled pattern.  `folds`: it wants keys in lower case."""
 
-    __slots__ = ("_literal", "_octets", "_risky", "_text", "folds", "groups")
+    __slots__ = ("_literal", "_pattern", "_risky", "folds", "groups")
 
-    def __init__(
-        self, expression: Expression, flags: int, *, unicode: bool, folds: bool = False
-    ) -> None:
+    def __init__(self, expression: Expression, flags: int = 0, *, folds: bool = False) -> None:
         self.groups, self.folds, self._risky = expression.groups, folds, expression.risky
         self._literal = (
             expression.literal.encode("latin-1") if expression.literal.isascii() else b""
         )
-        self._octets: Any = None
-        self._text: Any = None
+        source = expression.source.encode("latin-1")
         try:
-            if unicode:
-                self._text = regex.compile(expression.source, flags | regex.VERSION0)
-            else:
-                source = expression.source.encode("latin-1")
-                self._octets = regex.compile(source, flags | regex.VERSION0)
+            self._pattern: Any = regex.compile(source, flags | regex.VERSION0)
         except (regex.error, OverflowError, RecursionError) as error:
             raise ValueError(str(error)) from error
 
@@ -106,9 +74,6 @@ class Pattern:
         if self._literal and subject.ascii and self._literal not in subject.lower:
             return None
         timeout = subject.time_left() if self._risky or subject.limited else None
-        if self._octets is not None:
-            key = subject.lower if self.folds else subject.key
-            octets = self._octets.search(key, timeout=timeout)
-            return Octets(subject.key, octets) if octets else None
-        text = self._text.search(subject.text, timeout=timeout)
-        return Text(text) if text else None
+        key = subject.lower if self.folds else subject.key
+        match = self._pattern.search(key, timeout=timeout)
+        return Match(subject.key, match) if match else None

@@ -18,7 +18,7 @@ def compile_pattern(pattern: bytes, flags: frozenset[str], wants_groups: bool) -
     expression = posix.translate(pattern, given)
     # Which of several matches is taken shows in $n only: POSIX has the longest.
     longest = regex.POSIX if wants_groups else 0
-    return Pattern(expression, longest, unicode=False, folds=ignore_case)
+    return Pattern(expression, longest, folds=ignore_case)
 
 
 def open(name: str, context: Context) -> Patterns:
