@@ -122,9 +122,14 @@ def text(octets: bytes) -> str:
     return escape(octets.decode("utf-8", "backslashreplace"))
 
 
+_LATEST = 253_402_300_799.0
+"""The end of the year 9999, where the calendar of datetime ends."""
+
+
 def moment(seconds: float) -> str:
-    """A time for programs."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    """A time for programs; one that is no time of ours is the first or the last there is."""
+    within = min(max(seconds, 0.0), _LATEST)
+    return datetime.fromtimestamp(within, UTC).isoformat(timespec="seconds")
 
 
 def say(line: str) -> None:
