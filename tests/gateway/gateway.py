@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import smtplib
 import socket
@@ -140,6 +141,9 @@ default = "{delivery or f"maildir:{self.mail}"}"
         for pid in self.workers():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        numbers = self.queue / "metrics-smtpgw"
+        if numbers.is_symlink():  # of a supervisor that was killed
+            shutil.rmtree(numbers.readlink(), ignore_errors=True)
 
     def log(self) -> list[dict[str, Any]]:
         """Every whole line of the log."""
