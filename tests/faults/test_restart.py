@@ -162,6 +162,9 @@ def test_damage_is_listed_and_stops_nothing() -> None:
         rotten = len(damages)
         database = gateway.queue / "00/queue.db"
         _flip(database, database.read_bytes().index(b"the mail of number %04d" % rotten))
+        assert len(queue.listed()) > GOOD, "what is damaged does not stop a list"
+        for words in (["list"], ["list", "--older", "1h"], ["shape"], ["top", "--once"]):
+            queue.command(*words)
         gateway.start()
 
         def settled() -> bool:
