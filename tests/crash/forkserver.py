@@ -125,6 +125,7 @@ SYNCS = (
     "no sync of the drop directory",
     "no sync of a commit",
     "no sync of a new name",
+    "no sync of a Maildir",
 )
 """Those that a power cut does."""
 FAULTS: dict[str, Callable[[], None]] = {
@@ -134,6 +135,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     SYNCS[0]: _without_sync(re.compile(r"/bodies/\w+$")),
     SYNCS[1]: _without_sync(re.compile(r"/drop/new$")),
     SYNCS[3]: _without_sync(re.compile(r"/drop/new/[0-9a-f]{32}$")),
+    SYNCS[4]: _without_sync(re.compile(r"/boxes/")),
     SYNCS[2]: _without_commit_sync,
 }
 """What a child's program may be made to do wrong, to see that a test notices it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,23 +15,26 @@ from smtpgw.local.drop import Ticket
 from smtpgw.local.writer import DropFile
 from smtpgw.queue.clock import QueueClock, SystemClock
 from smtpgw.queue.sqlite import SqliteOptions, SqliteStore
-from tests.crash.ledger import Ledger, send_one
+from tests.crash.ledger import Key, Ledger, send_one
 from tests.queue.support import make_first_version
 
 SMALL, LARGE = 400, 60_000
 """Octets of a body in the database, and of one in a file."""
+BOXES = "box.example.net"
+"""The domain whose mail goes into Maildirs."""
 
 
 @dataclass(frozen=True)
 class Mail:
-    """`good` are delivered, `late` at the second try, `bad` are refused; then the sender hears
-    of it."""
+    """`good` are delivered, `late` at the second try, `bad` are refused, and the sender hears of
+    it; `box` get it into a Maildir."""
 
     name: str
     size: int
     good: int = 1
     late: int = 0
     bad: int = 0
+    box: int = 0
 
     @property
     def sender(self) -> str:
@@ -40,13 +43,18 @@ class Mail:
     @property
     def rcpts(self) -> list[str]:
         kinds = ["good"] * self.good + ["late"] * self.late + ["bad"] * self.bad
-        return [f"{kind}{n}-{self.name}@example.net" for n, kind in enumerate(kinds)]
+        named = [f"{kind}{n}-{self.name}@example.net" for n, kind in enumerate(kinds)]
+        return [*named, *self.boxes]
+
+    @property
+    def boxes(self) -> list[str]:
+        return [f"box{n}-{self.name}@{BOXES}" for n in range(self.box)]
 
     @property
     def owed(self) -> tuple[str, ...]:
-        """Who gets something once it is accepted."""
-        mine = [each for each in self.rcpts if not each.startswith("bad")]
-        return (*mine, *([self.sender] if self.bad else []))
+        """To whom the next hop is sent something once this is accepted."""
+        taken = [each for each in self.rcpts if each.startswith(("good", "late"))]
+        return (*taken, *([self.sender] if self.bad else []))
 
 
 def message(name: str, size: int) -> bytes:
@@ -72,12 +80,17 @@ class Moods:
 
 
 CLIENTS: Sequence[Sequence[Mail]] = (
-    (Mail("a1", SMALL, good=2), Mail("a2", SMALL, bad=1), Mail("a3", LARGE, good=2)),
-    (Mail("b1", LARGE), Mail("b2", SMALL, late=1), Mail("b3", LARGE, late=1, bad=1)),
+    (Mail("a1", SMALL, good=2, box=1), Mail("a2", SMALL, bad=1), Mail("a3", LARGE, good=2)),
+    (Mail("b1", LARGE), Mail("b2", SMALL, late=1), Mail("b3", LARGE, box=2, bad=1)),
 )
-HANDED_IN: Sequence[Mail] = (Mail("d1", SMALL, good=2), Mail("d2", LARGE), Mail("d3", SMALL, bad=1))
+HANDED_IN: Sequence[Mail] = (
+    Mail("d1", SMALL, good=2),
+    Mail("d2", LARGE),
+    Mail("d3", SMALL, box=1, bad=1),
+)
 OLD: Sequence[Mail] = (Mail("v1", SMALL, good=2), Mail("v2", LARGE), Mail("v3", SMALL, bad=1))
-SIZES = {each.name: each.size for some in (*CLIENTS, HANDED_IN, OLD) for each in some}
+MAILS = {each.name: each for some in (*CLIENTS, HANDED_IN, OLD) for each in some}
+SIZES = {each.name: each.size for each in MAILS.values()}
 
 
 async def send_all(ledger: Ledger, port: int) -> None:
@@ -147,6 +160,18 @@ def altered(ledger: Ledger, sizes: Mapping[str, int]) -> list[str]:
         if octets.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
         != message(name, sizes[name]).partition(b"\r\n\r\n")[2]
     ]
+
+
+def not_in_boxes(boxes: Path, mails: Iterable[Mail]) -> set[Key]:
+    """Whose Maildir does not hold the mail, once and whole."""
+    wrong = set()
+    for each in mails:
+        body = message(each.name, each.size).partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n")
+        for rcpt in each.boxes:
+            files = (boxes / rcpt / "new").glob("*")
+            if [file.read_bytes().partition(b"\n\n")[2] for file in files] != [body + b"\n"]:
+                wrong.add((each.name, rcpt))
+    return wrong
 
 
 def size_of(name: str) -> int:

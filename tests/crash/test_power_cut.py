@@ -1,7 +1,7 @@
 """Promise 1 when the power goes: what was answered with 250, or handed in, is on the disk.
 
 The queue is on a file system of its own, and under load: clients, the sendmail command, and
-a slow next hop.  Again and again everything is stopped at once, wherever it is, and the disk
+a slow next hop, beside Maildirs on the same disk.  Again and again everything is stopped at once, wherever it is, and the disk
 is copied as it is without what nobody has synced; sometimes the kernel has written some of
 that too, as it may.  The copy is mounted, and a worker is started on it.  Every mail that was
 promised before the cut, and was not delivered before it, is delivered from the copy, whole;
@@ -65,6 +65,7 @@ class Town:
     fault: str = ""
     ledger: Ledger = field(default_factory=Ledger)
     outcomes: Counter[str] = field(default_factory=Counter)
+    mails: dict[str, load.Mail] = field(default_factory=dict)
     load: Sequence[asyncio.Future[None]] = ()
 
     def __post_init__(self) -> None:
@@ -77,7 +78,8 @@ class Town:
         """The next one."""
         name = next(self.names)
         kind = self.dice.randrange(5)
-        return load.Mail(name, load.size_of(name), good=1 + kind % 2, bad=int(kind == 4))
+        size, box = load.size_of(name), int(kind == 3)
+        return load.Mail(name, size, good=1 + kind % 2, bad=int(kind == 4), box=box)
 
     async def client(self) -> None:
         """Send one mail after another, with 250 in the book for each, until cancelled."""
@@ -113,6 +115,7 @@ class Town:
         self.promise(mail)
 
     def promise(self, mail: load.Mail) -> None:
+        self.mails[mail.name] = mail
         self.ledger.promised[mail.name] = mail.owed
         self.ledger.news.set()
 
@@ -200,7 +203,8 @@ class After:
             await self._settled(now, owed)
             status = await running.stop()
             assert status == 0, self.worker.said()
-            lost = owed - set(now.delivered)
+            promised = [self.town.mails[each] for each in then.promised]
+            lost = owed - set(now.delivered) | load.not_in_boxes(self.worker.boxes, promised)
             if not lost:
                 assert left(self.worker) == [], self.worker.said()
         if not self.town.fault:

@@ -1,7 +1,7 @@
 """Promise 1 at every system call: killed as any of them is entered, no 250 is lost.
 
 A real worker takes mail from clients and from the drop directory, queues it, in the database
-and in body files, delivers it, tries again, and writes notifications.  It is killed at one
+and in body files, delivers it by LMTP and into Maildirs, tries again, and writes notifications.  It is killed at one
 system call of one of its threads; at each third such point its next start is killed as well.
 The start after that must deliver what was promised, whole, with at most one more delivery for
 each kill, and only to recipients whose delivery was not committed yet.  Starts are points too:
@@ -78,6 +78,7 @@ class Town:
         """A new queue, and new books."""
         if self.worker.queue.exists():
             shutil.rmtree(self.worker.queue)
+        shutil.rmtree(self.worker.boxes, ignore_errors=True)
         self.worker.log.unlink(missing_ok=True)
         self.ledger, self.kills = Ledger(), 0
         self.sink.ledger, self.sink.refuse = self.ledger, load.Moods()
@@ -120,6 +121,9 @@ class Town:
         assert await running.stop() == 0, self.worker.said()
         assert left(self.worker) == [], self.worker.said()
         assert load.altered(self.ledger, load.SIZES) == []
+        promised = [load.MAILS[each] for each in self.ledger.promised]
+        lost = load.not_in_boxes(self.worker.boxes, promised)
+        assert not lost, f"lost: {lost}\n{self.worker.said()}"
         self.check_duplicates(again, allowed)
 
     def open_addresses(self) -> set[str] | None:

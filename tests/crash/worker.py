@@ -47,6 +47,8 @@ maximal_backoff_time = "0.4s"
 qmgr_message_active_limit = {active}
 [smtpgw.delivery]
 default = "lmtp:unix:{sink}"
+[smtpgw.transport]
+"box.example.net" = "maildir:{boxes}"
 """
 
 
@@ -80,9 +82,12 @@ class Worker:
 
     def __init__(self, nursery: Nursery, home: Path, queue: Path, sink: Path, active: int) -> None:
         self.queue, self.log, self._nursery = queue, home / "log", nursery
+        self.boxes = queue.parent / "boxes"
         self.file = home / f"{sink.name}.toml"
         self.file.write_text(
-            _SETTINGS.format(queue=queue, sink=sink, active=active, port=free_port())
+            _SETTINGS.format(
+                boxes=self.boxes, queue=queue, sink=sink, active=active, port=free_port()
+            )
         )
         self.settings = config.load(self.file)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
