@@ -1,11 +1,12 @@
 """Promise 1 when the power goes: what was answered with 250, or handed in, is on the disk.
 
 The queue is on a file system of its own, and under load: clients, the sendmail command, and
-a slow next hop, beside Maildirs on the same disk.  Again and again everything is stopped at once, wherever it is, and the disk
-is copied as it is without what nobody has synced; sometimes the kernel has written some of
-that too, as it may.  The copy is mounted, and a worker is started on it.  Every mail that was
-promised before the cut, and was not delivered before it, is delivered from the copy, whole;
-nothing in it is damaged; what is delivered again was in delivery at the cut.
+a slow next hop, beside Maildirs on the same disk.  Again and again everything is stopped at
+once, wherever it is, and the disk is copied as it is without what nobody has synced;
+sometimes the kernel has written some of that too, as it may.  The copy is mounted, and a
+worker is started on it.  Every mail that was promised before the cut, and was not delivered
+before it, is delivered from the copy, whole; nothing in it is damaged; what is delivered again
+was in delivery at the cut.
 
 `make test` cuts 50 times (GATEPOST_CUTS).  That the test can fail is tested as well: with one
 sync left out of the program, some cut loses a mail.

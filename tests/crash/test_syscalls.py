@@ -1,11 +1,12 @@
 """Promise 1 at every system call: killed as any of them is entered, no 250 is lost.
 
 A real worker takes mail from clients and from the drop directory, queues it, in the database
-and in body files, delivers it by LMTP and into Maildirs, tries again, and writes notifications.  It is killed at one
-system call of one of its threads; at each third such point its next start is killed as well.
-The start after that must deliver what was promised, whole, with at most one more delivery for
-each kill, and only to recipients whose delivery was not committed yet.  Starts are points too:
-on a new queue, and on one of the first version, which is brought up to date.
+and in body files, delivers it by LMTP and into Maildirs, tries again, and writes
+notifications.  It is killed at one system call of one of its threads; at each third such point
+its next start is killed as well.  The start after that must deliver what was promised, whole,
+with at most one more delivery for each kill, and only to recipients whose delivery was not
+committed yet.  Starts are points too: on a new queue, and on one of the first version, which
+is brought up to date.
 
 `make test` has 100 points, `make nightly` over 1,000 (GATEPOST_POINTS).  What the points are
 comes from a run that is only traced; one that a run did not come to is drawn anew and counted
