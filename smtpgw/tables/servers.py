@@ -51,6 +51,7 @@ class Server:
     unix: bool = False
     down_until: float = 0.0
     pause: float = 0.0
+    answered: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,8 @@ class Servers(Generic[C]):
         while (kept := self._take(tried)) is not None:
             try:
                 return await self._use(kept, question, deadline)
-            except Lost:
-                continue  # it had been idle: a new one may do
+            except Lost as error:  # it had been idle: a new one may do
+                reasons.append(f"{kept.server.name}: {error}")
             except Refused as error:
                 tried.append(kept.server)
                 reasons.append(f"{kept.server.name}: {error}")
@@ -164,7 +165,7 @@ class Servers(Generic[C]):
     async def _use(
         self, kept: _Kept[C], question: Callable[[C], Awaitable[T]], deadline: float
     ) -> T:
-        limit = self._share(deadline)
+        limit, begun = self._share(deadline), self._clock()
         try:
             async with asyncio.timeout(limit):
                 answer = await question(kept.connection)
@@ -173,7 +174,8 @@ class Servers(Generic[C]):
             raise
         except TimeoutError:
             kept.connection.drop()
-            self._down(kept.server)
+            if kept.server.answered <= begun:  # else it is the question that is slow
+                self._down(kept.server)
             raise Lost(f"no answer within {limit:.3g} s") from None
         except BaseException:
             kept.connection.drop()
@@ -199,6 +201,7 @@ class Servers(Generic[C]):
 
     def _give_back(self, kept: _Kept[C]) -> None:
         kept.server.pause = kept.server.down_until = 0.0
+        kept.server.answered = self._clock()
         if self._closed:
             self._leave(kept)
             return
