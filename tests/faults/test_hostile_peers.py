@@ -142,6 +142,31 @@ def test_one_that_never_stops_talking_is_hung_up_on(opening: bytes, drop: bytes)
     assert max(sent) < 30_000_000, "no more than buffers of the system hold"
 
 
+def test_one_that_talks_on_a_connection_that_is_kept_is_hung_up_on() -> None:
+    """Nobody reads there until the next mail, and nobody asked."""
+    ended = asyncio.Event()
+
+    class Talker(Peer):
+        async def _stored(self, writer: asyncio.StreamWriter, line: bytes) -> bool:
+            await super()._stored(writer, line)
+            await asyncio.sleep(0.1)  # until it is kept
+            try:
+                while True:
+                    writer.write(b"250 ok\r\n" * 1000)
+                    await writer.drain()
+            finally:
+                ended.set()
+
+    async def scenario() -> None:
+        async with on_port(Talker()) as hop:
+            deliverer = pool(kept=60)
+            assert isinstance((await deliverer.deliver_to(hop, job()))[0], Delivered)
+            await asyncio.wait_for(ended.wait(), 10)
+            await deliverer.close()
+
+    run(scenario())
+
+
 def test_one_that_dribbles_gains_no_time() -> None:
     """An octet every tenth of a second is no progress: the limit is for the whole reply."""
 
