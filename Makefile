@@ -31,7 +31,8 @@ NIGHTLY := \
   GATEPOST_MAILS=10000 \
   GATEPOST_MIME=3000 \
   GATEPOST_POINTS=1200 \
-  GATEPOST_SCALE=1000000
+  GATEPOST_SCALE=1000000 \
+  GATEPOST_WEATHER=1000
 
 nightly: ## the whole suite, with the long versions of its tests
 	@packaging/setup test

@@ -39,6 +39,7 @@ SEED = int(os.environ.get("GATEPOST_WEATHER_SEED", "0")) or random.SystemRandom(
 STORMY = int(os.environ.get("GATEPOST_WEATHER", "60"))
 """Connections of each kind that meet bad weather before it clears."""
 CLIENTS = 12
+_PATIENCE = 60.0 + STORMY
 _SHORT = "lmtp_connection_reuse_count_limit = 2\n" + "".join(
     f'lmtp_{each}_timeout = "0.5s"\n'
     for each in ("connect", "lhlo", "mail", "rcpt", "data_init", "data_xfer", "data_done", "rset")
@@ -73,16 +74,17 @@ async def _through(gateway: Gateway, sink: Path, ledger: Ledger, chance: random.
             for _ in range(CLIENTS)
         ]
         stormy = lambda: min(sum(each.happened.values()) for each in (out, into)) > STORMY  # noqa: E731 - once
-        assert await ledger.reaches(stormy, 60)
+        assert await ledger.reaches(stormy, _PATIENCE)
         out.clear = into.clear = True
-        assert await ledger.reaches(lambda: len(ledger.promised) > STORMY // 2, 60)
+        assert await ledger.reaches(lambda: len(ledger.promised) > STORMY // 2, _PATIENCE)
         stop.set()
         await asyncio.gather(*load)
-        assert await ledger.reaches(lambda: not ledger.owed(), 60)
+        assert await ledger.reaches(lambda: not ledger.owed(), _PATIENCE)
         assert set(out.happened) == set(into.happened) == set(FATES)
         return out
 
 
+@pytest.mark.timeout(120 + 2 * STORMY)
 def test_whatever_the_network_does_nothing_is_lost(
     record_property: Callable[[str, object], None],
 ) -> None:
