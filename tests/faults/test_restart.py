@@ -223,14 +223,18 @@ def test_a_directory_that_cannot_be_listed_stops_nothing() -> None:
     """F32: readdir fails at the start; what is in the queue is delivered all the same."""
     with place.home() as home, place.gateway(home) as gateway:
         queue = _fill(gateway, [True, False])
-        bodies = gateway.queue / "00/bodies"
+        bodies, taken = gateway.queue / "00/bodies", gateway.queue / "drop/taken"
         traced = ["strace", "-D", "-f", "--seccomp-bpf", "-o", str(home / "trace")]
         traced += ["-e", "trace=getdents64", "-e", "inject=getdents64:error=EIO"]
-        gateway.start(prefix=[*traced, f"--trace-path={bodies}"])
+        gateway.start(prefix=[*traced, f"--trace-path={bodies}", f"--trace-path={taken}"])
         (told,) = gateway.events("queue.bodies")
         assert told["reason"] == f"{bodies}: Input/output error"
         until(lambda: queue.listed() == [])
         assert [len(_arrived(gateway, number)) for number in range(2)] == [1, 1]
+        told = until(lambda: gateway.events("pickup", outcome="tempfailed"))[0]
+        assert "Input/output error" in told["reason"]
+        assert gateway.send()[0] == 250
+        assert gateway.count("child started") == 1
 
 
 def _errors(gateway: Gateway) -> list[dict[str, Any]]:
