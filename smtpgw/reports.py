@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from structlog.typing import FilteringBoundLogger
 
 from smtpgw import settling
+from smtpgw.delivery.encode import convertible
 from smtpgw.delivery.outcome import Destination, Outcome
 from smtpgw.dsn.build import build
 from smtpgw.dsn.report import Action, DsnOptions, Letter, News, Report, Reported, wanted
@@ -159,7 +160,15 @@ class Reporter:
             attempted=None if mail.doomed else wall,
             retry_until=wall + max(left, 0.0),
         )
-        built = build(report, letter, self._options, now=wall, queue_id=queue_id, token=self._token)
+        built = build(
+            report,
+            letter,
+            self._options,
+            now=wall,
+            queue_id=queue_id,
+            token=self._token,
+            movable=convertible,
+        )
         self._log.info(
             "dsn",
             queue_id=queue_id,

@@ -81,6 +81,15 @@ def survey(pieces: Iterable[bytes]) -> Plan:
     return plan
 
 
+def convertible(message: bytes) -> bool:
+    """Whether a message can go to a peer that takes 7 bits."""
+    try:
+        survey([message])
+    except Unclear:
+        return False
+    return True
+
+
 def _choose(part: Part, seen: _Seen) -> bytes | None:
     if not seen.odd and (not seen.long or part.sealed):
         return None

@@ -20,7 +20,7 @@ from milterd.core.mail import (
 )
 from smtpgw.address.path import PathError, parse_path
 from smtpgw.dsn import envelope, fields, words
-from smtpgw.dsn.original import Part, message_id, original
+from smtpgw.dsn.original import Movable, Part, anything, message_id, original
 from smtpgw.dsn.report import DsnOptions, Letter, News, Report
 from smtpgw.dsn.text import LINE, quoted_printable
 
@@ -36,17 +36,19 @@ def build(
     now: float,
     queue_id: str,
     token: Callable[[], str],
+    movable: Movable = anything,
 ) -> Mail:
     """The notification under `queue_id`.
 
-    `token` gives random letters and digits, at least 16, for the boundary.
+    `token` gives random letters and digits, at least 16, for the boundary.  `movable` says
+    whether an 8-bit message can be converted to 7 bits.
     """
     human = _human(words.text(report, letter, options))
     status = _status(fields.status(report, options, wide=not letter.to.isascii()))
     room = options.bounce_size_limit - len(human.octets) - len(status.octets) - _OVERHEAD
     full = letter.news is News.FAILURE and letter.full
     full = full and not envelope.headers_only(report.sender_args)
-    returned = original(report, full=full, room=max(room, 0))
+    returned = original(report, full=full, room=max(room, 0), movable=movable)
     parts = (
         _part(b"Notification", human),
         _part(b"Delivery report", status),

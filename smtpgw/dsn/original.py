@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from smtpgw.dsn import envelope
@@ -19,18 +20,29 @@ class Part:
     octets: bytes
 
 
-def original(report: Report, *, full: bool, room: int) -> Part:
+Movable = Callable[[bytes], bool]
+"""Whether an 8-bit message can be converted for a peer that takes 7 bits."""
+
+
+def anything(_message: bytes) -> bool:
+    """Every message can."""
+    return True
+
+
+def original(report: Report, *, full: bool, room: int, movable: Movable = anything) -> Part:
     """The message if it may come along and fits `room` octets, else its header as far as it does.
 
     A message that is no lines of at most 998 octets ended by CRLF, or holds NUL, may not
-    stand in a mail unencoded, and a message is not to be encoded: its header comes back.
+    stand in a mail unencoded, and a message is not to be encoded: its header comes back.  So it
+    does where the message is 8-bit and not `movable`: for a peer that takes 7 bits the
+    notification could not be converted, and of a notification nobody is notified.
     """
     declared = envelope.parameter(report.sender_args, b"SMTPUTF8") is not None
     head = _header(report.content)
     wide = declared and not head.isascii() and is_utf8(head)
     if full and report.content.size <= room:
         octets = b"".join(report.content.pieces())
-        if _well_formed(octets):
+        if _well_formed(octets) and (wide or octets.isascii() or movable(octets)):
             return Part(b"message/global" if wide else b"message/rfc822", _eight(octets), octets)
     return _header_part(_cut(head, room), wide)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from milterd.core.mail import BytesBody
 from smtpgw.address.params import encode_xtext
+from smtpgw.delivery.encode import convert, convertible, survey
 from smtpgw.dsn import fields, text
 from smtpgw.dsn.build import build
 from smtpgw.dsn.original import message_id, original
@@ -143,6 +144,30 @@ def test_no_octets_break_it(report: Report, news: News, copy: bool) -> None:
         assert len(each) == len(set(each))
     status.decode("utf-8")
     assert octets.isascii() or b"BODY=8BITMIME" in mail.envelope.sender_args
+
+
+@settings(max_examples=60, deadline=None)
+@given(_reports(), st.booleans())
+@example(_report(b"a@x", head=b"Subject: caf\xe9\r\n\r\n"), True)
+@example(_report(b"a@x", head=b"Content-Type: multipart/signed\r\n\r\n"), True)
+@example(_report(b"a@x", head=b"Content-Type: multipart/mixed; boundary=a\r\n\r\n"), True)
+@example(_report(b"a@x"), True)
+def test_every_notification_can_go_to_a_peer_of_7_bits(report: Report, full: bool) -> None:
+    """Nobody is told of a notification that cannot be delivered."""
+    taken = iter(["0123456789abcdef", "fedcba9876543210"])
+    mail = build(
+        report,
+        Letter(News.FAILURE, b"a@x", full=full),
+        DsnOptions("gw.example"),
+        now=1_700_000_400.0,
+        queue_id="dsn45678901234",
+        token=lambda: next(taken),
+        movable=convertible,
+    )
+    octets = b"".join(mail.pieces())
+    converted = b"".join(convert([octets], survey([octets])))
+    assert converted.isascii()
+    assert len(email.message_from_bytes(converted).get_payload()) == 3
 
 
 @settings(max_examples=60, deadline=None)
