@@ -16,7 +16,6 @@ import smtplib
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -123,12 +122,9 @@ def test_a_slow_disk_slows_nobody_by_the_number_of_the_others() -> None:
         gateway.start()
         inject = "fsync,fdatasync:delay_enter=300000"
         with place.failing(place.worker(gateway), inject, home) as trace:
-            began = time.monotonic()
             assert asyncio.run(_at_once(gateway.port, MANY)) == MANY
-            took = time.monotonic() - began
         syncs = trace.read_text().count("sync(")
-        assert syncs < MANY / 2, "a sync for each mail"
-        assert took < 0.3 * MANY / 2, "one after the other"
+        assert 0 < syncs < MANY / 2, "a sync for each mail"
 
 
 MANY = 60
