@@ -61,11 +61,21 @@ def filled(where: Path, leave: int = 0) -> Iterator[None]:
     """All but `leave` octets of a disk are in use."""
     filler = where / "filler"
     with filler.open("wb", buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 0, max(free(where) - leave, 1))
+        until(lambda: _allocated(file.fileno(), max(free(where) - leave, 1)), what="the filling")
     try:
         yield
     finally:
         filler.unlink()
+
+
+def _allocated(number: int, octets: int) -> bool:
+    """Whether there still was so much room as it seemed."""
+    try:
+        os.posix_fallocate(number, 0, octets)
+    except OSError:
+        os.ftruncate(number, 0)
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ One gateway lives through it all, on a small disk of its own.
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 import subprocess
 import sys
@@ -89,12 +88,12 @@ def test_a_write_that_is_refused_for_good_reason_is_a_full_disk(small: Later, na
     shard = small.queue / "00"
     paths = (shard / "queue.db-wal", shard / "probe")
     with place.failing(worker, f"pwrite64,fallocate:error={name}", small.place, *paths):
-        code, text = small.send()
-        assert (code, text.partition(",")[0]) == (452, _FULL)
+        for _ in range(3):
+            code, text = small.send()
+            assert (code, text.partition(",")[0]) == (452, _FULL)
+        assert place.worker(small) == worker
     until(lambda: small.send()[0] == 250, what="room")
     assert small.arrives(small.send_new())
-    assert place.worker(small) == worker
-    assert errno.errorcode[getattr(errno, name)] == name
 
 
 def test_it_starts_on_a_full_disk_and_empties_its_queue(small: Later) -> None:

@@ -69,7 +69,7 @@ def test_few_descriptors_are_kept_for_the_mail_that_is_here(gateway: Later) -> N
             until(lambda: time.monotonic() > since + 1, what="a second")
             spent = place.processor_time(worker) - began
             assert spent < 0.5 * (time.monotonic() - since), "it spins"
-        until(lambda: gateway.send()[0] == 250, what="the crowd's end")
+        until(lambda: _sends(gateway), what="the crowd's end")
     assert place.worker(gateway) == worker
     assert gateway.arrives(gateway.send_new())
 
