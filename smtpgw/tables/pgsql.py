@@ -6,6 +6,7 @@ whatever type the server finds for it, so that `uid = '%s'` means what it means 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -61,29 +62,49 @@ class _Connection:
         self._prepared: PreparedStatement[Any] | None = None
 
     async def query(
-        self, text: str, parameters: Sequence[str | int]
+        self, statement: Statement, parameters: Sequence[str | int]
     ) -> list[Sequence[bytes | None]]:
         """The rows.  Raises Lost, Refused."""
         try:
             if self._prepared is None:
-                self._prepared = await self._prepare(text)
+                self._prepared = await self._prepare(statement)
             rows = await self._prepared.fetch(*map(str, parameters))
         except Exception as error:
             self._prepared = None
             raise _error(error) from error
         return [[None if each is None else str(each).encode() for each in row] for row in rows]
 
-    async def _prepare(self, text: str) -> PreparedStatement[Any]:
+    async def _prepare(self, statement: Statement) -> PreparedStatement[Any]:
         """The statement with text for every parameter and column."""
-        statement = await self._connection.prepare(text)
-        columns = statement.get_attributes()
-        wide = [each.type.kind != "scalar" for each in columns]
-        if any(wide):
-            statement = await self._connection.prepare(_cast(text, wide))
-        types = [*statement.get_parameters(), *(each.type for each in statement.get_attributes())]
-        if not await self._text_for(types):
-            return statement
-        return await self._connection.prepare(_cast(text, wide) if any(wide) else text)
+        text, prepared = await self._typed(statement)
+        columns = [each.type.kind != "scalar" for each in prepared.get_attributes()]
+        if any(columns):
+            text = _cast(text, columns)
+            prepared = await self._connection.prepare(text)
+        types = [*prepared.get_parameters(), *(each.type for each in prepared.get_attributes())]
+        if await self._text_for(types):
+            prepared = await self._connection.prepare(text)
+        return prepared
+
+    async def _typed(self, statement: Statement) -> tuple[str, PreparedStatement[Any]]:
+        """Where the server cannot tell a parameter's type, or finds an array, it is text."""
+        from asyncpg import IndeterminateDatatypeError
+
+        casts: set[int] = set()
+        while True:
+            text = statement.behind(casts, "::text")
+            try:
+                prepared = await self._connection.prepare(text)
+            except IndeterminateDatatypeError as error:
+                found = {int(each) for each in re.findall(r"\$(\d+)", str(error))} - casts
+                if not found:
+                    raise
+            else:
+                types = enumerate(prepared.get_parameters(), 1)
+                found = {number for number, each in types if each.kind != "scalar"} - casts
+                if not found:
+                    return text, prepared
+            casts |= found
 
     async def _text_for(self, types: Sequence[Type]) -> bool:
         """Let values of these types be text; whether there was anything to do."""
@@ -158,7 +179,7 @@ class _Database:
         """Every column of every row.  Raises Unavailable."""
         parameters = bound(self._statement, key, self._name)
         rows = await self._servers.ask(
-            lambda connection: connection.query(self._statement.text, parameters)
+            lambda connection: connection.query(self._statement, parameters)
         )
         return [value for row in rows for value in row]
 

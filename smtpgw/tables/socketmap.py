@@ -7,8 +7,6 @@ octets, is no answer.
 
 from __future__ import annotations
 
-import asyncio
-
 from smtpgw.tables.context import Context
 from smtpgw.tables.servers import Limits, Lost, Refused, Server
 from smtpgw.tables.streams import Asking, Stream, inet
@@ -31,13 +29,13 @@ def open(name: str, context: Context) -> Table:
     prefix = asked.encode("utf-8", "surrogateescape") + b" "
 
     async def question(stream: Stream, key: bytes) -> Found | None:
-        await stream.send(netstring(prefix + key))
-        return answer(await _reply(stream), spec)
+        reply = await stream.ask(netstring(prefix + key), measure)
+        return answer(reply[reply.index(b":") + 1 : -1], spec)
 
     limits = Limits(
         context.connect_limit, context.query_limit, idle=10, retry=10, size=context.connections
     )
-    return Asking(spec, server, context, question, limits, 2 * LONGEST)
+    return Asking(spec, server, context, question, limits, LONGEST + _DIGITS + 2)
 
 
 def netstring(octets: bytes) -> bytes:
@@ -45,24 +43,24 @@ def netstring(octets: bytes) -> bytes:
     return b"%d:%s," % (len(octets), octets)
 
 
-async def _reply(stream: Stream) -> bytes:
-    try:
-        length = (await stream.reader.readuntil(b":"))[:-1]
-        if not length.isdigit() or len(length) > _DIGITS or int(length) > LONGEST:
-            raise Lost(f"{length[:20]!r} where the length of a reply should be")
-        octets = await stream.reader.readexactly(int(length) + 1)
-    except (OSError, EOFError, asyncio.LimitOverrunError) as error:
-        raise Lost(f"no netstring: {error}") from error
-    if octets[-1:] != b",":
+def measure(octets: bytes) -> int:
+    """The length of the netstring that begins here, 0: more has to come.  Raises Lost."""
+    digits, colon, _ = octets[: _DIGITS + 1].partition(b":")
+    if not colon and len(digits) <= _DIGITS and (not digits or digits.isdigit()):
+        return 0
+    if not colon or not digits.isdigit() or int(digits) > LONGEST:
+        raise Lost(f"{octets[:20]!r} where the length of a reply should be")
+    end = len(digits) + 1 + int(digits)
+    if octets[end : end + 1] not in (b"", b","):
         raise Lost("a netstring without its comma")
-    return octets[:-1]
+    return end + 1 if len(octets) > end else 0
 
 
 def answer(reply: bytes, where: str) -> Found | None:
     """What a reply means.  Raises Refused, and Lost for what is no reply."""
     status, blank, text = reply.partition(b" ")
     if status == b"OK" and blank:
-        return Found(text, where)
+        return Found(text.partition(b"\0")[0], where)
     if status == b"NOTFOUND":
         return None
     said = text.strip()[:200].decode("utf-8", "replace")

@@ -10,7 +10,7 @@ is refused with ValueError.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from smtpgw.tables.template import Expansion, Parts, Template, expand
@@ -64,14 +64,23 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with markers, and what to bind to them in their order."""
+    """SQL with markers, and what to bind to them in their order; `ends`: where in the text each
+    marker ends."""
 
     text: str
     parameters: tuple[Parameter, ...]
+    ends: tuple[int, ...]
 
     def bind(self, key: Parts) -> list[str | int]:
         """Raises NotANumber."""
         return [each.value(key) for each in self.parameters]
+
+    def behind(self, numbers: Iterable[int], text: str) -> str:
+        """The text with more behind the markers of these numbers, from 1."""
+        found = self.text
+        for end in sorted((self.ends[number - 1] for number in numbers), reverse=True):
+            found = found[:end] + text + found[end:]
+        return found
 
 
 def compile_query(template: Template, dialect: Dialect) -> Statement:
@@ -105,6 +114,7 @@ class _Compiler:
         self._at = 0
         self._text: list[str] = []
         self._parameters: list[Parameter] = []
+        self._ends: list[int] = []
 
     def compile(self) -> Statement:
         while (unit := self._peek()) is not None:
@@ -115,7 +125,7 @@ class _Compiler:
             elif not self._comment() and not self._quoted(unit):
                 self._emit(unit)
                 self._at += 1
-        return Statement("".join(self._text), tuple(self._parameters))
+        return Statement(self._said(), tuple(self._parameters), tuple(self._ends))
 
     def _peek(self, ahead: int = 0) -> Unit | None:
         at = self._at + ahead
@@ -136,6 +146,7 @@ class _Compiler:
     def _bind(self, parameter: Parameter) -> None:
         self._parameters.append(parameter)
         self._text.append(self._dialect.marker(len(self._parameters)))
+        self._ends.append(len(self._said()))
 
     def _said(self) -> str:
         return "".join(self._text)

@@ -11,43 +11,68 @@ from smtpgw.tables.servers import Limits, Lost, Server, Servers
 from smtpgw.tables.table import Found, TableError, Unavailable
 
 
-class Stream:
+class Stream(asyncio.Protocol):
     """A connection whose replies have `limit` octets at most."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int
-    ) -> None:
-        self.reader, self._writer, self.limit = reader, writer, limit
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._octets = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._news = asyncio.Event()
 
-    async def send(self, octets: bytes) -> None:
-        """Raises Lost."""
-        try:
-            self._writer.write(octets)
-            await self._writer.drain()
-        except OSError as error:
-            raise Lost(f"cannot send: {error}") from error
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream, it is
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._octets += data
+        self._news.set()
+        if len(self._octets) > self._limit:
+            self.drop()
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - gone is gone
+        self._transport = None
+        self._news.set()
+
+    async def ask(self, request: bytes, measure: Callable[[bytes], int]) -> bytes:
+        """The one reply to a request.  `measure` tells its length from what has come so far, 0:
+        more has to come.  Raises Lost, for octets that nobody asked for too."""
+        if self._transport is None or self._octets:
+            raise Lost("closed" if not self._octets else "it speaks without being asked")
+        self._transport.write(request)
+        while not (length := measure(bytes(self._octets))):
+            if self._transport is None:
+                raise Lost(f"closed after {len(self._octets)} octets of a reply")
+            self._news.clear()
+            await self._news.wait()
+        reply = bytes(self._octets[:length])
+        if len(self._octets) > length:
+            raise Lost("more than one reply")
+        self._octets.clear()
+        return reply
 
     def drop(self) -> None:
-        self._writer.transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     async def close(self) -> None:
-        self._writer.close()
-        try:
-            await self._writer.wait_closed()
-        except OSError as error:
-            raise Lost(str(error)) from error
+        if self._transport is not None:
+            self._transport.close()
 
 
 async def connect(server: Server, limit: int) -> Stream:
     """Raises Lost."""
+    loop = asyncio.get_running_loop()
     try:
         if server.unix:
-            reader, writer = await asyncio.open_unix_connection(server.host, limit=limit)
+            _, stream = await loop.create_unix_connection(lambda: Stream(limit), server.host)
         else:
-            reader, writer = await asyncio.open_connection(server.host, server.port, limit=limit)
+            _, stream = await loop.create_connection(
+                lambda: Stream(limit), server.host, server.port
+            )
     except OSError as error:
         raise Lost(str(error)) from error
-    return Stream(reader, writer, limit)
+    return stream
 
 
 def inet(place: str, spec: str) -> Server:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 from smtpgw.tables.context import Context
@@ -17,6 +16,7 @@ from smtpgw.tables.table import Found, Table
 LONGEST = 4096
 """Octets of a reply with its newline."""
 _UNSAFE = re.compile(rb"[^!-$&-~]")
+_REPLY = re.compile(rb"([245])[0-9]{2}[ \t\r\v\f](.*)", re.DOTALL)
 _CODED = re.compile(rb"%(..?)?", re.DOTALL)
 
 
@@ -25,15 +25,16 @@ def open(name: str, context: Context) -> Table:
     spec = context.spec(name)
 
     async def question(stream: Stream, key: bytes) -> Found | None:
-        await stream.send(b"get " + quoted(key) + b"\n")
-        try:
-            line = await stream.reader.readuntil(b"\n")
-        except (OSError, EOFError, asyncio.LimitOverrunError) as error:
-            raise Lost(f"no line: {error}") from error
-        return answer(line[:-1], spec)
+        reply = await stream.ask(b"get " + quoted(key) + b"\n", measure)
+        return answer(reply[:-1], spec)
 
     limits = Limits(context.connect_limit, context.query_limit, size=context.connections)
     return Asking(spec, inet(name, spec), context, question, limits, LONGEST)
+
+
+def measure(octets: bytes) -> int:
+    """The length of the line that begins here, 0: more has to come."""
+    return octets.find(b"\n") + 1
 
 
 def quoted(octets: bytes) -> bytes:
@@ -54,16 +55,17 @@ def unquoted(octets: bytes) -> bytes:
 
 
 def answer(line: bytes, where: str) -> Found | None:
-    """What a reply means.  Raises Refused, and Lost for what is no reply."""
-    code, blank, text = line.rstrip(b"\r").partition(b" ")
-    if code == b"500":
-        return None
+    """What a reply means: 2xx, 4xx or 5xx, as Postfix takes them.  Raises Refused, and Lost for
+    what is no reply."""
+    match = _REPLY.fullmatch(line)
+    if match is None:
+        raise Lost(f"a reply that begins with {line[:40]!r}")
     try:
-        said = unquoted(text)
+        said = unquoted(match[2]).partition(b"\0")[0]
     except ValueError as error:
         raise Lost(f"{line[:40]!r}: {error}") from error
-    if code == b"200" and blank:
-        return Found(said, where)
-    if code == b"400":
-        raise Refused(f"400 {said[:200].decode('utf-8', 'replace')}")
-    raise Lost(f"a reply that begins with {line[:40]!r}")
+    if match[1] == b"5":
+        return None
+    if match[1] == b"4":
+        raise Refused(f"{line[:3].decode()} {said[:200].decode('utf-8', 'replace')}")
+    return Found(said, where)

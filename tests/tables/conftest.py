@@ -52,7 +52,9 @@ def postgresql_server() -> Iterator[_postgresql.PostgreSql]:
     with _postgresql.postgresql() as server:
         server.sql(f"CREATE DATABASE {DATABASE}")
         server.sql(f"CREATE USER {USER} PASSWORD '{quoted}'")
-        server.sql(CREATE + databases.inserts() + f"GRANT SELECT ON alias TO {USER};", DATABASE)
+        # Debian's Postfix speaks Latin-1 to it: values beyond that are tests of their own.
+        rows = databases.inserts(row for row in databases.ROWS if row[0].isascii())
+        server.sql(CREATE + rows + f"GRANT SELECT ON alias TO {USER};", DATABASE)
         yield server
 
 

@@ -61,6 +61,7 @@ def settings(chosen: random.Random) -> str:
     return "\n".join(filter(None, lines)) + "\n"
 
 
+@pytest.mark.timeout(120 + 2 * TABLES)
 def test_generated_tables_answer_as_postfix(ldap: Database, postmap: Postmap) -> None:
     failures = Failures(postmap)
     for number in range(max(2, TABLES // 4)):

@@ -86,6 +86,7 @@ def _settings(chosen: random.Random, kind: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.timeout(120 + 2 * TABLES)
 @pytest.mark.parametrize("kind", ["sqlite", "mysql", "pgsql"])
 def test_generated_tables_answer_as_postfix(
     kind: str, postmap: Postmap, request: pytest.FixtureRequest
@@ -93,9 +94,11 @@ def test_generated_tables_answer_as_postfix(
     database: Database = request.getfixturevalue(kind)
     keys = list(KEYS)
     if kind == "pgsql":
-        # Postfix before 3.9 tells the server that it speaks Latin-1, so that a key in UTF-8
-        # finds nothing, and a value beyond Latin-1 is an error.
+        # Postfix before 3.9 tells the server that it speaks Latin-1: a key in UTF-8 is another.
         keys = [key for key in keys if key.isascii()]
+    if kind == "sqlite":
+        # In "%s", which SQLite takes for a string, Postfix lets this quote of a key end it.
+        keys = [key for key in keys if b'"' not in key]
     failures = Failures(postmap)
     for number in range(max(1, TABLES // 4)):
         chosen = random.Random(f"{kind} {number}")

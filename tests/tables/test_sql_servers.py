@@ -238,15 +238,48 @@ def test_columns_of_every_kind_come_as_the_server_writes_them(
         f"GRANT SELECT ON kinds TO {USER}",
         DATABASE,
     )
-    keys = [b"k", b"null", b"-5", b"t", b"10.0.0.1/8", b"11111111-2222-3333-4444-555555555555"]
+    keys = [
+        b"k",
+        b"null",
+        b"-5",
+        b"t",
+        b"10.0.0.1/8",
+        b"{k}",
+        b"[1,5)",
+        b"11111111-2222-3333-4444-555555555555",
+    ]
     failures = Failures(postmap)
     for number, condition in enumerate(
-        ("k = '%s'", "i = '%s'", "b = '%s'", "x = '%s'", "u = '%s'", "i IS NULL AND k = '%s'")
+        (
+            "k = '%s'",
+            "i = '%s'",
+            "b = '%s'",
+            "x = '%s'",
+            "u = '%s'",
+            "i IS NULL AND k = '%s'",
+            "k = concat('%s', '')",
+            "k = any('%s'::text[])",
+            "k = '%s' AND '$1' <> ''",
+            "a @> string_to_array('%s', ',') OR r = '%s'",
+        )
     ):
         query = f"query = SELECT * FROM kinds WHERE {condition}\n"
         spec = pgsql.cf(query, f"kinds-{number}.cf")
         run(compare(spec, keys, postmap, failures))
     failures.check()
+
+
+def test_postgresql_is_asked_in_utf_8(postgresql_server: PostgreSql, pgsql: Database) -> None:
+    postgresql_server.sql(
+        "INSERT INTO alias VALUES ('ü@example.net', '日本@example.org', 1, 'ü', 'example.net')",
+        DATABASE,
+    )
+    key = "Ü@example.net".encode()
+    try:
+        found, _ = run(ours(pgsql.cf(QUERY), [key, b"\xfc@example.net"]))
+    finally:
+        postgresql_server.sql("DELETE FROM alias WHERE local = 'ü'", DATABASE)
+    assert found == {key: "日本@example.org".encode()}
 
 
 def test_a_changed_schema_is_noticed(postgresql_server: PostgreSql, pgsql: Database) -> None:
