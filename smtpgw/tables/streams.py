@@ -40,7 +40,7 @@ class Stream(asyncio.Protocol):
         if self._transport is None or self._octets:
             raise Lost("closed" if not self._octets else "it speaks without being asked")
         self._transport.write(request)
-        while not (length := measure(bytes(self._octets))):
+        while not (length := self._measured(measure)):
             if self._transport is None:
                 raise Lost(f"closed after {len(self._octets)} octets of a reply")
             self._news.clear()
@@ -50,6 +50,11 @@ class Stream(asyncio.Protocol):
             raise Lost("more than one reply")
         self._octets.clear()
         return reply
+
+    def _measured(self, measure: Callable[[bytes], int]) -> int:
+        if len(self._octets) > self._limit:
+            raise Lost(f"a reply of more than {self._limit} octets")
+        return measure(bytes(self._octets))
 
     def drop(self) -> None:
         if self._transport is not None:

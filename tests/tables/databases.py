@@ -134,7 +134,7 @@ class Postmap:
     def find(self, spec: str, keys: Sequence[bytes]) -> tuple[dict[bytes, bytes], str]:
         """What it finds, and what it says if it fails (the keys behind that one are not asked)."""
         printed, told = self.start(spec).communicate(b"".join(key + b"\n" for key in keys), 60)
-        pairs = (line.partition(b"\t") for line in printed.splitlines())
+        pairs = (line.partition(b"\t") for line in printed.split(b"\n")[:-1])
         said = told.decode("utf-8", "replace")
         return {key: value for key, _, value in pairs}, said if "fatal:" in said else ""
 
