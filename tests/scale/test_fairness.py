@@ -211,7 +211,16 @@ def test_who_sends_no_end_to_one_host_leaves_others_their_share_of_it(
     run(scenario(), 200)
 
 
-def test_a_turn_costs_the_same_in_any_queue(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "wish",
+    [
+        Wish(each=25, room={"smtp:d1.example": 0}),
+        Wish(each=25, expired_null=START),
+        Wish(each=25, late=START),
+    ],
+    ids=["a turn", "none of the null sender is overdue", "all are late"],
+)
+def test_a_turn_costs_the_same_in_any_queue(tmp_path: Path, wish: Wish) -> None:
     """What is leased is a step down an index for each lane, however much stands in it."""
 
     def cost(name: str, mails: int) -> int:
@@ -225,7 +234,6 @@ def test_a_turn_costs_the_same_in_any_queue(tmp_path: Path) -> None:
             return 0
 
         db.set_progress_handler(told, 100)
-        wish = Wish(each=25, room={"smtp:d1.example": 0})
         assert len(turns.choose(db, START + 600, 200, wish)) == 200
         db.set_progress_handler(None, 0)
         db.close()
