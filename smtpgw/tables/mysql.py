@@ -6,7 +6,6 @@ are never turned into ours and back.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from smtpgw.tables.asked import Asked, bound, sql_of
 from smtpgw.tables.cf import Cf
 from smtpgw.tables.context import Context
 from smtpgw.tables.hosts import hosts_of, limits_of, unix, with_port
+from smtpgw.tables.mysql_login import login_of
 from smtpgw.tables.servers import Lost, Refused, Server, Servers
 from smtpgw.tables.sql import MYSQL, Statement
 from smtpgw.tables.table import Table
@@ -44,49 +44,6 @@ def _servers(cf: Cf) -> list[Server]:
             unix(SOCKET) if host.lower() == "localhost" else Server(f"{host}:{port}", host, port)
         )
     return found or [unix(SOCKET)]
-
-
-def _tls(cf: Cf) -> ssl.SSLContext | None:
-    """TLS where any of the tls_* settings asks for it: a chain is verified where authorities are
-    given, the server's name with tls_verify_cert."""
-    names = ("tls_cert_file", "tls_key_file", "tls_CAfile", "tls_CApath", "tls_ciphers")
-    cert, key, file, path, ciphers = (cf.text(each) or None for each in names)
-    verify = cf.flag("tls_verify_cert", default=False)
-    if not (verify or cert or key or file or path or ciphers):
-        return None
-    try:
-        made = ssl.create_default_context(cafile=file, capath=path)
-        made.check_hostname = verify
-        made.verify_mode = ssl.CERT_REQUIRED if verify or file or path else ssl.CERT_NONE
-        if cert:
-            made.load_cert_chain(cert, key)
-        if ciphers:
-            made.set_ciphers(ciphers)
-    except OSError as error:
-        raise cf.error(f"TLS: {error}", "certificates and keys that can be read") from error
-    return made
-
-
-def _login(cf: Cf) -> dict[str, Any]:
-    """What asyncmy.connect() is told, apart from the server."""
-    file, group = cf.text("option_file"), cf.text("option_group", "client")
-    told: dict[str, Any] = {
-        "user": cf.text("user") or None,
-        "password": cf.text("password").encode("utf-8", "surrogateescape"),
-        "database": cf.text("dbname", empty=False),
-        "charset": cf.text("charset", "utf8mb4", empty=False),
-        "autocommit": True,  # else every answer were of the day of the first
-        "use_unicode": False,
-        "conv": {int: _digits},  # and no decoders: values stay what the server wrote
-        "ssl": _tls(cf),
-    }
-    if file:
-        told |= {"read_default_file": file, "read_default_group": group or None}
-    return {name: value for name, value in told.items() if value is not None}
-
-
-def _digits(value: int, _: object) -> str:
-    return str(value)
 
 
 class _Connection:
@@ -154,7 +111,7 @@ class _Database:
 
     def __init__(self, cf: Cf, statement: Statement, context: Context) -> None:
         self._name, self._statement = cf.spec, statement
-        self._login = _login(cf)
+        self._login = login_of(cf)
         self._strict = cf.flag("require_result_set", default=True)
         self._limit = context.connect_limit
         self._servers = Servers(

@@ -16,7 +16,16 @@ from smtpgw.tables.table import Found, Table, TableError, Unavailable
 from tests.peers.mariadb import MariaDb
 from tests.peers.postgresql import PostgreSql
 from tests.queue.support import run, until
-from tests.tables.databases import DATABASE, USER, Database, Failures, Postmap, compare, ours
+from tests.tables.databases import (
+    DATABASE,
+    PASSWORD,
+    USER,
+    Database,
+    Failures,
+    Postmap,
+    compare,
+    ours,
+)
 
 pytestmark = pytest.mark.xdist_group("databases")
 
@@ -347,10 +356,28 @@ def test_answers_are_kept_for_their_time(mariadb_server: MariaDb, mysql: Databas
     run(ask())
 
 
+def test_the_login_may_be_in_an_option_file(
+    mariadb_server: MariaDb, mysql: Database, postmap: Postmap
+) -> None:
+    options = mysql.directory / "my.cnf"
+    quoted = PASSWORD.replace("\\", "\\\\")
+    options.write_text(
+        f"!include /nowhere\n[client]\nuser = nobody\n\n[mail]\nuser={USER}\npassword={quoted}\n"
+    )
+    settings = (
+        f"hosts = unix:{mariadb_server.socket}\ndbname = {DATABASE}\n"
+        f"option_file = {options}\noption_group = mail\n"
+    )
+    spec = mysql.cf(QUERY, settings=settings)
+    assert run(ours(spec, [b"5"])) == ({b"5": b"five"}, {})
+    assert postmap.find(spec, [b"5"])[0] == {b"5": b"five"}
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
         ("", "query = SELECT"),
+        (f"{QUERY}option_file = /nowhere\n", "my.cnf"),
         ("query = \n", "SQL"),
         ("query = SELECT a FROM %d\n", "between quotes"),
         ("query = SELECT '%y'\n", "%s and the like"),
