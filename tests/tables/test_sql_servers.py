@@ -356,9 +356,8 @@ def test_answers_are_kept_for_their_time(mariadb_server: MariaDb, mysql: Databas
     run(ask())
 
 
-def test_the_login_may_be_in_an_option_file(
-    mariadb_server: MariaDb, mysql: Database, postmap: Postmap
-) -> None:
+def test_the_login_may_be_in_an_option_file(mariadb_server: MariaDb, mysql: Database) -> None:
+    """The user in Postfix too; it takes no password from there."""
     options = mysql.directory / "my.cnf"
     quoted = PASSWORD.replace("\\", "\\\\")
     options.write_text(
