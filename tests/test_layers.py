@@ -262,8 +262,12 @@ def test_no_pattern_has_a_possessive_or_atomic_group() -> None:
     """In CPython before 3.11.5 (Debian 12 has 3.11.2) such a group may match too much: the
     octets of an iteration that fails stay taken.  On a class of octets (`[a-z]++`) it is right."""
     faulty = re.compile(r"\)(?:[*+?]|\{[0-9,]+\})\+|\(\?>")
+    # Writes patterns for the library regex, which is right about them.
+    others = {"smtpgw.tables.perl"}
     wrong = set()
     for name, path in modules().items():
+        if name in others:
+            continue
         for node in ast.walk(ast.parse(path.read_text(), path)):
             value = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
             text = value.decode("latin-1") if isinstance(value, bytes) else value

@@ -474,7 +474,7 @@ def test_a_dsn_keeps_to_its_size(tmp_path: Path) -> None:
         ):
             await way.accept(message(b"x\r\n" * 40_000))
             head = b"X: y\r\n" * 20_000 + b"\r\n"
-            await way.accept(message(b"small\r\n"))
+            await way.accept(message(b"small\r\n", head=b"Subject: s\r\n\r\n"))
             await way.accept(message(b"small\r\n", head=head))
             await way.wait_empty()
         got = _boxes(tmp_path, "a@example.com")
