@@ -32,6 +32,8 @@ NIGHTLY := \
   GATEPOST_MIME=3000 \
   GATEPOST_POINTS=1200 \
   GATEPOST_SCALE=1000000 \
+  GATEPOST_TABLES=2000 \
+  GATEPOST_TABLE_LINES=1000000 \
   GATEPOST_WEATHER=1000
 
 nightly: ## the whole suite, with the long versions of its tests

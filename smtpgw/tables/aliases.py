@@ -32,10 +32,7 @@ def entry(line: bytes) -> tuple[bytes, bytes]:
         raise ValueError("name: value")
     if kinds & {"@", "%"}:
         raise ValueError("a local name")
-    key = internal(name).encode("latin-1")
-    if not key:
-        raise ValueError("a name")
-    return key, external(value).encode("latin-1")
+    return internal(name).encode("latin-1"), external(value).encode("latin-1")
 
 
 def scan(text: str) -> list[Token]:
@@ -109,7 +106,7 @@ def _join(tokens: list[Token], *, quote: bool) -> str:
     for each, following in zip(tokens, [*tokens[1:], None], strict=True):
         parts.append(_write(each, quote=quote))
         words = following and not {each.kind, following.kind} & set(_OPERATORS)
-        if words or each.kind == ",":
+        if words or each.kind == "," or (following and following.kind == "<"):
             parts.append(" ")
     return "".join(parts)
 

@@ -26,4 +26,4 @@ def compile_pattern(pattern: bytes, flags: frozenset[str], wants_groups: bool) -
 
 def open(name: str, context: Context) -> Patterns:
     """Raises TableError."""
-    return Patterns(name, context, Dialect(compile_pattern, "imsxAEUX"))
+    return Patterns(name, context, Dialect(compile_pattern, "imsxAEUX", obsolete="X"))

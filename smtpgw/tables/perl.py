@@ -130,10 +130,13 @@ class _Parser:
             reader.at = len(reader.text) if end < 0 else end + 1
         return True
 
-    def _piece(self) -> str:
-        atom, repeatable = self._atom()
+    def _skip_blanks(self) -> None:
         while not self._quoting() and self._reader.peek() and self._skip_blank():
             pass
+
+    def _piece(self) -> str:
+        atom, repeatable = self._atom()
+        self._skip_blanks()
         bounds = None if self._quoted else self._quantifier()
         if bounds is None:
             return atom
@@ -163,6 +166,7 @@ class _Parser:
         if high is None or high > 1:
             self._known.repeated(group=atom.startswith("(") or self._depth > 0)
         bounds = f"{{{low},{'' if high is None else high}}}"
+        self._skip_blanks()
         if self._reader.accept("+"):
             return f"(?>{atom}{bounds})"
         lazy = self._reader.accept("?") is not self._options.ungreedy
@@ -175,6 +179,8 @@ class _Parser:
             return self._plain(ord(each)), True
         if each == "\\":
             return self._escape()
+        if each == "{" and _BOUNDS.match(self._reader.text, self._reader.at - 1):
+            raise BadPatternError("nothing to repeat")
         if each not in "([.^$*+?":
             return self._plain(ord(each)), True
         self._known.end()

@@ -106,11 +106,15 @@ class _Parser:
         return True
 
     def _alternation(self) -> str:
+        before = closed = frozenset(self._closed)  # no branch sees the groups of another
         branches = [self._branch()]
         while True:
+            closed |= self._closed
             token, after = self._take()
             if token.kind != "|":
+                self._closed = set(closed)
                 return "|".join(branches)
+            self._closed = set(before)
             self._at = after
             self._alternatives = self._alternatives or not self._depth
             self._known.end()

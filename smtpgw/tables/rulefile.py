@@ -59,10 +59,12 @@ class Block:
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """What differs.  `compile(pattern, flags, wants_groups)` raises ValueError; `flags`: the
-    letters that may follow a pattern; `second`: whether `/one/!/other/` is one rule."""
+    letters that may follow a pattern, `obsolete` those among them that mean nothing; `second`:
+    whether `/one/!/other/` is one rule."""
 
     compile: Callable[[bytes, frozenset[str], bool], Pattern]
     flags: str
+    obsolete: str = ""
     second: bool = False
 
 
@@ -114,10 +116,17 @@ class RuleFile:
         else:
             self._endif(line, text[5:])
 
+    def _written(self, line: int, text: bytes) -> _Written:
+        written = _Written.read(text, self._dialect)
+        obsolete = written.flags & frozenset(self._dialect.obsolete)
+        if obsolete:
+            self._report.note(line, f"flag {', '.join(obsolete)}", "it no longer")
+        return written
+
     def _rule(self, line: int, text: bytes) -> None:
-        patterns = [_Written.read(text, self._dialect)]
+        patterns = [self._written(line, text)]
         if self._dialect.second and patterns[0].rest.startswith(b"!"):
-            patterns.append(_Written.read(patterns[0].rest, self._dialect))
+            patterns.append(self._written(line, patterns[0].rest))
         result = patterns[-1].rest.lstrip(_SPACE)
         if not result:
             self._report.note(line, "no result", "one")
@@ -131,7 +140,7 @@ class RuleFile:
         self._rules.append(Rule(line, tuple(tests), parts))
 
     def _if(self, line: int, text: bytes) -> None:
-        written = _Written.read(text, self._dialect)
+        written = self._written(line, text)
         if written.rest.strip(_SPACE):
             self._report.note(line, repr(written.rest), "nothing behind an if's pattern")
         block = Block(line, written.condition(self._dialect, wants_groups=False))
