@@ -12,10 +12,11 @@ from pathlib import Path
 from smtpgw.address.canonical import Canonical
 from smtpgw.address.extension import Delimiter
 from smtpgw.address.find import Finder
+from smtpgw.address.known import Known, KnownOptions
 from smtpgw.address.lists import DomainList, Element
 from smtpgw.address.mapping import Mapper
 from smtpgw.address.masquerade import Masquerade
-from smtpgw.address.resolve import ResolveOptions, Resolver
+from smtpgw.address.resolve import AddressClass, ResolveOptions, Resolver
 from smtpgw.address.standard import Standard, StandardOptions
 from smtpgw.address.virtual import Virtual, VirtualOptions
 from smtpgw.tables.catalogue import open_table
@@ -102,6 +103,9 @@ RESULTS = {
     "sender_canonical_maps": (_key, _new, 7),
     "recipient_canonical_maps": (_key, _new, 7),
     "virtual_alias_maps": (_key, _several, 9),
+    "local_recipient_maps": (_key, lambda _dice: "x", 5),
+    "virtual_mailbox_maps": (_key, lambda _dice: "x", 5),
+    "relay_recipient_maps": (_key, lambda _dice: "x", 5),
 }  # fmt: skip
 """Parameter: what makes its keys, its values, and how many of them at most."""
 
@@ -188,6 +192,21 @@ class Configuration:
         maps = self._maps(name, place)
         propagate = "canonical" in self.main["propagate_unmatched_extensions"]
         return None if maps is None else Canonical(maps, self.mapper(), propagate)
+
+    def known(self, place: Path) -> Known:
+        before = ("recipient_canonical_maps", "canonical_maps", "virtual_alias_maps")
+        lists = {
+            AddressClass.LOCAL: "local_recipient_maps",
+            AddressClass.VIRTUAL_MAILBOX: "virtual_mailbox_maps",
+            AddressClass.RELAY: "relay_recipient_maps",
+        }
+        found = {kind: self._maps(name, place) for kind, name in lists.items()}
+        options = KnownOptions(
+            [maps for maps in (self._maps(each, place) for each in before) if maps is not None],
+            {kind: maps for kind, maps in found.items() if maps is not None},
+            self._is("show_user_unknown_table_name"),
+        )
+        return Known(options, self.resolver(place).finder)
 
     def virtual(self, place: Path) -> Virtual | None:
         maps = self._maps("virtual_alias_maps", place)

@@ -15,13 +15,14 @@ import random
 import re
 import smtplib
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from smtpgw.address import form
 from smtpgw.address.virtual import Unreasonable
-from tests.address.generated import Configuration, configuration, internal_address
+from tests.address.generated import DOMAINS, Configuration, configuration, internal_address
 from tests.peers.postfix import Postfix, postfix
 from tests.peers.process import wait_for
 
@@ -33,10 +34,13 @@ CLASSES = {
     256: "local", 512: "virtual alias", 1024: "virtual mailbox", 2048: "relay", 4096: "default",
 }  # fmt: skip
 ROUTED, WRONG = 2, 4
+PLAIN = ("u", "u+ext", "v", "w", "u+a+b", "owner-list", "list-request", "U", "a b", "v-1", "x")
 HELD = {
     "smtpd_client_restrictions": "check_client_access static:HOLD",
     "smtpd_reject_unlisted_recipient": "no",
     "smtpd_recipient_restrictions": "permit_mynetworks",
+    "smtpd_hard_error_limit": "1000",
+    "smtpd_error_sleep_time": "0",
     "enable_original_recipient": "no",
     "masquerade_classes": "envelope_sender, envelope_recipient",
 }
@@ -123,6 +127,31 @@ def test_addresses_are_put_in_standard_form_as_postfix_does(peer: Postfix) -> No
         assert standard.local(form.internal(address)) == form.internal(theirs), (SEED, address)
 
 
+def test_who_is_unknown_hears_what_postfix_says(peer: Postfix, record_property: Checked) -> None:
+    dice, heard = random.Random(SEED + 2), Counter[int]()
+    for number in range(COUNT):
+        given = configuration(dice)
+        given.main["smtpd_reject_unlisted_recipient"] = "yes"
+        told(peer, given, 30_000 + number)
+        resolver, known = given.resolver(peer.config), given.known(peer.config)
+        with smtplib.SMTP("127.0.0.1", peer.port) as client:
+            client.ehlo("client.example")
+            client.docmd("MAIL", "FROM:<s@z.test>")
+            for _ in range(ASKED // 2):
+                address = f"{dice.choice(PLAIN)}@{dice.choice(DOMAINS)}".encode()
+                code, text = client.docmd("RCPT", f"TO:<{form.external(address).decode()}>")
+                resolved = asyncio.run(resolver.resolve(address, b"s@z.test"))
+                unknown = asyncio.run(known.check(resolved))
+                heard[code] += 1
+                ours = (250, b"2.1.5 Ok")
+                if unknown is not None:
+                    refused = f"<{address.decode()}>: Recipient address rejected: {unknown.text}"
+                    ours = (unknown.code, f"{unknown.enhanced} {refused}".encode())
+                assert ours == (code, text), (SEED, address, given)
+    peer.set({"smtpd_reject_unlisted_recipient": "no"})
+    record_property("measured", f"seed {SEED}: {COUNT} configurations, RCPT heard {dict(heard)}")
+
+
 async def rewritten(
     given: Configuration, peer: Postfix, sender: bytes, recipient: bytes
 ) -> tuple[bytes, list[bytes]]:
@@ -169,14 +198,13 @@ def queued(peer: Postfix, cases: list[tuple[bytes, bytes]]) -> dict[int, tuple[b
 
 def test_envelopes_are_rewritten_as_postfix_does(peer: Postfix, record_property: Checked) -> None:
     dice, asked, refused = random.Random(SEED + 1), 0, 0
-    users = ("u", "u+ext", "v", "w", "u+a+b", "owner-list", "list-request", "U", "a b", "v-1")
     domains = ("local.example", "va.example", "x.example", "a.x.example", "LOCAL.Example")
     for number in range(COUNT):
         given = configuration(dice)
         told(peer, given, 20_000 + number)
 
         def address() -> bytes:
-            return f"{dice.choice(users)}@{dice.choice(domains)}".encode()
+            return f"{dice.choice(PLAIN)}@{dice.choice(domains)}".encode()
 
         cases = [(dice.choice((b"", address(), address())), address()) for _ in range(ASKED // 2)]
         theirs = queued(peer, cases)
