@@ -1,7 +1,7 @@
 """What both translators of patterns make: source text for the `regex` library, and what is known
 of it.  Pure.
 
-`literal` is text that every match has, whole and in lower case, so that a key without it
+`literals` are texts that every match has, in lower case, so that a key without one of them
 need not be matched at all; `risky` says that matching may take more than a moment.
 """
 
@@ -14,13 +14,17 @@ class BadPatternError(ValueError):
     """What is wrong with a pattern."""
 
 
+LITERALS = 3
+"""Texts that are looked for in a key before a pattern is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Expression:
     """`groups`: how many there are to refer to."""
 
     source: str
     groups: int
-    literal: str = ""
+    literals: tuple[str, ...] = ()
     risky: bool = False
 
 
@@ -29,7 +33,7 @@ class Knowledge:
     """Collected while a pattern is read: runs of plain characters outside of every group, and
     how many quantifiers without a bound there are."""
 
-    best: str = ""
+    runs: list[str] = field(default_factory=list)
     unbounded: int = 0
     nested: bool = False
     _run: list[str] = field(default_factory=list)
@@ -46,10 +50,14 @@ class Knowledge:
 
     def end(self) -> None:
         """Something else: the run is over."""
-        run = "".join(self._run)
-        if len(run) > len(self.best):
-            self.best = run
+        if self._run:
+            self.runs.append("".join(self._run).lower())
         self._run.clear()
+
+    def literals(self) -> tuple[str, ...]:
+        """The texts that say most; beyond ASCII a letter's case is not known here."""
+        plain = [each for each in self.runs if each.isascii()]
+        return tuple(sorted(plain, key=len, reverse=True)[:LITERALS])
 
     def repeated(self, *, group: bool) -> None:
         """A quantifier without a bound."""

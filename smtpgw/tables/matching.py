@@ -55,13 +55,11 @@ class Match:
 class Pattern:
     """A compiled pattern.  `folds`: it wants keys in lower case."""
 
-    __slots__ = ("_literal", "_pattern", "_risky", "folds", "groups")
+    __slots__ = ("_literals", "_pattern", "_risky", "folds", "groups")
 
     def __init__(self, expression: Expression, flags: int = 0, *, folds: bool = False) -> None:
         self.groups, self.folds, self._risky = expression.groups, folds, expression.risky
-        self._literal = (
-            expression.literal.encode("latin-1") if expression.literal.isascii() else b""
-        )
+        self._literals = tuple(each.encode("ascii") for each in expression.literals)
         source = expression.source.encode("latin-1")
         try:
             self._pattern: Any = regex.compile(source, flags | regex.VERSION0)
@@ -71,8 +69,10 @@ class Pattern:
     def search(self, subject: Subject) -> Match | None:
         """Raises TimeoutError."""
         # Beyond ASCII, lower case is not the same length or letter for everyone: no short cut.
-        if self._literal and subject.ascii and self._literal not in subject.lower:
-            return None
+        if subject.ascii:
+            for each in self._literals:
+                if each not in subject.lower:
+                    return None
         timeout = subject.time_left() if self._risky or subject.limited else None
         key = subject.lower if self.folds else subject.key
         match = self._pattern.search(key, timeout=timeout)

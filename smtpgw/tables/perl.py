@@ -87,9 +87,9 @@ class _Parser:
         if self._highest_reference > self._groups:
             raise BadPatternError(f"no reference to group {self._highest_reference}")
         self._known.end()
-        literal = "" if self._alternatives else self._known.best.lower()
+        literals = () if self._alternatives else self._known.literals()
         risky = self._known.risky or self._backward
-        return Expression(f"\\A(?:{source})" if anchored else source, self._groups, literal, risky)
+        return Expression(f"\\A(?:{source})" if anchored else source, self._groups, literals, risky)
 
     def _alternation(self) -> str:
         """Up to a closing bracket or the end.  Options set inside end with it."""

@@ -69,9 +69,9 @@ class _Parser:
         if self._at < len(self._text):
             raise BadPatternError("unmatched )")
         self._known.end()
-        literal = "" if self._alternatives else self._known.best.lower()
+        literals = () if self._alternatives else self._known.literals()
         risky = self._known.risky or self._backward
-        return Expression(source, self._groups, literal, risky)
+        return Expression(source, self._groups, literals, risky)
 
     def _take(self) -> tuple[Token, int]:
         """The next token and where it ends."""
