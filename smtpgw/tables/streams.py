@@ -34,11 +34,16 @@ class Stream(asyncio.Protocol):
         self._transport = None
         self._news.set()
 
+    @property
+    def unasked(self) -> bool:
+        """Whether there is something that nobody asked for."""
+        return bool(self._octets)
+
     async def ask(self, request: bytes, measure: Callable[[bytes], int]) -> bytes:
         """The one reply to a request.  `measure` tells its length from what has come so far, 0:
         more has to come.  Raises Lost, for octets that nobody asked for too."""
-        if self._transport is None or self._octets:
-            raise Lost("closed" if not self._octets else "it speaks without being asked")
+        if self._transport is None or self.unasked:
+            raise Lost("it speaks without being asked" if self.unasked else "closed")
         self._transport.write(request)
         while not (length := self._measured(measure)):
             if self._transport is None:

@@ -14,16 +14,20 @@ Answer = Callable[[bytes], bytes | None]
 
 
 class Scripted:
-    """`answer` may be changed at any time; `asked` is what came, `opened` the connections."""
+    """`answer` may be changed at any time; `asked` is what came, `connections` all there were."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.asked: list[bytes] = []
-        self.opened = 0
+        self.connections: list[socket.socket] = []
         self.port = 0
 
+    @property
+    def opened(self) -> int:
+        return len(self.connections)
+
     def serve(self, connection: socket.socket) -> None:
-        self.opened += 1
+        self.connections.append(connection)
         try:
             while octets := connection.recv(200_000):
                 self.asked.append(octets)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from smtpgw.tables.catalogue import open_table
 from smtpgw.tables.context import Context
-from smtpgw.tables.servers import Lost
+from smtpgw.tables.servers import Lost, Server
 from smtpgw.tables.socketmap import LONGEST, measure, netstring
+from smtpgw.tables.streams import connect
 from smtpgw.tables.table import TableError, Unavailable
 from tests.queue.support import run, until
 from tests.tables.databases import Postmap, ours
@@ -69,13 +70,49 @@ def test_a_reply_that_does_not_end_is_no_answer(reply: bytes) -> None:
             assert run(ours(spec, [b"k"], Context(query_limit=0.3)))[1]
 
 
-def test_what_nobody_asked_for_is_never_the_answer_to_the_next_question(tmp_path: Path) -> None:
-    """A second reply, at once or later, must not be taken for that of another key."""
-    for extra in (b"4:OK y,", b"9:NOTFOUND ,", b"x"):
-        with scripted(lambda _, more=extra: b"4:OK x," + more) as server:
-            spec = f"socketmap:inet:127.0.0.1:{server.port}:name"
-            found, _ = run(ours(spec, [b"a", b"b", b"c"], QUICK))
-            assert b"y" not in found.values()
+@pytest.mark.parametrize("extra", [b"4:OK y,", b"9:NOTFOUND ,", b"x"])
+def test_more_than_one_reply_is_no_answer(extra: bytes) -> None:
+    with scripted(lambda _: b"4:OK x," + extra) as server:
+        spec = f"socketmap:inet:127.0.0.1:{server.port}:name"
+        found, _ = run(ours(spec, [b"a", b"b", b"c"], QUICK))
+        assert found == {}
+
+
+def test_what_nobody_asked_for_is_not_the_answer_to_the_next_question() -> None:
+    async def ask() -> None:
+        with scripted(lambda _: b"4:OK x,") as server:
+            stream = await connect(Server("", "127.0.0.1", server.port), 100)
+            assert await stream.ask(b"1:a,", measure) == b"4:OK x,"
+            server.connections[0].sendall(b"4:OK y,")
+            await until(lambda: stream.unasked)
+            with pytest.raises(Lost, match="without being asked"):
+                await stream.ask(b"1:b,", measure)
+            stream.drop()
+
+    run(ask())
+
+
+def test_who_stops_waiting_leaves_no_answer_for_the_next_one() -> None:
+    held = []
+
+    def answer(octets: bytes) -> bytes:
+        held.append(octets)
+        return b"" if len(held) == 1 else netstring(b"OK " + held[-1])
+
+    async def ask() -> None:
+        with scripted(answer) as server:
+            table = open_table(f"socketmap:inet:127.0.0.1:{server.port}:n", Context(connections=1))
+            first = asyncio.create_task(table.find(b"first"))
+            await until(lambda: held)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            found = await table.find(b"second")
+            assert found is not None
+            assert found.value == netstring(b"n second")
+            assert server.opened == 2  # on the first one the reply to the first may still come
+            await table.close()
+
+    run(ask())
 
 
 def test_a_connection_is_kept_and_a_dead_one_replaced(tmp_path: Path) -> None:
