@@ -189,7 +189,11 @@ class _Written:
 
     def condition(self, dialect: Dialect, *, wants_groups: bool) -> Condition:
         """Raises ValueError."""
-        return Condition(dialect.compile(self.pattern, self.flags, wants_groups), self.positive)
+        try:
+            test = dialect.compile(self.pattern, self.flags, wants_groups)
+        except RecursionError:
+            raise ValueError("fewer groups inside each other") from None
+        return Condition(test, self.positive)
 
 
 def split_result(text: bytes) -> tuple[bytes | int, ...]:

@@ -7,6 +7,7 @@ only while it is asked; a new one that cannot be used leaves the old content in 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -129,13 +130,16 @@ class Source(Generic[T]):
         self, file: Path, spec: str, context: Context, load: Callable[[bytes, Report], T]
     ) -> None:
         self.file, self._spec, self._context, self._load = file, spec, context, load
-        self._stale = ""
+        self._missing = self._broken = ""
+        self._settled = False
         self._reader: threading.Thread | None = None
         self._next = context.clock() + context.check_files
         try:
-            self._stamp, self._value = self._read()
+            self._stamp, content = self._read()
         except OSError as error:
             raise TableError(spec, str(file), found=error.strerror or str(error)) from error
+        self._digest = hashlib.blake2b(content).digest()
+        self._value = self._made(content)
 
     @property
     def place(self) -> str:
@@ -152,7 +156,7 @@ class Source(Generic[T]):
 
     def stale(self) -> str:
         """Why the content is older than the file; empty if it is not."""
-        return self._stale
+        return self._missing or self._broken
 
     def _check(self) -> None:
         if self._reader is not None and self._reader.is_alive():
@@ -160,11 +164,16 @@ class Source(Generic[T]):
         try:
             status = self.file.stat()
         except OSError as error:
-            self._keep(error.strerror or str(error))
+            self._missing = self._kept(self._missing, error.strerror or str(error))
             return
-        if _stamp(status) == self._stamp:
-            self._stale = ""
-        elif status.st_size > IN_PASSING:
+        self._missing = ""
+        same = _stamp(status) == self._stamp
+        if same and self._settled:
+            return
+        # A file that changes twice within a tick of the clock has one stamp for both: what has
+        # the stamp it had is read once more.
+        self._settled = same
+        if status.st_size > IN_PASSING:
             self._reader = threading.Thread(target=self._renew, daemon=True)
             self._reader.start()
         else:
@@ -172,30 +181,45 @@ class Source(Generic[T]):
 
     def _renew(self) -> None:
         try:
-            self._stamp, self._value = self._read()
-        except (OSError, TableError) as error:
-            self._keep(str(error))
+            stamp, content = self._read()
+        except OSError as error:
+            self._missing = self._kept(self._missing, error.strerror or str(error))
+            return
+        digest = hashlib.blake2b(content).digest()
+        if digest != self._digest:
+            self._replace(content)
+        # What cannot be used is not read again either until it changes.
+        self._stamp, self._digest = stamp, digest
+
+    def _replace(self, content: bytes) -> None:
+        try:
+            self._value = self._made(content)
+        except TableError as error:
+            self._broken = self._kept(self._broken, str(error))
         else:
-            self._stale = ""
+            self._broken = ""
             self._context.log.info("table read again", table=self._spec, file=str(self.file))
 
-    def _keep(self, why: str) -> None:
-        if why != self._stale:
-            self._stale = why
+    def _kept(self, before: str, why: str) -> str:
+        if why != before:
             self._context.log.warning(
                 "table keeps its old content", table=self._spec, file=str(self.file), reason=why
             )
+        return why
 
-    def _read(self) -> tuple[tuple[int, ...], T]:
-        """Raises OSError, TableError.  A file that is written meanwhile is read again at the
-        next look, since the stamp is the one of before."""
+    def _read(self) -> tuple[tuple[int, ...], bytes]:
+        """Raises OSError.  The stamp is the one of before, so that a file which is written
+        meanwhile is read again at the next look."""
         with self.file.open("rb") as opened:
             stamp = _stamp(os.fstat(opened.fileno()))
-            content = opened.read()
+            return stamp, opened.read()
+
+    def _made(self, content: bytes) -> T:
+        """Raises TableError."""
         report = Report(self._spec, str(self.file), self._context)
         value = self._load(content, report)
         report.done()
-        return stamp, value
+        return value
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from random import Random
 
 KEYS = (
@@ -158,6 +160,13 @@ def cidr_keys(random: Random) -> list[bytes]:
     return [address(random) for _ in range(60)] + [b"foo", b"", b"[192.0.2.1]", b"1.2.3", b"\xff"]
 
 
+def nullable(pattern: str) -> bool:
+    """Whether it may match without taking anything."""
+    with contextlib.suppress(re.error):
+        return re.fullmatch(re.sub(r"\\[bB]|[$]|\^(?![a\]])", "", pattern), "") is not None
+    return True
+
+
 class Regex:
     """Patterns of an alphabet that meets the keys often.  `perl`: PCRE's syntax, else POSIX's."""
 
@@ -183,6 +192,8 @@ class Regex:
         chance = self.random.random()
         if chance < 0.65:
             return atom
+        if not self.perl and atom.startswith("(") and nullable(atom):
+            return atom  # which of several empty matches $n shows differs, see docs/tables.md
         quantifier = self.random.choice(("*", "+", "?", "{2}", "{1,}", "{0,2}", "{1,3}"))
         if self.perl and chance > 0.9:
             quantifier += self.random.choice("?+")
