@@ -9,7 +9,7 @@ import os
 import pwd
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -30,7 +30,8 @@ _SETTINGS = (
 class MariaDb:
     """A MariaDB that listens on `socket` and on 127.0.0.1:`port`; root has no password."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, settings: Sequence[str] = ()) -> None:
+        self._settings = (*_SETTINGS, *settings)
         self.home, self.port = home, free_port()
         self.socket = home / "m.sock"
         self._running = ExitStack()
@@ -50,7 +51,7 @@ class MariaDb:
         command = [
             program("mariadbd", "mariadb-server"), "--no-defaults", f"--user={self._user}",
             f"--datadir={self.home}/data", f"--socket={self.socket}", f"--port={self.port}",
-            "--bind-address=127.0.0.1", f"--pid-file={self.home}/m.pid", *_SETTINGS,
+            "--bind-address=127.0.0.1", f"--pid-file={self.home}/m.pid", *self._settings,
         ]  # fmt: skip
         ready = lambda: self.socket.exists() and answers(self.port)  # noqa: E731 - once
         self.peer = self._running.enter_context(daemon("mariadb", command, self.home, ready))
@@ -88,10 +89,10 @@ class MariaDb:
 
 
 @contextmanager
-def mariadb() -> Iterator[MariaDb]:
-    """Run MariaDB with an empty data directory of its own."""
+def mariadb(settings: Sequence[str] = ()) -> Iterator[MariaDb]:
+    """Run MariaDB with an empty data directory of its own; `settings` are options on top."""
     with directory("mariadb") as home:
-        server = MariaDb(home)
+        server = MariaDb(home, settings)
         if os.geteuid() == 0:
             os.chown(home, pwd.getpwnam("mysql").pw_uid, -1)
         server._install()

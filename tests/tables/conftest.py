@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.peers import mariadb as _mariadb
 from tests.peers import postgresql as _postgresql
@@ -29,10 +30,26 @@ def postmap(table_directory: Path) -> Postmap:
 
 
 @pytest.fixture(scope="session")
-def mariadb_server() -> Iterator[_mariadb.MariaDb]:
+def authority(table_directory: Path) -> Path:
+    """A directory with ca.pem, cert.pem and key.pem for 127.0.0.1, and other.pem, whom nobody
+    has asked to sign anything."""
+    ca, home = trustme.CA(), table_directory / "tls"
+    home.mkdir()
+    ca.cert_pem.write_to_path(str(home / "ca.pem"))
+    trustme.CA().cert_pem.write_to_path(str(home / "other.pem"))
+    issued = ca.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(str(home / "cert.pem"))
+    issued.private_key_pem.write_to_path(str(home / "key.pem"))
+    (home / "key.pem").chmod(0o644)  # the databases run as users of their own
+    return home
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(authority: Path) -> Iterator[_mariadb.MariaDb]:
     """MariaDB with the rows; who stops it starts it again."""
     quoted = PASSWORD.replace("\\", "\\\\").replace("'", "\\'")
-    with _mariadb.mariadb() as server:
+    tls = [f"--ssl-{name}={authority}/{name}.pem" for name in ("ca", "cert", "key")]
+    with _mariadb.mariadb(tls) as server:
         server.sql(
             f"CREATE DATABASE {DATABASE}; USE {DATABASE}; {CREATE}"
             + databases.inserts(backslash=True)
@@ -59,9 +76,13 @@ def postgresql_server() -> Iterator[_postgresql.PostgreSql]:
 
 
 @pytest.fixture(scope="session")
-def slapd_server() -> Iterator[_slapd.Slapd]:
+def slapd_server(authority: Path) -> Iterator[_slapd.Slapd]:
     """slapd with the entries of tests.tables.entries."""
-    with _slapd.slapd(entries.LDIF) as server:
+    tls = (
+        f"TLSCACertificateFile {authority}/ca.pem\nTLSCertificateFile {authority}/cert.pem\n"
+        f"TLSCertificateKeyFile {authority}/key.pem\n"
+    )
+    with _slapd.slapd(entries.LDIF, tls) as server:
         yield server
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import random
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +116,19 @@ def test_a_wrong_password_is_no_answer(ldap: Database) -> None:
     spec = ldap.cf(f"query_filter = mail=%s\nbind_dn = {MANAGER}\nbind_pw = wrong\n")
     _, failed = run(ours(spec, [b"user@example.net"]))
     assert "invalidCredentials" in failed[b"user@example.net"]
+
+
+@pytest.mark.parametrize(("name", "trusted"), [("ca", True), ("other", False), ("", True)])
+def test_start_tls_speaks_to_whom_it_trusts(
+    ldap: Database, slapd_server: Slapd, authority: Path, name: str, trusted: bool
+) -> None:
+    asked = f"tls_require_cert = yes\ntls_ca_cert_file = {authority}/{name}.pem\n" if name else ""
+    spec = ldap.cf(
+        f"query_filter = mail=%s\nstart_tls = yes\n{asked}",
+        settings=f"server_host = 127.0.0.1:{slapd_server.port}\nsearch_base = {BASE}\n",
+    )
+    found, failed = run(ours(spec, [b"5@example.net"]))
+    assert (len(found), len(failed)) == ((1, 0) if trusted else (0, 1))
 
 
 def test_a_server_that_hangs_is_no_answer_and_no_thread_stays(

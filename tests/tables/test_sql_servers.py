@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -354,6 +355,29 @@ def test_answers_are_kept_for_their_time(mariadb_server: MariaDb, mysql: Databas
         await table.close()
 
     run(ask())
+
+
+@pytest.mark.parametrize(
+    ("authorities", "trusted"), [("ca.pem", True), ("other.pem", False), ("", True)]
+)
+def test_mysql_speaks_tls_to_whom_it_trusts(
+    mariadb_server: MariaDb, mysql: Database, authority: Path, authorities: str, trusted: bool
+) -> None:
+    asked = f"tls_CAfile = {authority}/{authorities}\ntls_verify_cert = yes\n"
+    spec = mysql.cf(
+        "query = SELECT VARIABLE_VALUE FROM information_schema.session_status"
+        " WHERE VARIABLE_NAME = 'Ssl_cipher' AND '%s' <> ''\n"
+        + (
+            asked
+            if authorities
+            else f"tls_cert_file = {authority}/cert.pem\ntls_key_file = {authority}/key.pem\n"
+        ),
+        settings=mysql.settings.replace(
+            f"unix:{mariadb_server.socket}", f"127.0.0.1:{mariadb_server.port}"
+        ),
+    )
+    found, failed = run(ours(spec, [b"x"]))
+    assert (set(found), set(failed)) == (({b"x"}, set()) if trusted else (set(), {b"x"}))
 
 
 def test_the_login_may_be_in_an_option_file(mariadb_server: MariaDb, mysql: Database) -> None:
