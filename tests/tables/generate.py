@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from random import Random
 
@@ -161,10 +160,13 @@ def cidr_keys(random: Random) -> list[bytes]:
 
 
 def nullable(pattern: str) -> bool:
-    """Whether it may match without taking anything."""
-    with contextlib.suppress(re.error):
-        return re.fullmatch(re.sub(r"\\[bB]|[$]|\^(?![a\]])", "", pattern), "") is not None
-    return True
+    """Whether it may match without taking anything, as far as that is seen easily."""
+    plain = re.sub(r"\[\[:\w+:\]b?\]", "x", pattern)
+    plain = re.sub(r"\\[bB]|[$]|\^(?![a\]])", "", plain)
+    try:
+        return re.fullmatch(plain, "") is not None
+    except re.error:
+        return True
 
 
 class Regex:
