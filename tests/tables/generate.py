@@ -31,8 +31,12 @@ def pick(random: Random, choices: tuple[bytes, ...]) -> bytes:
 
 
 def fixed_source(random: Random) -> bytes:
-    """A source for postmap(1)."""
+    """A source for postmap(1); some are as plain as most are in life."""
     parts = []
+    if random.random() < 0.3:
+        plain = [each for each in KEYS if each.isascii()]
+        lines = [random.choice(plain) + b" v%d\n" % n for n in range(random.randrange(40))]
+        return b"".join(lines) + random.choice((b"", b"# c\n", b"foo more\n foo\nx y"))
     for _ in range(random.randrange(12)):
         gap = pick(random, GAPS) if random.random() < 0.3 else b" "
         value = pick(random, VALUES) if random.random() < 0.95 else b""
@@ -194,8 +198,9 @@ class Regex:
         chance = self.random.random()
         if chance < 0.65:
             return atom
-        if not self.perl and atom.startswith("(") and nullable(atom):
-            return atom  # which of several empty matches $n shows differs, see docs/tables.md
+        # Which of several repetitions inside each other $n shows differs: see docs/tables.md.
+        if not self.perl and atom.startswith("(") and (nullable(atom) or set(atom) & set("*+?{")):
+            return atom
         quantifier = self.random.choice(("*", "+", "?", "{2}", "{1,}", "{0,2}", "{1,3}"))
         if self.perl and chance > 0.9:
             quantifier += self.random.choice("?+")

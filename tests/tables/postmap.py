@@ -52,6 +52,10 @@ class Postmap:
         """What it answers: `key TAB value`, for each key that is found."""
         return self._run("postmap", b"-q", b"-", spec, given=b"".join(b"%s\n" % k for k in keys))
 
+    def ask_one(self, spec: bytes, key: bytes) -> Said:
+        """A single key, which may have a newline in it."""
+        return self._run("postmap", b"-q", key, spec)
+
     def list(self, spec: bytes) -> Said:
         """All that a table holds."""
         return self._run("postmap", b"-s", spec)

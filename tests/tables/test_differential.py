@@ -20,6 +20,7 @@ from tests.tables import generate, ours
 from tests.tables.postmap import Postmap, Said, age
 
 TABLES = int(os.environ.get("GATEPOST_TABLES", "30"))
+pytestmark = pytest.mark.timeout(120 + TABLES)
 SEED = int(os.environ.get("GATEPOST_SEED", "20261121"))
 
 
@@ -135,6 +136,8 @@ def test_patterns(home: Path, kind: str) -> None:
 
 
 NAMED = (
+    "pcre:{{/^(a+)(.*)$/U <$1|$2>}}", "pcre:{{/b+?/U x}}", "pcre:{{/^(a+?)(.*)/U <$1|$2>}}",
+    "pcre:{{/b/A x}}", "pcre:{{/a # b\\ /x x}}", "pcre:{{/^(?:a|b) c* $/x x}}",
     "inline:{a=1,B=2}", "inline:{a = 1}", "inline:{ {A = 1 2, 3} }", "inline:{ {a=1}, {a=2} }",
     "inline:{}", "inline:{ }", "inline:{a}", "inline:a=1", "inline:{a=}", "inline:{a=1}x",
     "inline:{ {=1} a=1}", "inline:{ {x y = 1} }", 'inline:{ {"a b" = 1} a=2}', "inline:{É=1}",
@@ -157,8 +160,8 @@ NAMED = (
     "pcre:{{/a/ 1},{if /^[bB]/},{/(.*)/ <$1>},{endif}}", "pcre:{{/a/i 1}}", "pcre:{/a/ 1}",
     "pcre:{{/^(.)(.)?$/ $2}}", "regexp:{{/a/ 1}{!/b/ 2}}",
     "regexp:{ {/^(a|ab)(c|bcd)(d*)$/ <$1|$2|$3>} }",
-    "regexp:{{/(a)\\1/ twice}{/(ab?)c\\1/ again}}",
-    "pcre:{{/(a)\\1/ twice}{/(?<n>b)\\k<n>/ <$1>}}", "regexp:{{/(a|ab)(c|bcd)?/ <$1|$2>}}",
+    "regexp:{{/(a)\\1/ twice} {/(ab?)c\\1/ again}}",
+    "pcre:{{/(a)\\1/ twice} {/(?<n>b)\\k<n>/ <$1>}}", "regexp:{{/(a|ab)(c|bcd)?/ <$1|$2>}}",
     "regexp:{{/\\(a\\)\\|x*b\\{2\\}/x <$1>}}",
 )  # fmt: skip
 ASKED = (
@@ -182,3 +185,25 @@ def test_tables_that_are_written_in_their_name(home: Path) -> None:
         mine = ours.ask(ours.opened(spec, given), ASKED)
         assert mine.failed == theirs.failed, (spec, theirs.errors)
         assert mine.failed or mine.output == theirs.output, (spec, theirs.errors)
+
+
+LINES_IN_KEYS = (
+    "regexp:{{/^a.b$/ dot} {/^b$/ line} {/c$/ end} {/a[^x]c/ class}}",
+    "regexp:{{/^a.b$/m dot} {/^b$/m line} {/c$/m end} {/a[^x]c/m class}}",
+    "pcre:{{/^a.b$/ dot} {/^b$/ line} {/c$/ end} {/d\\Z/ z} {/^a\\Nc/ N} {/a\\Rc/ R}}",
+    "pcre:{{/^a.b$/s dot} {/^b$/m line} {/c$/E end} {/d\\z/ z} {/^$/m empty}}",
+    "pcre:{{/^a.b$/msE dot} {/^b$/E line} {/c$/mE end}}",
+    "inline:{a=1}",
+)
+
+
+def test_keys_of_several_lines(home: Path) -> None:
+    """Header checks ask for them."""
+    judge = Postmap(home)
+    keys = (b"a\nb", b"a\nb\n", b"c", b"c\n", b"c\nx", b"a\nc", b"d\n", b"x\n", b"\nx")
+    asked = [(spec, key) for spec in LINES_IN_KEYS for key in keys]
+    with ThreadPoolExecutor(8) as many:
+        said = list(many.map(lambda each: judge.ask_one(each[0].encode(), each[1]), asked))
+    for (spec, key), theirs in zip(asked, said, strict=True):
+        mine = ours.now(ours.opened(spec, ours.context(home)), key)
+        assert (mine,) == (theirs.output or (None,)), (spec, key, theirs.errors)

@@ -124,6 +124,7 @@ def test_where_an_answer_comes_from(tmp_path: Path) -> None:
         assert found.where == f"{tmp_path}/source:{line}"
 
 
+@pytest.mark.timeout(300)
 def test_a_large_source(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """A million lines: under 4 s, under 300 MB beyond the process, a lookup under 5 µs; by day a
     tenth of the lines, and on a machine that is busy with others, with slack."""

@@ -58,13 +58,17 @@ def test_a_pattern_that_never_ends(tmp_path: Path, kind: str, pattern: str) -> N
 
 
 def test_the_time_of_a_lookup_is_for_all_its_patterns(tmp_path: Path) -> None:
-    lines = "".join(f"{{/^(a|aa|a{n})+$/ x}} " for n in range(1, 40))
-    given = ours.context(tmp_path, clock=time.monotonic, regex_limit=0.3)
-    table = ours.opened(f"pcre:{{{lines}}}", given)
-    began = time.monotonic()
+    """Each of these takes a quarter of it, as it seems."""
+    clock = ours.Clock()
+
+    def slow() -> float:
+        clock.go(0.25)
+        return clock.now
+
+    lines = "".join(f"{{/^(a|aa|b{n})+$/ x}} " for n in range(40))
+    table = ours.opened(f"pcre:{{{lines}}}", ours.context(tmp_path, clock=slow, regex_limit=1))
     with pytest.raises(Unavailable):
-        ours.now(table, b"a" * 400 + b"!")
-    assert time.monotonic() - began < 5
+        ours.now(table, b"x")
 
 
 def test_a_pattern_with_too_many_groups_inside_each_other(tmp_path: Path) -> None:
