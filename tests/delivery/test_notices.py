@@ -12,9 +12,10 @@ import pytest
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery.outcome import Deferred, Destination, Job, Outcome
 from smtpgw.dsn.report import DsnOptions, NoticeOptions
-from smtpgw.queue.store import StoreFull
-from tests.delivery.peer import Peer, listening, road
-from tests.queue.support import message, run, until
+from smtpgw.queue.states import MailState
+from smtpgw.queue.store import Filter, StoreFull
+from tests.delivery.peer import Peer, Road, listening, road
+from tests.queue.support import message, run
 
 ALL = frozenset({"bounce", "2bounce", "delay", "resource", "software"})
 
@@ -26,6 +27,16 @@ def _boxes(root: Path, address: str) -> list[bytes]:
 def _options(classes: frozenset[str] = ALL) -> CourierOptions:
     notices = NoticeOptions(notify_classes=classes, error_notice_recipient="root@gw.example")
     return CourierOptions(pause=0.01, dsn=DsnOptions("gw.example", notices=notices))
+
+
+async def tried(way: Road) -> None:
+    """Every mail that is left was tried, and waits for its next attempt."""
+    async with asyncio.timeout(30):
+        while True:
+            left = await way.store.list(Filter())
+            if all(each.state is MailState.DEFERRED and each.attempts for each in left):
+                return
+            await asyncio.sleep(0.01)
 
 
 async def _broken(_destination: Destination, _job: Job) -> Sequence[Outcome]:
@@ -66,8 +77,7 @@ def test_our_own_trouble_is_told_once_an_hour(
             for count in (1, 1, 2):
                 for _ in range(3):
                     await way.accept(message())
-                await asyncio.sleep(0.1)
-                await until(lambda: not way.courier.active)
+                await tried(way)
                 found = _boxes(tmp_path, "root@gw.example")
                 assert len(found) == (count if subject else 0)
                 way.clock.go(2000)

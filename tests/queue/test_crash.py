@@ -203,6 +203,7 @@ def test_a_failed_sync_is_not_retried(inject: str) -> None:
         assert set(life.failed) == {"451 StoreFailed"}
         call = inject.partition(":")[0]
         trace = (home / "trace").read_text()
-        after = trace.partition("(INJECTED)")[2]
+        # Each thread counts its own calls, so more than one may meet its fault at that moment.
+        after = trace.rpartition("(INJECTED)")[2]
         assert f"{call}(" not in after.partition("\n")[2]
         _check(home / "00", life)
