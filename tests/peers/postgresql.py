@@ -56,7 +56,11 @@ class PostgreSql:
             *_as_user(), _program("initdb"), "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8",
             f"--username={self.superuser}", "--auth=trust", str(data),
         ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=self.home)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, cwd=self.home, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"initdb: {done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         (data / "pg_hba.conf").write_text(
             f"local all {self.superuser} trust\n"
             "local all all scram-sha-256\n"

@@ -94,6 +94,11 @@ def aged(path: Path) -> None:
     os.utime(path, (1_700_000_000, 1_700_000_000))
 
 
+def stopped(thread: Path) -> bool:
+    """SIGSTOP takes a moment until it has reached every thread."""
+    return (thread / "stat").read_text().rpartition(") ")[2].startswith("T")
+
+
 @dataclass(frozen=True)
 class Database:
     """A type of table, and the settings that lead to the rows."""

@@ -13,8 +13,8 @@ from smtpgw.tables.catalogue import open_table
 from smtpgw.tables.context import Context
 from smtpgw.tables.table import TableError, Unavailable
 from tests.peers.slapd import BASE, MANAGER, PASSWORD, Slapd
-from tests.queue.support import run
-from tests.tables.databases import TABLES, Database, Failures, Postmap, compare, ours
+from tests.queue.support import run, until
+from tests.tables.databases import TABLES, Database, Failures, Postmap, compare, ours, stopped
 
 pytestmark = pytest.mark.xdist_group("databases")
 
@@ -140,6 +140,8 @@ def test_a_server_that_hangs_is_no_answer_and_no_thread_stays(
         table = open_table(spec, Context(query_limit=2))
         assert await table.find(b"user@example.net")
         slapd_server.peer.pause()
+        tasks = Path(f"/proc/{slapd_server.peer.pid}/task")
+        await until(lambda: all(stopped(each) for each in tasks.iterdir()))
         try:
             asked = (table.find(b"user@example.net") for _ in range(8))
             answers = await asyncio.gather(*asked, return_exceptions=True)
