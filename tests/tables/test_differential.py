@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from smtpgw.tables import sources
 from tests.tables import generate, ours
 from tests.tables.postmap import Postmap, Said, age
 
@@ -67,6 +68,12 @@ def compare(trial: Trial, home: Path, *, aliases: bool = False, warned: Said | N
     )
     named = warned if warned is not None else theirs
     assert ours.said(given).lines() == named.lines, f"{trial}\n{named.errors!r}"
+
+
+@pytest.fixture(autouse=True)
+def _every_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is named, not only the first."""
+    monkeypatch.setattr(sources, "MAX_REPORTS", 1000)
 
 
 @pytest.fixture
