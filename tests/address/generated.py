@@ -3,7 +3,9 @@ addresses to try on them."""
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import operator
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from smtpgw.address.masquerade import Masquerade
 from smtpgw.address.resolve import AddressClass, ResolveOptions, Resolver
 from smtpgw.address.standard import Standard, StandardOptions
 from smtpgw.address.virtual import Virtual, VirtualOptions
+from smtpgw.rewriting import Part, RewriteOptions, Rewriter
 from smtpgw.tables.catalogue import open_table
 from smtpgw.tables.context import Context
 from smtpgw.tables.maps import Maps
@@ -90,6 +93,10 @@ def _new(dice: random.Random) -> str:
     return f"@{dice.choice(DOMAINS[:6])}" if dice.random() < 0.15 else _one(dice)
 
 
+def _one_and_only(dice: random.Random) -> str:
+    return dice.choice(("archive@x.example", "copy+x@local.example", "u"))
+
+
 RESULTS = {
     "transport_maps": (_key, _route, 8),
     "relocated_maps": (_key, lambda _dice: "new@example.net", 2),
@@ -103,6 +110,8 @@ RESULTS = {
     "sender_canonical_maps": (_key, _new, 7),
     "recipient_canonical_maps": (_key, _new, 7),
     "virtual_alias_maps": (_key, _several, 9),
+    "sender_bcc_maps": (_key, _one_and_only, 3),
+    "recipient_bcc_maps": (_key, _one_and_only, 3),
     "local_recipient_maps": (_key, lambda _dice: "x", 5),
     "virtual_mailbox_maps": (_key, lambda _dice: "x", 5),
     "relay_recipient_maps": (_key, lambda _dice: "x", 5),
@@ -188,10 +197,31 @@ class Configuration:
 
         return Mapper(Finder(self.delimiter(), ours), self.standard())
 
-    def canonical(self, name: str, place: Path) -> Canonical | None:
+    def _canonical(self, name: str, place: Path) -> Canonical | None:
         maps = self._maps(name, place)
         propagate = "canonical" in self.main["propagate_unmatched_extensions"]
         return None if maps is None else Canonical(maps, self.mapper(), propagate)
+
+    def _classes(self, name: str) -> Part:
+        those = self.main[name].replace(",", " ").split()
+        return functools.reduce(operator.or_, (Part[each.upper()] for each in those))
+
+    def rewriter(self, place: Path) -> Rewriter:
+        options = RewriteOptions(
+            self._canonical("canonical_maps", place),
+            self._classes("canonical_classes"),
+            self._canonical("sender_canonical_maps", place),
+            self._classes("sender_canonical_classes"),
+            self._canonical("recipient_canonical_maps", place),
+            self._classes("recipient_canonical_classes"),
+            self._masquerade(),
+            self._classes("masquerade_classes"),
+            self._virtual(place),
+            self._octets("always_bcc"),
+            self._maps("sender_bcc_maps", place),
+            self._maps("recipient_bcc_maps", place),
+        )
+        return Rewriter(options, self.standard(), self.mapper().finder)
 
     def known(self, place: Path) -> Known:
         before = ("recipient_canonical_maps", "canonical_maps", "virtual_alias_maps")
@@ -208,7 +238,7 @@ class Configuration:
         )
         return Known(options, self.resolver(place).finder)
 
-    def virtual(self, place: Path) -> Virtual | None:
+    def _virtual(self, place: Path) -> Virtual | None:
         maps = self._maps("virtual_alias_maps", place)
         options = VirtualOptions(
             int(self.main["virtual_alias_recursion_limit"]),
@@ -217,7 +247,7 @@ class Configuration:
         )
         return None if maps is None else Virtual(maps, self.mapper(), options)
 
-    def masquerade(self) -> Masquerade:
+    def _masquerade(self) -> Masquerade:
         exceptions = self.main["masquerade_exceptions"].split()
         return Masquerade(
             [each.encode() for each in self.main["masquerade_domains"].split()],
@@ -250,6 +280,17 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "propagate_unmatched_extensions": ("canonical, virtual", "canonical", "", "virtual"),
     "virtual_alias_recursion_limit": ("20",),
     "virtual_alias_expansion_limit": ("30",),
+    "canonical_classes": (
+        "envelope_sender, envelope_recipient, header_sender, header_recipient",
+        "envelope_sender, header_sender", "header_recipient",
+    ),
+    "sender_canonical_classes": ("envelope_sender, header_sender", "header_sender"),
+    "recipient_canonical_classes": ("envelope_recipient, header_recipient", "envelope_recipient"),
+    "masquerade_classes": (
+        "envelope_sender, header_sender, header_recipient",
+        "envelope_sender, envelope_recipient",
+    ),
+    "always_bcc": ("", "", "all@a.x.example"),
     "masquerade_domains": ("", "x.example", "!a.x.example x.example"),
     "masquerade_exceptions": ("", "v"),
 }  # fmt: skip

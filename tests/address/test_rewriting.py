@@ -1,0 +1,99 @@
+"""What rewriting leaves alone: others' header fields, what a signature covers, who was meant."""
+
+from __future__ import annotations
+
+import asyncio
+
+from milterd.core.mail import Envelope, HeaderField, Recipient
+from smtpgw.address.canonical import Canonical
+from smtpgw.address.extension import Delimiter
+from smtpgw.address.find import Finder
+from smtpgw.address.mapping import Mapper
+from smtpgw.address.standard import Standard, StandardOptions
+from smtpgw.address.virtual import Virtual
+from smtpgw.rewriting import RewriteOptions, Rewriter, signed
+from smtpgw.tables.catalogue import open_maps
+from smtpgw.tables.context import Context
+from smtpgw.tables.maps import Maps
+
+FIELDS = (
+    HeaderField(b"DKIM-Signature", b" v=1; h=from:to :\r\n\tSubject; d=x; b=AA=="),
+    HeaderField(b"From", b" Jo <old@x.example>"),
+    HeaderField(b"TO", b" old@x.example"),
+    HeaderField(b"Cc", b"\told@x.example,\r\n  b@y.example"),
+)
+
+
+def maps(text: str) -> Maps:
+    return open_maps(f"inline:{{ {text} }}", Context())
+
+
+def rewriter(*, signed_too: bool = False, domain: bytes = b"") -> Rewriter:
+    async def ours(name: bytes) -> bool:
+        return name == b"here.example"
+
+    standard = Standard(StandardOptions(b"here.example"))
+    mapper = Mapper(Finder(Delimiter(b"+"), ours), standard)
+    options = RewriteOptions(
+        canonical=Canonical(maps("old@x.example=new@x.example"), mapper),
+        virtual=Virtual(
+            maps("{ team@here.example = ann@here.example, bob@y.example } ann=ann@y.example"),
+            mapper,
+        ),
+        always_bcc=b"archive@x.example",
+        remote_header_rewrite_domain=domain,
+        rewrite_signed_headers=signed_too,
+    )
+    return Rewriter(options, standard, mapper.finder)
+
+
+def values(made: Rewriter, *, local: bool = True) -> list[bytes]:
+    return [each.value for each in asyncio.run(made.headers(FIELDS, local=local))]
+
+
+def test_what_a_signature_covers_stays() -> None:
+    assert signed(FIELDS) == {b"from", b"to", b"subject"}
+    before = [each.value for each in FIELDS]
+    assert values(rewriter()) == [*before[:3], b"\tnew@x.example,\r\n  b@y.example"]
+    assert values(rewriter(signed_too=True)) == [
+        before[0], b" Jo <new@x.example>", b" new@x.example",
+        b"\tnew@x.example,\r\n  b@y.example",
+    ]  # fmt: skip
+
+
+def test_the_header_of_others_stays_unless_it_has_a_domain_of_its_own() -> None:
+    assert values(rewriter(), local=False) == [each.value for each in FIELDS]
+    assert values(rewriter(domain=b"else.example"), local=False)[3].startswith(b"\tnew@")
+
+
+def test_incomplete_addresses_are_completed_where_they_belong() -> None:
+    field = (HeaderField(b"To", b" u, v@z"),)
+    local = asyncio.run(rewriter().headers(field, local=True))
+    other = asyncio.run(rewriter(domain=b"else.example").headers(field, local=False))
+    assert [local[0].value, other[0].value] == [b" u@here.example, v@z", b" u@else.example, v@z"]
+
+
+def test_recipients_are_expanded_once_each_and_say_who_was_meant() -> None:
+    given = (
+        Recipient(b"team@here.example", (b"NOTIFY=FAILURE",)),
+        Recipient(b"bob@y.example"),
+        Recipient(b"ann@here.example", (b"ORCPT=rfc822;me",)),
+    )
+    done = asyncio.run(rewriter().envelope(Envelope(b"old@x.example", (b"RET=HDRS",), given)))
+    assert done.envelope.sender == b"new@x.example"
+    assert done.envelope.sender_args == (b"RET=HDRS",)
+    meant = b"ORCPT=rfc822;team@here.example"
+    assert done.envelope.recipients == (
+        Recipient(b"ann@y.example", (b"NOTIFY=FAILURE", meant)),
+        Recipient(b"bob@y.example", (b"NOTIFY=FAILURE", meant)),
+        Recipient(b"archive@x.example", (b"NOTIFY=NEVER",)),
+    )
+    assert [each.address for each in done.steps] == [
+        b"old@x.example", b"team@here.example", b"ann@here.example", b"ann@here.example",
+    ]  # fmt: skip
+    assert all(each.where for each in done.steps)
+
+
+def test_the_null_sender_stays() -> None:
+    done = asyncio.run(rewriter().envelope(Envelope(b"", (), (Recipient(b"u@x.example"),))))
+    assert done.envelope.sender == b""
