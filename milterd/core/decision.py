@@ -6,8 +6,10 @@ import enum
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from milterd.core.actions import Edit
+if TYPE_CHECKING:  # commands that show reasons need no edits, and start sooner without them
+    from milterd.core.actions import Edit
 
 
 class Verdict(enum.Enum):
