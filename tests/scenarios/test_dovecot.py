@@ -26,7 +26,6 @@ from smtpgw.chain.health import Health
 from smtpgw.config import GatewaySettings
 from smtpgw.control import Orders
 from smtpgw.post import Post
-from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import Filter, QueuedMail
 from smtpgw.road import GatewayRoad, Means
@@ -120,8 +119,7 @@ async def gateway(directory: Path, peer: Dovecot) -> AsyncIterator[Gateway]:
     loaded = settings.parse(text, GatewaySettings)
     clock = FakeClock()
     spool(loaded.smtpgw).mkdir(parents=True)
-    queue_clock = QueueClock(clock)
-    post = await Post.open(0, loaded.smtpgw, queue_clock, 0.0)
+    post = await Post.open(0, loaded.smtpgw, clock, 0.0)
     means = Means(
         intake=post.intake,
         health=Health(clock.monotonic),
@@ -129,7 +127,7 @@ async def gateway(directory: Path, peer: Dovecot) -> AsyncIterator[Gateway]:
         wall=clock.wall,
         clock=clock.monotonic,
     )
-    app = App(post, GatewayRoad(means, {}), queue_clock, loaded.smtpgw)
+    app = App(post, GatewayRoad(means, {}), clock, loaded.smtpgw)
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
     port = listening.getsockname()[1]
