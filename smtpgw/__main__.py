@@ -1,5 +1,5 @@
 """`python -m smtpgw` is the command `smtpgw`."""
 
-from smtpgw.cli import main
+from smtpgw.command import main
 
 main()

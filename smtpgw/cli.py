@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,6 +99,8 @@ def sendmail(
 @app.command(epilog="Example: smtpgw config > gatepost.toml")
 def config() -> None:
     """Print the settings of both halves with their defaults, every key explained."""
+    import subprocess
+
     from milterd.base import reference
     from smtpgw.config import GatewaySettings
 

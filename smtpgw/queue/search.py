@@ -20,6 +20,7 @@ from smtpgw.queue.store import Filter, QueuedMail
 STEP = 20_000
 """Mails looked at between two reports of progress."""
 PAGE = 500
+_FIRST_STEP, _FIRST_PAGE = 500, 50
 NULL_SENDER = "<>"
 
 Condition = tuple[str, tuple[Any, ...]]
@@ -47,24 +48,26 @@ def walk(
 ) -> Iterator[QueuedMail]:
     """All mails of one state, or of any, by id; `chosen.states` and its limit do not count.
 
-    Other transactions may come between two pages.
+    Other transactions may come between two pages.  The first ones are small, for somebody who
+    wants no more than the first mails.
     """
-    after = chosen.after
-    while (end := _window(batch, state, after)) is not None:
+    after, step, size = chosen.after, min(_FIRST_STEP, STEP), _FIRST_PAGE
+    while (end := _window(batch, state, after, step)) is not None:
         last, looked_at = end
-        while page := _page(batch, chosen, state, now, after, last, PAGE):
+        while page := _page(batch, chosen, state, now, after, last, size):
             yield from (rows.describe(batch, each) for each in page)
-            after = str(page[-1][1])
-            if len(page) < PAGE:
+            after, full = str(page[-1][1]), len(page) == size
+            size = min(2 * size, PAGE)
+            if not full:
                 break
         progress(looked_at)
-        after = last
+        after, step = last, min(4 * step, STEP)
 
 
-def _window(batch: Batch, state: MailState | None, after: str) -> tuple[str, int] | None:
-    """The last of the next mails to look at and how many they are; None at the end."""
+def _window(batch: Batch, state: MailState | None, after: str, step: int) -> tuple[str, int] | None:
+    """The last of the next `step` mails to look at and how many they are; None at the end."""
     where, values = ("", ()) if state is None else ("state=? AND ", (state.value,))
-    ids = f"SELECT id FROM mail WHERE {where}id>? AND id<x'' ORDER BY id LIMIT {STEP}"  # noqa: S608 - constant text
+    ids = f"SELECT id FROM mail WHERE {where}id>? AND id<x'' ORDER BY id LIMIT {step:d}"  # noqa: S608 - constant text
     last, count = batch.db.execute(
         f"SELECT max(id), count(*) FROM ({ids})",  # noqa: S608 - constant text
         (*values, after),
@@ -81,12 +84,12 @@ def _page(
     last: str | None,
     limit: int,
 ) -> list[tuple[Any, ...]]:
-    # Blobs come after all text: an id that is one would be found for ever.
-    conditions = [*_conditions(chosen, now), ("id>? AND id<x''", (after,))]
+    # Blobs come after all text: an id that is one would be found for ever.  One upper bound
+    # only, for SQLite would look at all that is below the one it takes.
+    upper: Condition = ("id<x''", ()) if last is None else ("id<=?", (last,))
+    conditions = [*_conditions(chosen, now), ("id>?", (after,)), upper]
     if state is not None:
         conditions.append(("state=?", (state.value,)))
-    if last is not None:
-        conditions.append(("id<=?", (last,)))
     where = " AND ".join(sql for sql, _ in conditions)
     values = [each for _, those in conditions for each in those]
     return batch.db.execute(

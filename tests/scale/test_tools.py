@@ -78,8 +78,10 @@ def test_the_first_page_costs_the_same_in_any_queue(
 
 
 def test_a_search_for_nothing_costs_so_much_a_mail_and_no_memory(
-    databases: tuple[sqlite3.Connection, ...],
+    databases: tuple[sqlite3.Connection, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """However many windows it takes."""
+    monkeypatch.setattr(search, "STEP", MAILS // 40)
     nothing = Filter(senders=("nobody@",), recipients=("nobody@",), reasons=("nothing",))
 
     def all_of_it(batch: Batch) -> None:
