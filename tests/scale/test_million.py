@@ -127,8 +127,8 @@ def test_a_large_queue_is_at_work_at_once(
     assert large["memory"] < 300
     assert empty["enqueue"] > 0.8 * large["enqueue"] - 0.1
     assert large["written"] < 1.25 * empty["written"] + 4
-    if FULL:
-        assert empty["seconds"] > 0.8 * large["seconds"]
+    if FULL:  # the store alone; what a client gets of it is in test_gateway.py
+        assert empty["seconds"] > 0.7 * large["seconds"]
 
 
 if __name__ == "__main__":
