@@ -13,8 +13,8 @@ import socket
 from dataclasses import dataclass, field
 
 from smtpgw.tables.context import Context
-from smtpgw.tables.sources import Report, logical_lines, rules
-from smtpgw.tables.table import Found, Local, Unavailable
+from smtpgw.tables.ruled import Ruled
+from smtpgw.tables.sources import Report, logical_lines
 
 _SPACE = b" \t\r\n\v\f"
 _BITS = {socket.AF_INET: 32, socket.AF_INET6: 128}
@@ -196,27 +196,16 @@ def parse(text: bytes) -> Address | None:
         return None
 
 
-class Cidr(Local):
+class Cidr(Ruled[Rules]):
     """Rules for addresses."""
 
     def __init__(self, name: str, context: Context) -> None:
-        super().__init__(context.spec(name))
-        self._folding, self._rules = context.folding, rules(name, context, Rules)
+        super().__init__(name, context, Rules)
 
-    def find_now(self, key: bytes) -> Found | None:
-        """A key that is no address is in no table.  Raises Unavailable."""
+    def rule(self, content: Rules, key: bytes) -> tuple[int, bytes] | None:
+        """A key that is no address is in no table."""
         address = parse(key)
-        found = self._rules.get().find(address) if address is not None else None
-        if found is None:
-            return None
-        line, value = found
-        if not self._folding.allows(value):
-            raise Unavailable(self.name, f"the value of {key!r} is not UTF-8")
-        return Found(value, f"{self._rules.place}:{line}")
-
-    def stale(self) -> str:
-        """Why an older content is in force; empty if it is not."""
-        return self._rules.stale()
+        return content.find(address) if address is not None else None
 
 
 def open(name: str, context: Context) -> Cidr:

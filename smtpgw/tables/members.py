@@ -12,7 +12,7 @@ from typing import cast
 
 from smtpgw.tables import spec as specs
 from smtpgw.tables.context import Context
-from smtpgw.tables.table import Found, LocalTable, Table, TableError, stale
+from smtpgw.tables.table import Found, LocalTable, Table, TableError, fixed, stale
 
 Search = Generator[tuple[Table, bytes], Found | None, Found | None]
 """Yields (table, key), is sent what the table has, returns the answer."""
@@ -23,6 +23,7 @@ class Members(ABC):
 
     def __init__(self, name: str, tables: Sequence[Table]) -> None:
         self._name, self.tables = name, tuple(tables)
+        self.fixed = all(map(fixed, tables))
 
     @property
     def name(self) -> str:

@@ -10,39 +10,27 @@ from __future__ import annotations
 
 from smtpgw.tables.context import Context
 from smtpgw.tables.matching import Subject
+from smtpgw.tables.ruled import Ruled
 from smtpgw.tables.rulefile import Dialect, RuleFile
-from smtpgw.tables.sources import Report, rules
-from smtpgw.tables.table import Found, Local, Unavailable
+from smtpgw.tables.sources import Report
+from smtpgw.tables.table import Unavailable
 
 
-class Patterns(Local):
+class Patterns(Ruled[RuleFile]):
     """Rules with patterns."""
 
     def __init__(self, name: str, context: Context, dialect: Dialect) -> None:
-        super().__init__(context.spec(name))
-        self._context, self._folding = context, context.folding
-
         def load(content: bytes, report: Report) -> RuleFile:
             return RuleFile(content, report, dialect)
 
-        self._rules = rules(name, context, load)
+        super().__init__(name, context, load)
 
-    def find_now(self, key: bytes) -> Found | None:
-        """Raises Unavailable, also when the time for a lookup is over."""
+    def rule(self, content: RuleFile, key: bytes) -> tuple[int, bytes] | None:
+        """Raises Unavailable when the time for a lookup is over."""
         if self._folding.pattern(key) is None:
             return None
         limit = self._context.regex_limit
         try:
-            found = self._rules.get().find(Subject(key, self._context.clock, limit))
+            return content.find(Subject(key, self._context.clock, limit))
         except TimeoutError:
             raise Unavailable(self.name, f"no answer within {limit:g} s") from None
-        if found is None:
-            return None
-        line, value = found
-        if not self._folding.allows(value):
-            raise Unavailable(self.name, f"the value of {key!r} is not UTF-8")
-        return Found(value, f"{self._rules.place}:{line}")
-
-    def stale(self) -> str:
-        """Why an older content is in force; empty if it is not."""
-        return self._rules.stale()

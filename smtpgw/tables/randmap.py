@@ -12,6 +12,8 @@ from smtpgw.tables.table import Found, Local, TableError, Unavailable
 class Random(Local):
     """One of several answers, all equally likely."""
 
+    fixed = False
+
     def __init__(self, name: str, values: Sequence[bytes], context: Context) -> None:
         super().__init__(name)
         self._values, self._random = tuple(values), context.random

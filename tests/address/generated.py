@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from milterd.core.mail import Envelope, Recipient
+from smtpgw.address import form
 from smtpgw.address.canonical import Canonical
 from smtpgw.address.extension import Delimiter
 from smtpgw.address.find import Finder
@@ -121,10 +123,17 @@ RESULTS = {
 
 @dataclass
 class Configuration:
-    """`main` is for main.cf, without the tables; `tables` are their contents."""
+    """`main` is for main.cf, without the tables; `tables` are their contents, `specs` tables
+    of other types."""
 
     main: dict[str, str]
     tables: dict[str, dict[str, str]] = field(default_factory=dict)
+    specs: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def envelope(sender: bytes, recipient: bytes) -> Envelope:
+        """Of internal addresses."""
+        return Envelope(form.external(sender), (), (Recipient(form.external(recipient)),))
 
     def write(self, place: Path) -> dict[str, str]:
         """All of main.cf, with the tables as files in a directory."""
@@ -134,6 +143,7 @@ class Configuration:
                 lines = (f"{key} {value}\n" for key, value in self.tables[name].items())
                 (place / name).write_text("".join(lines))
             main[name] = f"texthash:{place / name}" if name in self.tables else ""
+            main[name] = self.specs.get(name, main[name])
         return main
 
     def _is(self, name: str) -> bool:
@@ -148,6 +158,8 @@ class Configuration:
         return DomainList(those, parents, below)
 
     def _maps(self, name: str, place: Path) -> Maps | None:
+        if name in self.specs:
+            return Maps([open_table(self.specs[name], Context())])
         if name not in self.tables:
             return None
         return Maps([open_table(f"texthash:{place / name}", Context())])

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import pytest
 
-from milterd.core.mail import Envelope, Recipient, join_header, parse_message
+from milterd.core.mail import join_header, parse_message
 from smtpgw.address import form
 from smtpgw.address.virtual import Unreasonable
 from tests.address.generated import DOMAINS, Configuration, configuration, internal_address
@@ -128,7 +128,7 @@ def header(dice: random.Random) -> bytes:
 async def rewritten(given: Configuration, peer: Postfix, case: Case) -> Queued:
     """The mail as cleanup(8) would queue it."""
     rewriter = given.rewriter(peer.config)
-    envelope = Envelope(form.external(case.sender), (), (Recipient(form.external(case.recipient)),))
+    envelope = given.envelope(case.sender, case.recipient)
     new = (await rewriter.envelope(envelope)).envelope
     fields = await rewriter.headers(parse_message(case.header + b"\r\n").headers, local=True)
     return Queued(
