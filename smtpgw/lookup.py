@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from milterd.base.escaping import escape
 from smtpgw.address import form
 from smtpgw.address.extension import Delimiter
-from smtpgw.address.find import Hit
+from smtpgw.address.find import Hit, ask
 from smtpgw.address.keys import Key, Strategy, domain_keys, keys
 from smtpgw.tables.catalogue import open_maps
 from smtpgw.tables.context import Context
@@ -100,15 +100,18 @@ class _Run:
         return status
 
     async def _find(self, maps: Maps, key: bytes) -> Hit | None:
+        tried: list[bytes] = []
+        hit = None
         for each in self._keys(key):
-            for text in filter(None, (each.text, each.other)):
-                found = await maps.find(text, each.partial)
-                if self._asked.explain:
-                    where = "not found" if found is None else f"found, {found.where or maps.name}"
-                    sys.stderr.write(f"{_shown(text)}: {escape(where)}\n")
-                if found is not None:
-                    return Hit(found.value, found.where, text, each.extension)
-        return None
+            hit = await ask(maps, each, tried.append)
+            if hit is not None:
+                break
+        if self._asked.explain:
+            for text in tried[: -1 if hit else None]:
+                sys.stderr.write(f"{_shown(text)}: not found\n")
+            if hit is not None:
+                sys.stderr.write(f"{_shown(hit.key)}: found, {escape(hit.where or maps.name)}\n")
+        return hit
 
     def _keys(self, key: bytes) -> Iterator[Key]:
         if self._asked.how == "key":

@@ -9,7 +9,6 @@ who can edit a table.
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -18,11 +17,11 @@ from smtpgw.address.extension import Delimiter
 from smtpgw.address.find import Maps
 from smtpgw.address.mailboxes import addresses
 from smtpgw.address.standard import Standard
+from smtpgw.address.tokens import tokens
 from smtpgw.address.virtual import Expansion, Told, Unreasonable
 
 INCLUDE = b":include:"
 OWNER = b"owner-"
-_PART = re.compile(rb'(?:"(?:[^"\\]|\\.)*"|\([^()]*\)|[^",(])+|[",(]', re.DOTALL)
 
 
 class Kind(enum.Enum):
@@ -68,8 +67,7 @@ Here = Callable[[bytes], Awaitable[bool]]
 
 def targets(value: bytes) -> Iterator[Target]:
     """What an alias's value names."""
-    for match in _PART.finditer(value):
-        part = match[0].strip()
+    for part in _parts(value):
         plain = form.internal(part) if part.startswith(b'"') else part
         if plain[:9].lower() == INCLUDE:
             yield Target(Kind.INCLUDE, plain[9:].strip())
@@ -80,6 +78,16 @@ def targets(value: bytes) -> Iterator[Target]:
         else:
             for each in addresses(part):
                 yield Target(Kind.ADDRESS, form.internal(each).lstrip(b"\\"))
+
+
+def _parts(value: bytes) -> Iterator[bytes]:
+    """What commas part, but for those in quotes and comments."""
+    begin = 0
+    for kind, start, end in tokens(value):
+        if kind == "mark" and value[start:end] == b",":
+            yield value[begin:start].strip()
+            begin = end
+    yield value[begin:].strip()
 
 
 def included(text: bytes) -> Iterator[Target]:

@@ -13,7 +13,8 @@ _DOT_STRING = re.compile(
     rb"[^\x00-\x20\x7f()<>@,;:\\\".\[\]]+(?:\.[^\x00-\x20\x7f()<>@,;:\\\".\[\]]+)*"
 )
 _TO_ESCAPE = re.compile(rb'["\\\r]')
-_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)("?)', re.DOTALL)
+"""To its end, or to that of the octets: what does not end is read once only."""
 
 
 def split(address: bytes) -> tuple[bytes, bytes | None]:
@@ -40,5 +41,10 @@ def quote(local: bytes) -> bytes:
 
 
 def internal(address: bytes) -> bytes:
-    """What an external address means: quotes and quoted pairs resolved."""
-    return _QUOTED.sub(lambda match: re.sub(rb"(?s)\\(.)", rb"\1", match[1]), address)
+    """What an external address means: quotes and quoted pairs resolved.  A quoted string that
+    does not end is left as it is."""
+    return _QUOTED.sub(_meant, address)
+
+
+def _meant(match: re.Match[bytes]) -> bytes:
+    return re.sub(rb"(?s)\\(.)", rb"\1", match[1]) if match[2] else match[0]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import enum
 import itertools
-import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from smtpgw.address import form
+from smtpgw.address.tokens import Token, tokens
 
 SENDERS = frozenset({
     b"from", b"sender", b"reply-to", b"errors-to", b"return-receipt-to",
@@ -22,15 +22,6 @@ SENDERS = frozenset({
 RECIPIENTS = frozenset({b"to", b"cc", b"bcc", b"apparently-to", b"resent-to", b"resent-cc"})
 """Fields with addresses (header_opts of cleanup(8))."""
 
-_TOKEN = re.compile(
-    rb'(?P<quoted>"(?:[^"\\]|\\.)*")'
-    rb"|(?P<literal>\[[^\[\]]*\])"
-    rb"|(?P<space>[ \t\r\n]+)"
-    rb'|(?P<text>[^"\[(),:;<> \t\r\n]+)'
-    rb"|(?P<mark>.)",
-    re.DOTALL,
-)
-_COMMENT = re.compile(rb"\\.|[()]", re.DOTALL)
 Rewrite = Callable[[bytes], Awaitable[bytes]]
 """An internal address to an internal address."""
 
@@ -41,10 +32,6 @@ class Span:
 
     start: int
     end: int
-
-
-_Word = tuple[str, int, int]
-"""Kind, start and end of a token."""
 
 
 class _Place(enum.Enum):
@@ -58,10 +45,12 @@ def spans(value: bytes) -> tuple[Span, ...]:
     """Where the addresses are.  A value that does not read as a list of addresses has none:
     what cannot be read is not changed either."""
     found: list[Span] = []
-    words: list[_Word] = []
+    words: list[Token] = []
     place = _Place.OUTSIDE
-    for kind, start, end in [*_tokens(value), ("mark", len(value), len(value))]:
+    for kind, start, end in [*tokens(value), ("mark", len(value), len(value))]:
         mark = value[start:end]
+        if kind == "open":
+            return ()
         if kind != "mark":
             words.append((kind, start, end))
             continue
@@ -81,40 +70,13 @@ def spans(value: bytes) -> tuple[Span, ...]:
     return tuple(found)
 
 
-def _one(words: list[_Word]) -> list[Span]:
+def _one(words: list[Token]) -> list[Span]:
     """An address is one run of tokens without white space among them."""
-    those = [each for each in words if each[0] != "space"]
+    those = [each for each in words if each[0] not in ("space", "comment")]
     if not those:
         return []
     joined = all(a[2] == b[1] for a, b in itertools.pairwise(those))
     return [Span(those[0][1], those[-1][2])] if joined else []
-
-
-def _tokens(value: bytes) -> Iterator[tuple[str, int, int]]:
-    at = 0
-    while at < len(value):
-        if value.startswith(b"(", at):
-            end = _after_comment(value, at)
-            yield "space", at, end
-        else:
-            match = _TOKEN.match(value, at)
-            if match is None or match.lastgroup is None:
-                raise AssertionError("every octet begins a token")
-            end = match.end()
-            yield match.lastgroup, at, end
-        at = end
-
-
-def _after_comment(value: bytes, start: int) -> int:
-    depth = 0
-    for match in _COMMENT.finditer(value, start):
-        if match[0] == b"(":
-            depth += 1
-        elif match[0] == b")":
-            depth -= 1
-            if not depth:
-                return match.end()
-    return len(value)
 
 
 async def rewritten(value: bytes, rewrite: Rewrite) -> bytes:

@@ -7,18 +7,9 @@ quotes that holds dots.  What comes out are candidates, to be checked by
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
-_TOKEN = re.compile(
-    rb'(?P<quoted>"(?:[^"\\]|\\.)*(?:"|\\?\Z))'
-    rb"|(?P<literal>\[[^\[\]]*\])"
-    rb"|(?P<space>[ \t\r\n]+)"
-    rb'|(?P<text>[^"\[(),:;<> \t\r\n]+)'
-    rb"|(?P<mark>.)",
-    re.DOTALL,
-)
-_COMMENT = re.compile(rb"\\.|[()]", re.DOTALL)
+from smtpgw.address.tokens import tokens
 
 
 def addresses(value: bytes) -> list[bytes]:
@@ -26,7 +17,7 @@ def addresses(value: bytes) -> list[bytes]:
     found: list[bytes] = []
     phrase: list[tuple[str, bytes]] = []
     route: list[bytes] | None = None
-    for kind, token in [*_tokens(value), ("mark", b",")]:
+    for kind, token in [*_texts(value), ("mark", b",")]:
         if route is not None:
             if (kind, token) == ("mark", b">"):
                 found.append(b"".join(route))
@@ -43,6 +34,12 @@ def addresses(value: bytes) -> list[bytes]:
         elif token == b":":
             phrase = []
     return [each for each in found if each]
+
+
+def _texts(value: bytes) -> Iterator[tuple[str, bytes]]:
+    """A comment parts words as white space does."""
+    for kind, start, end in tokens(value):
+        yield ("space", b" ") if kind == "comment" else (kind, value[start:end])
 
 
 def _bare(phrase: list[tuple[str, bytes]]) -> list[bytes]:
@@ -63,30 +60,3 @@ def _bare(phrase: list[tuple[str, bytes]]) -> list[bytes]:
         else:
             found.append(word)
     return found
-
-
-def _tokens(value: bytes) -> Iterator[tuple[str, bytes]]:
-    at = 0
-    while at < len(value):
-        if value.startswith(b"(", at):
-            at = _after_comment(value, at)
-            yield "space", b" "
-            continue
-        match = _TOKEN.match(value, at)
-        if match is None or match.lastgroup is None:
-            raise AssertionError("every octet begins a token")
-        at = match.end()
-        yield match.lastgroup, match[0]
-
-
-def _after_comment(value: bytes, start: int) -> int:
-    """Where a comment ends, those inside it included; one without an end takes all."""
-    depth = 0
-    for match in _COMMENT.finditer(value, start):
-        if match[0] == b"(":
-            depth += 1
-        elif match[0] == b")":
-            depth -= 1
-            if not depth:
-                return match.end()
-    return len(value)

@@ -51,7 +51,8 @@ STUCK = 1 / 3
 SETTLE = 30.0
 
 pytestmark = pytest.mark.skipif(
-    not Path("/dev/loop-control").exists(), reason="this kernel has no loop devices"
+    not Path("/dev/loop-control").exists() and "CI" not in os.environ,
+    reason="this kernel has no loop devices; in CI that is a failure",
 )
 
 
