@@ -213,11 +213,12 @@ def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
         db.execute("PRAGMA cache_size=-32768")
         _check(db, path)
     except sqlite3.Error as error:
-        raise _kind(error)(f"{path}: {error}") from error
+        raise kind_of(error)(f"{path}: {error}") from error
     return db
 
 
-def _kind(error: sqlite3.Error) -> type[QueueError]:
+def kind_of(error: sqlite3.Error) -> type[QueueError]:
+    """What it means for a queue that an opened database says this."""
     return StoreBroken if is_broken(error) else StoreFull if is_full(error) else StoreDamaged
 
 
@@ -236,7 +237,7 @@ def connect_beside(path: Path, *, busy_timeout: float) -> sqlite3.Connection | N
         db.execute("PRAGMA cache_size=-32768")
         version, owner = _stamp(db)
     except sqlite3.Error as error:
-        raise _kind(error)(f"{path}: {error}") from error
+        raise kind_of(error)(f"{path}: {error}") from error
     if (version, owner) != (VERSION, APPLICATION):
         db.close()
         if (version, owner) == (0, 0):

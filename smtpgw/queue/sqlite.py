@@ -94,7 +94,7 @@ class SqliteStore:
         db = self._connect()
         self._reading = schema.connect(shard.database, busy_timeout=options.busy_timeout)
         self._reader = ThreadPoolExecutor(1, "queue-reader")
-        mark = db.execute("SELECT seen, floor, ifnull(wall, seen) FROM mark").fetchone()
+        mark = self._mark(db)
         if mark:
             clock.resume(mark[0], mark[2])
         self._ids = ids.IdMaker(
@@ -166,6 +166,16 @@ class SqliteStore:
             if schema.is_fatal(error) and not self._shard.refused():
                 raise StoreFailed(f"{self._shard.database}: {error}") from error
         return db
+
+    def _mark(self, db: sqlite3.Connection) -> tuple[float, int, float] | None:
+        """How far queue time and ids had come, and the wall clock then."""
+        try:
+            found: tuple[float, int, float] | None = db.execute(
+                "SELECT seen, floor, ifnull(wall, seen) FROM mark"
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise schema.kind_of(error)(f"{self._shard.database}: {error}") from error
+        return found
 
     def _stamp(self, db: sqlite3.Connection) -> None:
         """Remember how far time and ids have come; runs in the committer."""

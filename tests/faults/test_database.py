@@ -120,6 +120,30 @@ async def _readable(directory: Path) -> tuple[dict[str, bytes], set[str]]:
     return good, bad
 
 
+def test_any_broken_page_is_told_as_such_when_it_is_met_at_the_start(tmp_path: Path) -> None:
+    """Whatever is on it: the database opens, or it has to be repaired; nothing else is raised."""
+
+    async def scenario() -> None:
+        first = tmp_path / "whole" / "00"
+        await _fill(first)
+        pages, broken = (first / "queue.db").stat().st_size // _PAGE, 0
+        for page in range(min(pages, 40)):
+            there = tmp_path / str(page) / "00"
+            shutil.copytree(first, there)
+            with (there / "queue.db").open("r+b") as file:
+                file.seek(page * _PAGE)
+                file.write(os.urandom(_PAGE))
+            try:
+                store = SqliteStore.open(there, _FILES, clock=QueueClock(FakeClock()))
+            except StoreBroken:
+                broken += 1
+            else:
+                await store.close()
+        assert broken >= 2, "the first page, and the one that tells how far time had come"
+
+    run(scenario())
+
+
 def test_any_broken_page_costs_what_stood_on_it(tmp_path: Path) -> None:
     """Page by page: each mail is there to the octet, or listed as corrupt, or on the page."""
 
