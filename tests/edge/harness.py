@@ -22,7 +22,7 @@ from smtpgw.edge.options import Deadlines, EdgeOptions, Limits
 from smtpgw.edge.road import Answer, Connection, Hello
 from smtpgw.policy.relay import RelayPolicy
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds until a test gives up on something that should happen at once."""
 
 QUICK = EdgeOptions(

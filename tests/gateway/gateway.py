@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-PATIENCE = 20.0
+PATIENCE = 50.0
 
 T = TypeVar("T")
 

@@ -6,11 +6,11 @@ import contextlib
 import os
 import signal
 import sqlite3
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +19,7 @@ from smtpgw.queue.tools import QueueTool, shard_directory
 from tests.gateway.gateway import Gateway, until
 from tests.gateway.test_process import command, reload
 
-TOP = "workers = {}\ntakeover_delay = 0.5\nservice_throttle_time = {}"
+TOP = "workers = 2\ntakeover_delay = 0.5\nservice_throttle_time = 4"
 
 
 def ids(gateway: Gateway, number: int) -> set[str]:
@@ -34,32 +34,24 @@ def worker(gateway: Gateway, number: int) -> int:
     return next((each["pid"] for each in started if each["pid"] in alive), 0)
 
 
-def kill_until_it_stays_away(gateway: Gateway, number: int, pause: float) -> None:
-    """Kill a worker each time it is started, until its next start is so many seconds away."""
-    name = f"worker-{number}"
-    while True:
-        before = gateway.count("child ended", child=name)
-        os.kill(until(lambda: worker(gateway, number), what=name), signal.SIGKILL)
-        if ended(gateway, name, before + 1)[-1]["restart_in"] >= pause:
-            return
+@contextlib.contextmanager
+def kept_dead(gateway: Gateway, number: int) -> Iterator[None]:
+    """Kill a worker now, and each time it is started meanwhile, before it has its queue."""
+    enough = threading.Event()
 
+    def kill() -> None:
+        while not enough.wait(0.02):
+            if pid := worker(gateway, number):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
-def keep_dead(gateway: Gateway, number: int) -> bool:
-    """Kill a worker if it is there; always true."""
-    if pid := worker(gateway, number):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return True
-
-
-def ended(gateway: Gateway, name: str, times: int) -> list[dict[str, Any]]:
-    """What is said of a worker's ends, once they are so many."""
-
-    def enough() -> list[dict[str, Any]]:
-        found = gateway.events("child ended", child=name)
-        return found if len(found) >= times else []
-
-    return until(enough, what=f"the end of {name}")
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        killer.join()
 
 
 def deliveries(gateway: Gateway) -> Counter[str]:
@@ -85,16 +77,16 @@ def send_until(gateway: Gateway, number: int, count: int, prefix: str) -> list[s
 def test_a_dead_workers_mail_is_delivered_by_another_and_it_gets_its_queue_back(
     gateway: Gateway, place: Path
 ) -> None:
-    gateway.configure(TOP.format(2, 2), delivery=f"lmtp:unix:{place / 'nobody'}")
+    gateway.configure(TOP, delivery=f"lmtp:unix:{place / 'nobody'}")
     gateway.start()
     sent = send_until(gateway, 1, 3, "u")
-    gateway.configure(TOP.format(2, 2))
+    gateway.configure(TOP)
     reload(gateway)
     until(lambda: gateway.count("ready") == 2, what="the reload")
-    kill_until_it_stays_away(gateway, 1, 2)
-    until(lambda: gateway.count("shard taken over", shard=1, worker=0), what="the takeover")
-    command(gateway, "queue", "flush", "ALL")
-    until(lambda: keep_dead(gateway, 1) and set(sent) <= set(deliveries(gateway)), what="mail")
+    with kept_dead(gateway, 1):
+        until(lambda: gateway.count("shard taken over", shard=1, worker=0), what="the takeover")
+        command(gateway, "queue", "flush", "ALL")
+        until(lambda: set(sent) <= set(deliveries(gateway)), what="mail")
     by_other = {each["queue_id"] for each in gateway.events("queue.done", worker=0)}
     until(lambda: gateway.count("shard given back", shard=1, worker=0), what="the return")
     until(lambda: len(gateway.workers()) == 2, what="both workers")

@@ -14,7 +14,7 @@ from milterd.wire.constants import Actions, Protocol
 from milterd.wire.convert import EditCollector
 from milterd.wire.mta import MtaConnection, Negotiated
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds for any answer; a test that waits longer has failed."""
 
 ANSWERED = Protocol.ALL & ~Protocol.NR_MAIL

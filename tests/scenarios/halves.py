@@ -24,7 +24,7 @@ from tests.peers.process import Peer, daemon, free_port, wait_for
 
 FILTERS = ("clamav", "headers", "dkim")
 SELECTORS = {"rsa": "r", "ed25519": "e"}
-PATIENCE = 20.0
+PATIENCE = 50.0
 
 _SETTINGS = """
 [log]
