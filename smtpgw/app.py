@@ -11,12 +11,14 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from milterd.base import logs, metrics
 from smtpgw import wiring
+from smtpgw.addresses import Addresses, close_tables, open_addresses
 from smtpgw.chain.health import Health
 from smtpgw.config import Smtpgw
 from smtpgw.control import Orders
@@ -29,6 +31,7 @@ from smtpgw.post import Post
 from smtpgw.queue.clock import Clock, SystemClock
 from smtpgw.queue.store import QueueError
 from smtpgw.road import GatewayRoad, Means, Plan
+from smtpgw.tables.table import Table
 from smtpgw.takeover import Takeover
 
 COUNT_EVERY = 2.0
@@ -52,6 +55,7 @@ class App:
     def __init__(self, post: Post, road: GatewayRoad, clock: Clock, settings: Smtpgw) -> None:
         self.posts, self._road = (post,), road
         self._clock, self._settings = clock, settings
+        self._addresses: Addresses | None = None
         self._takeover = Takeover(
             post.shard,
             wiring.takeover(settings),
@@ -84,7 +88,8 @@ class App:
 
     async def _take_over(self, shard: int, failed: Callable[[BaseException], None]) -> Post:
         post = await Post.open(shard, self._settings, self._clock, 0.0)
-        post.deliver(self._settings, failed)
+        assert self._addresses is not None  # noqa: S101 - it looks for others' queues after apply()
+        post.deliver(self._settings, self._addresses.routes, failed)
         metrics.TAKEOVERS.inc()
         return post
 
@@ -94,21 +99,37 @@ class App:
         Raises ConfigError, and has changed nothing then.
         """
         settings = orders.settings.smtpgw
+        addresses = await self._opened(settings)
         edges: dict[str, EdgeOptions] = {}
         plans: dict[str, Plan] = {}
         for each in settings.listener:
             edges[each.name] = wiring.edge(settings, each)
-            plans[each.name] = wiring.plan(settings, each)
+            plans[each.name] = wiring.plan(settings, each, addresses)
         self._settings, self._takeover.options = settings, wiring.takeover(settings)
+        self._addresses = addresses
         for shard, taken in self._takeover.posts.items():
-            taken.deliver(settings, self._takeover.failure_of(shard))
+            taken.deliver(settings, addresses.routes, self._takeover.failure_of(shard))
         self._road.plans = {**self._road.plans, **plans}
         for post in self.posts:
-            post.deliver(settings, failed)
+            post.deliver(settings, addresses.routes, failed)
         await self._pick_up(settings, failed)
         await self._open_doors(edges, orders.listeners)
         if self._looking is None:
             self._looking = asyncio.ensure_future(self._takeover.run())
+
+    async def _opened(self, settings: Smtpgw) -> Addresses:
+        """The tables of these settings: those of before if nothing changed.
+
+        What is replaced is closed when nobody uses it any more: sessions and deliveries that
+        began with it end with it.
+        """
+        if self._addresses is not None and settings == self._settings:
+            return self._addresses
+        # In a thread, for a large file takes seconds to read.
+        found = await asyncio.to_thread(open_addresses, settings, logs.get("tables"))
+        loop = asyncio.get_running_loop()
+        weakref.finalize(found, _let_go, loop, found.tables)
+        return found
 
     async def _pick_up(self, settings: Smtpgw, failed: Callable[[BaseException], None]) -> None:
         """Take local mail by these settings, if the queue's first part is ours."""
@@ -179,6 +200,12 @@ class App:
         if self._looking is not None:
             await self._looking
         await asyncio.gather(*(each.close() for each in self.posts))
+
+
+def _let_go(loop: asyncio.AbstractEventLoop, tables: Iterable[Table]) -> None:
+    """Close what nobody uses any more; at the end of the process it closes by itself."""
+    if loop.is_running():
+        loop.call_soon_threadsafe(lambda: loop.create_task(close_tables(tables)))
 
 
 def spool(settings: Smtpgw) -> Path:

@@ -15,10 +15,11 @@ from pydantic import Field, field_validator, model_validator
 from milterd.base import settings
 from milterd.base.fields import Duration, Size
 from smtpgw import queue_place
+from smtpgw.config_addresses import Addresses, Service
 from smtpgw.config_bounce import Bounce
 from smtpgw.config_delivery import Dns
 from smtpgw.config_dialogue import Peers, TlsPeer, TlsPolicy
-from smtpgw.config_types import Address, Destination, Domain, IpAddress, Name, Network
+from smtpgw.config_types import Address, Destination, Domain, IpAddress, Name
 
 
 class Listener(settings.Table):
@@ -156,32 +157,9 @@ class Queue(settings.Table):
         return self.drop_directory or self.directory / "drop"
 
 
-class Smtpgw(settings.Table):
+class Smtpgw(Addresses):
     """The gateway.  Names are Postfix's, see postconf(5)."""
 
-    myhostname: Domain | Literal[""] = Field(
-        default="", description="how the gateway calls itself; empty means the machine's name"
-    )
-    mydestination: tuple[Domain, ...] = Field(
-        default=(), description="domains whose mail is taken from anybody"
-    )
-    relay_domains: tuple[Domain, ...] = Field(
-        default=(),
-        description="further domains whose mail is taken from anybody; a leading dot takes in "
-        "the subdomains",
-    )
-    fast_flush_domains: tuple[Domain, ...] | None = Field(
-        default=None,
-        description="domains whose waiting mail clients in mynetworks may ask for by ETRN; a "
-        "leading dot takes in the subdomains; without this key, relay_domains; empty means that "
-        "ETRN is not offered",
-        examples=[["example.net"]],
-    )
-    mynetworks: tuple[Network, ...] = Field(
-        default=("127.0.0.0/8", "::1/128"),
-        description="clients that may send anywhere; their mail counts as originating, "
-        "which is what dkim signs",
-    )
     local_addresses: tuple[IpAddress, ...] = Field(
         default=(),
         description="our own addresses, mail for whose literals (u@[192.0.2.1]) is taken too",
@@ -271,9 +249,15 @@ class Smtpgw(settings.Table):
     delivery: Peers = Peers()
     bounce: Bounce = Bounce()
     dns: Dns = Dns()
+    services: dict[Name, Service] = Field(
+        default={},
+        description="Transports with names of their own, and limits of those that are there, as in "
+        "master.cf; transport_maps and the like may name them.",
+        examples=[{"slow": {"deliver": "smtp", "destination_rate_delay": "1s"}}],
+    )
     transport: dict[Domain, Destination] = Field(
         default={},
-        description="Destinations by domain, before the default one; a leading dot means the "
+        description="Destinations by domain, after transport_maps; a leading dot means the "
         "subdomains (transport(5)).",
         examples=[{"example.net": "lmtp:unix:/run/dovecot/lmtp"}],
     )

@@ -16,11 +16,22 @@ AddressKind = Literal["unspecified", "loopback", "link-local", "multicast", "bro
 class Delivery(settings.Table):
     """Where mail goes whose domain [smtpgw.transport] does not name."""
 
-    default: Destination = Field(
-        default="lmtp:unix:/run/dovecot/lmtp",
-        description='"lmtp:unix:/path", "lmtp:inet:host:24", "maildir:/path", below which each '
-        'address has a Maildir of its own, "smtp:", which is the mail exchangers of the '
-        'recipient\'s domain, or "smtp:[host]:port", a relay (relayhost)',
+    default: Destination | Literal[""] = Field(
+        default="",
+        description="where all mail goes for which neither [smtpgw.transport] nor a transport of "
+        'its class says otherwise: "lmtp:unix:/path", "lmtp:inet:host:24", "maildir:/path", below '
+        'which each address has a Maildir of its own, or "smtp:[host]:port", a relay; empty means '
+        "local, virtual, relay and smtp, each for its class",
+    )
+    default_destination_rate_delay: Duration = Field(
+        default=0.0,
+        ge=0,
+        description="pause between two deliveries to one destination; 0 means none",
+    )
+    default_transport_rate_delay: Duration = Field(
+        default=0.0,
+        ge=0,
+        description="pause between two deliveries by one transport; 0 means none",
     )
     default_destination_concurrency_limit: int = Field(
         default=20,

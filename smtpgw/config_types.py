@@ -24,9 +24,10 @@ def _address(value: str) -> str:
     return value
 
 
-def _network(value: str) -> str:
+def check_network(value: str) -> str:
+    """A network in CIDR form.  Raises ValueError saying what was expected."""
     try:
-        return str(ipaddress.ip_network(value.strip("[]")))
+        return str(ipaddress.ip_network(value.replace("[", "").replace("]", "")))
     except ValueError as error:
         raise ValueError(f'expected a network such as "192.0.2.0/24": {error}') from None
 
@@ -38,7 +39,9 @@ def _ip_address(value: str) -> str:
         raise ValueError('expected an address such as "192.0.2.1"') from None
 
 
-def _domain(value: str) -> str:
+def check_domain(value: str) -> str:
+    """A domain as in DNS, with a leading dot or without.  Raises ValueError saying what was
+    expected."""
     try:
         plain = value.encode("idna").decode() if not value.isascii() else value
     except UnicodeError:
@@ -83,9 +86,9 @@ def _nameserver(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address), Kind("address")]
-Network = Annotated[str, AfterValidator(_network), Kind("network")]
+Network = Annotated[str, AfterValidator(check_network), Kind("network")]
 IpAddress = Annotated[str, AfterValidator(_ip_address), Kind("IP address")]
-Domain = Annotated[str, AfterValidator(_domain), Kind("domain")]
+Domain = Annotated[str, AfterValidator(check_domain), Kind("domain")]
 Name = Annotated[str, AfterValidator(_name), Kind("name")]
 Destination = Annotated[str, AfterValidator(_destination), Kind("destination")]
 Nexthop = Annotated[str, AfterValidator(_nexthop), Kind("nexthop")]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -51,6 +51,8 @@ from smtpgw.shares import Shares
 
 Log = structlog.typing.FilteringBoundLogger
 Observe = Callable[[str, str, float], None]
+Route = Callable[[bytes, bytes], Awaitable[Destination]]
+"""Where mail for a recipient from a sender goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Courier:
         manager: QueueManager,
         clock: QueueClock,
         schedule: Schedule,
-        router: router.Router,
+        route: Route,
         deliverers: Mapping[str, Deliverer],
         chance: Callable[[], float],
         token: Callable[[], str],
@@ -85,7 +87,7 @@ class Courier:
         observe: Observe = lambda _transport, _outcome, _seconds: None,
     ) -> None:
         self._store, self._intake, self._manager, self._clock = store, intake, manager, clock
-        self._schedule, self._router, self._deliverers = schedule, router, deliverers
+        self._schedule, self._route_of, self._deliverers = schedule, route, deliverers
         self._log, self._observe = log, observe
         self._options = options or CourierOptions()
         self._reporter = Reporter(
@@ -204,7 +206,7 @@ class Courier:
             trouble = ""
         attempt = Attempt(lease)
         if trouble:
-            self._put_off(attempt, trouble)
+            await self._put_off(attempt, trouble)
         elif lease.mail.doomed:
             self._doom(attempt)
         else:
@@ -214,11 +216,11 @@ class Courier:
         settling.add_done_callback(self._settling.discard)
         await asyncio.shield(settling)
 
-    def _put_off(self, attempt: Attempt, reason: str) -> None:
+    async def _put_off(self, attempt: Attempt, reason: str) -> None:
         """Every open recipient is deferred: the mail cannot be read now."""
         mail = attempt.lease.mail
         for each in mail.open:
-            where = self._route(each.address)
+            where = await self._route(each.address, mail.sender)
             outcome = Deferred(each.number, f"the queue cannot be read: {reason}", "", "4.3.0")
             attempt.outcomes[each.number] = (where, outcome)
             self._tell(mail.queue_id, mail.open, where, outcome, 0.0)
@@ -233,19 +235,21 @@ class Courier:
             self._tell(mail.queue_id, mail.open, where, outcome, 0.0)
 
     async def _try(self, attempt: Attempt, content: Content) -> None:
+        mail = attempt.lease.mail
+        ways = {each.number: await self._route(each.address, mail.sender) for each in mail.open}
         groups = router.group(
-            attempt.lease.mail.open,
-            lambda each: self._route(each.address),
+            mail.open,
+            lambda each: ways[each.number],
             self._options.default_destination_recipient_limit,
         )
         work = [self._group(attempt, content, *each, alone=len(groups) == 1) for each in groups]
         await asyncio.gather(*work)
 
-    def _route(self, address: bytes) -> Destination:
+    async def _route(self, address: bytes, sender: bytes) -> Destination:
         """What somebody answers to a notice to the postmaster goes nowhere, as with qmgr(8)."""
         if address.lower() == self._reporter.double_bounce.lower():
             return Destination("discard", "mail to double_bounce_sender")
-        return self._router.route(address)
+        return await self._route_of(address, sender)
 
     async def _group(
         self,

@@ -109,7 +109,8 @@ class Ending:
         waits, hold = settling.waiting(final.values())
         tell = bool(waits) and hold is None
         warn = tell and self._schedule.warn(born=mail.born, now=now, warned=mail.warned)
-        follow = self._reporter.reports(mail, content, final, warn) if with_dsn else ()
+        reports = self._reporter.reports(mail, content, final, warn) if with_dsn else ()
+        follow = tuple([await self._intake.routed(each) for each in reports])
         state = await self._store.settle(
             Settlement(
                 queue_id=mail.queue_id,

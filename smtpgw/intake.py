@@ -8,13 +8,16 @@ answer for the client: `code`, `enhanced`, `answer` (:class:`QueueError`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
 from milterd.core.decision import Reason
 from milterd.core.mail import Mail
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.store import NewMail, QueueError, Store, StoreFailed, StoreFull
+
+SiteOf = Callable[[Iterable[bytes], bytes], Awaitable[str]]
+"""What a mail for recipients, from a sender, waits for in the queue."""
 
 
 class NoRecipients(QueueError):  # noqa: N818 - the name says what happened
@@ -34,7 +37,7 @@ class Intake:
     ) -> None:
         self._store, self._clock = store, clock
         self.wake = wake
-        self.site_of: Callable[[Iterable[bytes]], str] = _any_site
+        self.site_of: SiteOf = _any_site
 
     def new_id(self) -> str:
         """A queue id; the edge asks for one at MAIL."""
@@ -62,7 +65,7 @@ class Intake:
         `handed` is the file that a local mail stood in, `doomed` why it is to be bounced.
         Raises StoreFull (452), StoreFailed (451), QueueError (451), NoRecipients (554).
         """
-        new = self.prepare(mail, queue_id=queue_id, decision=decision, hold=hold)
+        new = await self.routed(self.prepare(mail, queue_id=queue_id, decision=decision, hold=hold))
         new = replace(new, handed=handed, doomed=doomed)
         await asyncio.shield(asyncio.ensure_future(self._store.add(new)))
         self.wake()
@@ -80,9 +83,14 @@ class Intake:
             born=self._clock.now(),
             reasons=tuple(decision),
             hold=hold,
-            site=self.site_of(each.address for each in mail.envelope.recipients),
         )
 
+    async def routed(self, new: NewMail) -> NewMail:
+        """The mail with what it waits for."""
+        envelope = new.mail.envelope
+        those = [each.address for each in envelope.recipients]
+        return replace(new, site=await self.site_of(those, envelope.sender))
 
-def _any_site(_recipients: Iterable[bytes]) -> str:
+
+async def _any_site(_recipients: Iterable[bytes], _sender: bytes) -> str:
     return ""

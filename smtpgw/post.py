@@ -19,7 +19,6 @@ from milterd.base import logs, metrics
 from smtpgw import outbound, peers, wiring
 from smtpgw.config import Smtpgw
 from smtpgw.courier import Courier
-from smtpgw.delivery import router
 from smtpgw.delivery.fixed import Fixed
 from smtpgw.delivery.maildir import MaildirDelivery
 from smtpgw.delivery.outcome import Deliverer
@@ -34,6 +33,7 @@ from smtpgw.queue.sqlite import SqliteStore
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import StoreBroken, StoreLocked
 from smtpgw.queue.tools import shard_directory
+from smtpgw.routes import Routes
 
 _LOOK_AGAIN = 0.1
 """Seconds between looks whether another process has let go of the shard."""
@@ -112,7 +112,9 @@ class Post:
                         )
                 await asyncio.sleep(_LOOK_AGAIN)
 
-    def deliver(self, settings: Smtpgw, failed: Callable[[BaseException], None]) -> None:
+    def deliver(
+        self, settings: Smtpgw, routes: Routes, failed: Callable[[BaseException], None]
+    ) -> None:
         """Deliver by these settings from now on; what is under way ends by the old ones.
 
         `failed` is called if the courier cannot go on.
@@ -122,10 +124,9 @@ class Post:
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
         manager = QueueManager(self.store, self._clock, wiring.manager(settings))
-        self._courier = self._new_courier(settings, manager)
+        self._courier = self._new_courier(settings, routes, manager)
         self.intake.wake = manager.wake
-        table = wiring.router(settings)
-        self.intake.site_of = lambda those: router.site(map(table.route, those))
+        self.intake.site_of = routes.site
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -134,7 +135,7 @@ class Post:
         self._running = asyncio.ensure_future(self._courier.run())
         self._running.add_done_callback(ended)
 
-    def _new_courier(self, settings: Smtpgw, manager: QueueManager) -> Courier:
+    def _new_courier(self, settings: Smtpgw, routes: Routes, manager: QueueManager) -> Courier:
         pool = Pool(peers.pool(settings))
         fixed = Fixed()
         smtp = outbound.delivery(settings, self._ask(wiring.dns(settings)), pool)
@@ -154,7 +155,7 @@ class Post:
             manager=manager,
             clock=self._clock,
             schedule=Schedule(wiring.schedule(settings)),
-            router=wiring.router(settings),
+            route=routes.route,
             deliverers=deliverers,
             chance=random.random,
             token=lambda: secrets.token_hex(8),

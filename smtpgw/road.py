@@ -17,8 +17,10 @@ from structlog.typing import FilteringBoundLogger
 from milterd.base import metrics
 from milterd.core.decision import Reason, Reply, Verdict
 from milterd.core.mail import Direction, Envelope, Mail, Session
+from smtpgw.address import form
 from smtpgw.address.params import MailParams, RcptParams
 from smtpgw.address.path import Path
+from smtpgw.addresses import Addresses
 from smtpgw.chain.chain import Chain
 from smtpgw.chain.health import Health
 from smtpgw.chain.options import EditLimits, MilterOptions
@@ -27,7 +29,8 @@ from smtpgw.cleanup import Arrival, CleanupOptions, prepare
 from smtpgw.edge.content import Content
 from smtpgw.edge.road import Answer, Connection, Hello, SessionRoad
 from smtpgw.intake import Intake
-from smtpgw.policy.relay import RELAY_DENIED, RelayPolicy
+from smtpgw.policy import relay
+from smtpgw.policy.relay import RELAY_DENIED
 from smtpgw.queue.store import QueueError
 
 _REFUSALS = {
@@ -41,9 +44,8 @@ class Plan:
     """What the settings say about mail from one listener."""
 
     cleanup: CleanupOptions
-    policy: RelayPolicy
+    addresses: Addresses
     submission: bool = False
-    fast_flush_domains: tuple[str, ...] = ()
     milters: tuple[MilterOptions, ...] = ()
     macros: Mapping[str, bytes] = field(default_factory=dict)
     limits: EditLimits = field(default_factory=EditLimits)
@@ -94,6 +96,7 @@ class GatewaySession:
     def __init__(self, means: Means, plan: Plan, connection: Connection) -> None:
         self._means, self._plan, self._connection = means, plan, connection
         self._hello = Hello(b"", esmtp=False)
+        self._trusted = False
         self._transaction: _Transaction | None = None
         self._log = means.log.bind(
             listener=connection.listener,
@@ -112,6 +115,9 @@ class GatewaySession:
         )
 
     async def connect(self) -> Answer | None:
+        self._trusted = await relay.trusted(
+            self._connection.client, self._plan.addresses.mynetworks
+        )
         result = await self._chain.connect(self._session())
         answer = self._stage("CONNECT", result) if _at_once(result) else None
         if answer is None:
@@ -147,7 +153,7 @@ class GatewaySession:
         return answer
 
     async def rcpt(self, recipient: Path, params: RcptParams) -> Answer | None:
-        reply = self._relay(recipient)
+        reply = await self._relay(recipient)
         if reply is not None:
             await self._chain.rcpt_rejected(recipient.address, params.args, reply)
             return self._refuse("RCPT", "relay", reply, recipient=recipient.address)
@@ -159,9 +165,7 @@ class GatewaySession:
         return self._stage("DATA", await self._chain.data())
 
     async def etrn(self, node: str, *, below: bool) -> Answer | None:
-        policy, client = self._plan.policy, self._connection.client
-        trusted = self._hello.auth is not None or policy.trusted(client)
-        if not (trusted and listed(node, self._plan.fast_flush_domains)):
+        if not (self._own and await self._plan.addresses.fast_flush.match(node.encode())):
             reply = Reply(459, "4.7.1", f"Node {node} not allowed: no service for you here")
             return self._refuse("ETRN", "relay", reply)
         if self._means.flush is None:
@@ -300,17 +304,24 @@ class GatewaySession:
 
     # -- who is there ----------------------------------------------------------------
 
-    def _relay(self, recipient: Path) -> Reply | None:
+    @property
+    def _own(self) -> bool:
+        """Whether the client is one of ours, who may send anywhere."""
+        return self._trusted or self._hello.auth is not None
+
+    async def _relay(self, recipient: Path) -> Reply | None:
         """Why mail may not go there from here, if it may not."""
-        policy, client = self._plan.policy, self._connection.client
-        authenticated = self._hello.auth is not None
-        if self._plan.submission and not (authenticated or policy.trusted(client)):
+        if self._own:
+            return None
+        if self._plan.submission:
             return RELAY_DENIED
-        return policy.check(client, recipient, authenticated=authenticated)
+        addresses = self._plan.addresses
+        address = addresses.standard.local(form.internal(recipient.address))
+        resolved = await addresses.resolver.resolve(address)
+        return None if relay.authorized(resolved) else RELAY_DENIED
 
     def _direction(self) -> Direction:
-        authenticated = self._hello.auth is not None
-        return self._plan.policy.direction(self._connection.client, authenticated=authenticated)
+        return relay.direction(self._own)
 
     def _session(self) -> Session:
         return Session(
@@ -319,11 +330,6 @@ class GatewaySession:
             direction=self._direction(),
             macros=_tls_macros(self._hello),
         )
-
-
-def listed(domain: str, domains: Sequence[str]) -> bool:
-    """Whether a domain is among these; one with a leading dot stands for all below it."""
-    return any(domain == each or (each[:1] == "." and domain.endswith(each)) for each in domains)
 
 
 def _at_once(result: StageResult) -> bool:

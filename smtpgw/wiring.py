@@ -5,7 +5,9 @@ Everything a postmaster wrote becomes a room's own options here and nowhere else
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -13,15 +15,15 @@ from milterd.base import sockets
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.core.mail import Direction
 from smtpgw import peers
+from smtpgw.addresses import Addresses
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.cleanup import MAIL_NAME, CleanupOptions
 from smtpgw.config import Listener, Milter, Smtpgw
-from smtpgw.config_types import parse_nameserver
+from smtpgw.config_types import check_network, parse_nameserver
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery import nexthop
 from smtpgw.delivery.hosts import HostOptions
 from smtpgw.delivery.order import OrderOptions
-from smtpgw.delivery.router import INTERNET, Router, RouterOptions, parse_destination
 from smtpgw.delivery.smtp import SmtpOptions
 from smtpgw.delivery.windows import WindowOptions
 from smtpgw.dns.resolver import DnsOptions
@@ -31,11 +33,11 @@ from smtpgw.edge.tls import server_context
 from smtpgw.local.drop import Public
 from smtpgw.local_mail import LocalPlan
 from smtpgw.pickup import PickupOptions
-from smtpgw.policy.relay import RelayOptions, RelayPolicy
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.sqlite import SqliteOptions
 from smtpgw.road import Plan
+from smtpgw.tables import spec
 from smtpgw.takeover import TakeoverOptions
 
 
@@ -65,19 +67,7 @@ def _milter(settings: Milter) -> MilterOptions:
     )
 
 
-def policy(settings: Smtpgw) -> RelayPolicy:
-    """Who may send where."""
-    return RelayPolicy(
-        RelayOptions(
-            mynetworks=settings.mynetworks,
-            mydestination=settings.mydestination,
-            relay_domains=settings.relay_domains,
-            local_addresses=settings.local_addresses,
-        )
-    )
-
-
-def plan(settings: Smtpgw, listener: Listener) -> Plan:
+def plan(settings: Smtpgw, listener: Listener, addresses: Addresses) -> Plan:
     """The road of a listener's mail."""
     submission = listener.profile == "submission"
     return Plan(
@@ -86,9 +76,8 @@ def plan(settings: Smtpgw, listener: Listener) -> Plan:
             hide_client=listener.hides_client,
             always_add_missing_headers=settings.always_add_missing_headers,
         ),
-        policy=policy(settings),
+        addresses=addresses,
         submission=submission,
-        fast_flush_domains=fast_flush_domains(settings),
         milters=milters(settings, listener),
         macros={
             "j": settings.hostname.encode(),
@@ -99,10 +88,18 @@ def plan(settings: Smtpgw, listener: Listener) -> Plan:
     )
 
 
-def fast_flush_domains(settings: Smtpgw) -> tuple[str, ...]:
-    """Domains whose mail may be asked for."""
-    given = settings.fast_flush_domains
-    return settings.relay_domains if given is None else given
+def _networks(settings: Smtpgw) -> Iterator[str]:
+    """The networks in mynetworks; what its tables hold is not looked through."""
+    for each in spec.split(settings.expanded("mynetworks")):
+        with contextlib.suppress(ValueError):
+            yield check_network(each)
+
+
+def _names(settings: Smtpgw) -> Iterator[str]:
+    """The names in mydestination; what its tables hold is not looked through."""
+    for each in spec.split(settings.expanded("mydestination")):
+        if not each.startswith(("!", "/", ".")) and ":" not in each:
+            yield each.lower()
 
 
 def pickup(settings: Smtpgw) -> PickupOptions:
@@ -157,10 +154,10 @@ def edge(settings: Smtpgw, listener: Listener) -> EdgeOptions:
             hard_error_limit=settings.smtpd_hard_error_limit,
             connections=settings.default_process_limit,
             client_connections=settings.smtpd_client_connection_count_limit,
-            client_limit_exceptions=settings.mynetworks,
+            client_limit_exceptions=tuple(_networks(settings)),
         ),
         tls_context=tls_context(listener),
-        etrn=bool(fast_flush_domains(settings)),
+        etrn=bool(settings.expanded("fast_flush_domains")),
     )
 
 
@@ -245,16 +242,6 @@ def dsn(settings: Smtpgw) -> DsnOptions:
     )
 
 
-def router(settings: Smtpgw) -> Router:
-    """Which mail goes where."""
-    exceptions = {key: parse_destination(each) for key, each in settings.transport.items()}
-    options = RouterOptions(
-        myorigin=settings.hostname,
-        refuse=frozenset(settings.delivery.smtp_mx_refuse_addresses),
-    )
-    return Router(parse_destination(settings.delivery.default), exceptions, options)
-
-
 def dns(settings: Smtpgw) -> DnsOptions:
     """Whom to ask for names."""
     return DnsOptions(
@@ -274,7 +261,7 @@ def hosts(settings: Smtpgw) -> HostOptions:
     # Those we listen at, like all of the machine's own, are known without being told.
     ours = (*settings.proxy_interfaces, *settings.local_addresses)
     return HostOptions(
-        names=frozenset({settings.hostname.lower(), *settings.mydestination}),
+        names=frozenset({settings.hostname.lower(), *_names(settings)}),
         addresses=frozenset(map(ip_address, ours)),
         ports=frozenset({25, *(each.port for each in listening)}),
         smtp_tcp_port=delivery.smtp_tcp_port,
@@ -297,9 +284,8 @@ def hosts(settings: Smtpgw) -> HostOptions:
 def smtp(settings: Smtpgw) -> SmtpOptions:
     """How its hosts are tried."""
     delivery = settings.delivery
-    default = parse_destination(delivery.default)
     return SmtpOptions(
-        relayhost=default.nexthop if default.transport in INTERNET else "",
+        relayhost=settings.relayhost or delivery.default.partition(":")[2],
         smtp_fallback_relay=tuple(
             each for text in delivery.smtp_fallback_relay for each in nexthop.parse(text)
         ),
@@ -314,7 +300,6 @@ def check(settings: Smtpgw) -> None:
     for each in settings.listener:
         try:
             edge(settings, each)
-            plan(settings, each)
             sockets.parse(each.address)
         except ConfigError as error:
             problems += error.problems

@@ -106,13 +106,22 @@ Outcome = Delivered | Deferred | Failed
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where mail goes: a transport and its nexthop, e.g. `lmtp` and `unix:/run/lmtp`."""
+    """Where mail goes: a transport and its nexthop, e.g. `lmtp` and `unix:/run/lmtp`.
+
+    `service` is the name of a transport that has limits of its own.
+    """
 
     transport: str
     nexthop: str = field(default="")
+    service: str = field(default="")
+
+    @property
+    def name(self) -> str:
+        """What the transport is called."""
+        return self.service or self.transport
 
     def __str__(self) -> str:
-        return f"{self.transport}:{self.nexthop}"
+        return f"{self.name}:{self.nexthop}"
 
 
 class Deliverer(Protocol):

@@ -1,23 +1,19 @@
-"""Which destination a recipient goes to: a default and exceptions by domain.  Pure.
+"""How destinations are written, and what goes to the same one.  Pure.
 
     smtp:  smtp:NEXTHOP  relay:NEXTHOP  lmtp:unix:PATH  lmtp:inet:HOST:PORT
     maildir:DIRECTORY  error:TEXT  retry:TEXT  discard:TEXT  hold:TEXT
 
-`smtp:` without a nexthop goes where the recipient's own domain says.  A key
-`example.net` is that domain, `.example.net` every one below it (transport(5)).
+`smtp:` without a nexthop goes where the recipient's own domain says.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from smtpgw.delivery import nexthop as nexthops
 from smtpgw.delivery.outcome import Destination
 from smtpgw.delivery.pool import parse_nexthop
-from smtpgw.dns.answers import host_name
 
 T = TypeVar("T")
 INTERNET = ("smtp", "relay")
@@ -37,67 +33,6 @@ def parse_destination(text: str) -> Destination:
     elif transport == "maildir" and not nexthop:
         raise ValueError(f"{text!r}: expected maildir:DIRECTORY")
     return Destination(transport, nexthop)
-
-
-def domain(address: bytes) -> str:
-    """The domain of an address as in DNS, or, if it is none, in lower case; empty if there
-    is none at all."""
-    _, at, found = address.rpartition(b"@")
-    name = found.decode("utf-8", "surrogateescape").lower() if at else ""
-    if not name.isascii():
-        with contextlib.suppress(ValueError):
-            return host_name(name)
-    return name
-
-
-@dataclass(frozen=True, slots=True)
-class RouterOptions:
-    """`myorigin`: the domain of an address that has none.  `refuse`: kinds of addresses
-    (nexthop.KINDS) that no recipient may name as a literal."""
-
-    myorigin: str = "localhost"
-    refuse: frozenset[str] = frozenset()
-
-
-class Router:
-    """The table."""
-
-    def __init__(
-        self,
-        default: Destination,
-        exceptions: Mapping[str, Destination],
-        options: RouterOptions = RouterOptions(),
-    ) -> None:
-        self._default, self._options = default, options
-        self._exceptions = {key.lower(): value for key, value in exceptions.items()}
-
-    def route(self, address: bytes) -> Destination:
-        """The recipient's destination; the longest domain that matches counts."""
-        name = domain(address) or self._options.myorigin
-        found = self._find(name)
-        if found.transport in INTERNET and not found.nexthop:
-            return self._own(found.transport, name)
-        return found
-
-    def _find(self, name: str) -> Destination:
-        if name in self._exceptions:
-            return self._exceptions[name]
-        while "." in name:
-            name = name.partition(".")[2]
-            if f".{name}" in self._exceptions:
-                return self._exceptions[f".{name}"]
-        return self._default
-
-    def _own(self, transport: str, name: str) -> Destination:
-        """Where the recipient's own domain, or address literal, says."""
-        try:
-            nexthop = nexthops.of_domain(name)
-        except ValueError as error:
-            return Destination("error", f"5.1.2 {error}")
-        kind = nexthops.kind_of(nexthop.address) if nexthop.address else ""
-        if kind in self._options.refuse:
-            return Destination("error", f"5.7.1 no mail goes to a {kind} address")
-        return Destination(transport, nexthop.text)
 
 
 def site(destinations: Iterable[Destination]) -> str:

@@ -127,11 +127,13 @@ def _line(words: str) -> str:
 
 
 def _routed(queue: Opened) -> Change:
-    from smtpgw import wiring  # only this command needs to know the roads
-    from smtpgw.delivery import router
+    import asyncio  # only this command needs to know the roads
 
-    table = wiring.router(queue.settings())
-    return tools.requeue(queue.now, lambda those: router.site(map(table.route, those)))
+    from milterd.base import logs
+    from smtpgw.addresses import open_addresses
+
+    routes = open_addresses(queue.settings(), logs.get("tables")).routes
+    return tools.requeue(queue.now, lambda those: asyncio.run(routes.site(those)))
 
 
 def _run(

@@ -49,8 +49,7 @@ class _Module(Protocol):
 def open_table(text: str | specs.Spec, context: Context) -> Table:
     """The table that `type:name` says.  Raises TableError."""
     spec = specs.parse(text) if isinstance(text, str) else text
-    if spec.type not in TYPES:
-        raise TableError(str(spec), found=f"table type {spec.type!r}", expected=_types(spec.type))
+    check_type(spec)
     module = importlib.import_module(f"smtpgw.tables.{TYPES[spec.type]}")
 
     def member(text: str) -> Table:
@@ -58,6 +57,12 @@ def open_table(text: str | specs.Spec, context: Context) -> Table:
 
     given = dataclasses.replace(context, open=member, type=spec.type)
     return cast(_Module, module).open(spec.name, given)
+
+
+def check_type(spec: specs.Spec) -> None:
+    """Raises TableError for a type that is not known."""
+    if spec.type not in TYPES:
+        raise TableError(str(spec), found=f"table type {spec.type!r}", expected=_types(spec.type))
 
 
 def open_maps(text: str, context: Context) -> Maps:

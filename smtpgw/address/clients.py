@@ -1,0 +1,57 @@
+"""Lists of clients by address, as mynetworks has them (addr_match_list(3)).
+
+    127.0.0.0/8  [::1]/128  !192.0.2.7  192.0.2.0/24  cidr:/etc/postfix/mynetworks.cidr
+
+The first pattern that fits decides; `!` before it makes it a no.  A table is asked for the
+address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smtpgw.address.find import Maps
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class ClientElement:
+    """A pattern: a network, or a table; `negated` says that what fits is not in the list."""
+
+    network: IpNetwork | None = None
+    maps: Maps | None = None
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClientList:
+    """The list."""
+
+    elements: Sequence[ClientElement] = ()
+
+    async def match(self, address: bytes) -> str:
+        """What put an address into the list, for people; empty if it is not in it, or no IP
+        address at all.  Raises Unavailable."""
+        try:
+            plain = ipaddress.ip_address(address.decode("ascii", "replace"))
+        except ValueError:
+            return ""
+        found = getattr(plain, "ipv4_mapped", None) or plain
+        for each in self.elements:
+            fits = await _fits(each, found)
+            if fits:
+                return "" if each.negated else fits
+        return ""
+
+
+async def _fits(element: ClientElement, address: IpAddress) -> str:
+    if element.network is not None:
+        return str(element.network) if address in element.network else ""
+    if element.maps is None:
+        return ""
+    hit = await element.maps.find(str(address).encode())
+    return "" if hit is None else hit.where or str(address)

@@ -1,0 +1,86 @@
+"""`$name` in settings, as in main.cf (postconf(5)).  Pure.
+
+`$name`, `${name}` and `$(name)` stand for a setting's value; `${name?text}` and `${name?{text}}`
+for the text where that value is not empty, `${name:text}` where it is, `${name?{text}:{other}}`
+for either; `$$` for a dollar sign.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+
+_NAME = re.compile(r"\$(?:\$|(?P<plain>[A-Za-z0-9_]+)|(?=[{(]))")
+_INSIDE = re.compile(r"(?P<name>[A-Za-z0-9_]+)(?:(?P<sign>[?:])(?P<rest>.*))?\Z", re.DOTALL)
+_PAIRS = {"{": "}", "(": ")"}
+
+
+def expand(text: str, values: Mapping[str, str]) -> str:
+    """The text with all of them replaced, as often as it takes.
+
+    Raises ValueError for a name that is not known, one that stands for itself, and a bracket
+    that is not closed.
+    """
+    return _expand(text, values, ())
+
+
+def _expand(text: str, values: Mapping[str, str], within: tuple[str, ...]) -> str:
+    found: list[str] = []
+    at = 0
+    while match := _NAME.search(text, at):
+        found.append(text[at : match.start()])
+        at = match.end()
+        if match[0] == "$$":
+            found.append("$")
+        elif match["plain"]:
+            found.append(_value(match["plain"], values, within))
+        else:
+            end = _closed(text, at)
+            found.append(_bracketed(text[at + 1 : end], values, within))
+            at = end + 1
+    return "".join([*found, text[at:]])
+
+
+def _closed(text: str, at: int) -> int:
+    """Where the bracket that opens there ends."""
+    opening, closing, depth = text[at], _PAIRS[text[at]], 0
+    for place in range(at, len(text)):
+        depth += (text[place] == opening) - (text[place] == closing)
+        if not depth:
+            return place
+    raise ValueError(f"{text!r}: no {closing!r} for the {opening!r} behind $")
+
+
+def _bracketed(inside: str, values: Mapping[str, str], within: tuple[str, ...]) -> str:
+    match = _INSIDE.match(inside.strip())
+    if match is None:
+        raise ValueError(f"${{{inside}}}: expected ${{name}}, ${{name?text}} or ${{name:text}}")
+    value = _value(match["name"], values, within)
+    if match["sign"] is None:
+        return value
+    chosen, other = _texts(match["rest"])
+    wanted = bool(value) is (match["sign"] == "?")
+    return _expand(chosen if wanted else other, values, within)
+
+
+def _texts(rest: str) -> tuple[str, str]:
+    """`text`, `{text}` or `{text}:{other}`."""
+    if not rest.lstrip().startswith("{"):
+        return rest, ""
+    rest = rest.strip()
+    end = _closed(rest, 0)
+    behind = rest[end + 1 :].strip()
+    if behind and not (behind.startswith(":{") and _closed(behind, 1) == len(behind) - 1):
+        raise ValueError(f"{rest!r}: expected {{text}} or {{text}}:{{text}}")
+    return rest[1:end], behind[2:-1]
+
+
+def _value(name: str, values: Mapping[str, str], within: tuple[str, ...]) -> str:
+    if name not in values:
+        near = difflib.get_close_matches(name, values, 1)
+        meant = f"; did you mean ${near[0]}?" if near else ""
+        raise ValueError(f"${name}: no setting that can be used here is called so{meant}")
+    if name in within:
+        raise ValueError(f"${name} stands for itself: {' -> '.join((*within, name))}")
+    return _expand(values[name], values, (*within, name))
