@@ -25,6 +25,11 @@ from smtpgw.tables.context import Context
 from smtpgw.tables.maps import Maps
 from smtpgw.tables.table import Found, Local, Table, TableError
 
+_PLAIN = frozenset({
+    "transport_maps", "sender_dependent_relayhost_maps", "alias_maps",
+    "sender_dependent_default_transport_maps",
+})  # fmt: skip
+"""Tables whose results may not have `$1` in them: a stranger would say where mail goes."""
 _DEEPEST = 20
 """Files of patterns within files: more of them are a circle."""
 
@@ -63,7 +68,7 @@ class TableRoom:
             cache_missing_time=own.cache_missing_time,
             connections=own.connections,
         )
-        self._opened: dict[tuple[str, bool], Table] = {}
+        self._opened: dict[tuple[str, bool, bool], Table] = {}
         self.problems: list[Problem] = []
 
     @property
@@ -150,9 +155,10 @@ class TableRoom:
         return self._within(name, " ".join(lines), depth + 1)
 
     def _table(self, name: str, text: str, aliases: bool) -> Table | None:
-        key = text, aliases
+        plain = name in _PLAIN
+        key = text, aliases, plain
         if key not in self._opened:
-            context = replace(self._context, aliases=aliases)
+            context = replace(self._context, aliases=aliases, substitute=not plain)
             try:
                 self._opened[key] = open_table(text, context)
             except TableError as error:

@@ -37,7 +37,9 @@ class Context:
     values must be UTF-8, and keys are folded as Unicode has it.  `aliases`: sources of hash:
     and its kin are written as in aliases(5), not as in postmap(1).  `skip_bad_lines`: a line that
     cannot be used is named in the log and the others count, as with Postfix; if not so, it is a
-    TableError, or leaves an older content in force.
+    TableError, or leaves an older content in force.  `substitute`: results of regexp: and pcre:
+    may take $1 from the key; where that would let a stranger say where mail goes, a line that
+    does is one that cannot be used (DICT_FLAG_NO_REGSUB).
 
     Seconds: `check_files` at least between two looks at a file, `regex_limit` for one lookup in
     regexp: and pcre:, `query_limit` for one question to a server with all its attempts,
@@ -54,6 +56,7 @@ class Context:
     smtputf8: bool = True
     aliases: bool = False
     skip_bad_lines: bool = True
+    substitute: bool = True
     check_files: float = 1.0
     regex_limit: float = 1.0
     query_limit: float = 10.0

@@ -21,7 +21,7 @@ class Patterns(Ruled[RuleFile]):
 
     def __init__(self, name: str, context: Context, dialect: Dialect) -> None:
         def load(content: bytes, report: Report) -> RuleFile:
-            return RuleFile(content, report, dialect)
+            return RuleFile(content, report, dialect, substitute=context.substitute)
 
         super().__init__(name, context, load)
 

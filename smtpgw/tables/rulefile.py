@@ -71,8 +71,10 @@ class Dialect:
 class RuleFile:
     """A table read from its lines."""
 
-    def __init__(self, content: bytes, report: Report, dialect: Dialect) -> None:
-        self._dialect, self._report = dialect, report
+    def __init__(
+        self, content: bytes, report: Report, dialect: Dialect, *, substitute: bool = True
+    ) -> None:
+        self._dialect, self._report, self._substitute = dialect, report, substitute
         self._rules: list[Rule | Block] = []
         self._open: list[Block] = []
         for line, text in logical_lines(content, report):
@@ -132,6 +134,8 @@ class RuleFile:
             self._report.note(line, "no result", "one")
         parts = split_result(result)
         highest = max((each for each in parts if isinstance(each, int)), default=0)
+        if highest and not self._substitute:
+            raise ValueError("a result without $number in this table")
         if highest and not patterns[0].positive:
             raise ValueError("no $number with a negated pattern")
         tests = [each.condition(self._dialect, wants_groups=highest > 0) for each in patterns]

@@ -1,42 +1,32 @@
-"""Configurations of Postfix made up from a seed, as Postfix and as we are told them, and
+"""Configurations of Postfix made up from a seed, written as main.cf and as our own settings, and
 addresses to try on them."""
 
 from __future__ import annotations
 
-import functools
-import ipaddress
-import operator
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from milterd.base import logs
 from milterd.core.mail import Envelope, Recipient
+from smtpgw import config
 from smtpgw.address import form
-from smtpgw.address.canonical import Canonical
-from smtpgw.address.extension import Delimiter
-from smtpgw.address.find import Finder
-from smtpgw.address.known import Known, KnownOptions
-from smtpgw.address.lists import DomainList, Element
-from smtpgw.address.mapping import Mapper
-from smtpgw.address.masquerade import Masquerade
-from smtpgw.address.resolve import AddressClass, ResolveOptions, Resolver
-from smtpgw.address.standard import Standard, StandardOptions
-from smtpgw.address.virtual import Virtual, VirtualOptions
-from smtpgw.rewriting import Part, RewriteOptions, Rewriter
-from smtpgw.tables.catalogue import open_table
-from smtpgw.tables.context import Context
-from smtpgw.tables.maps import Maps
+from smtpgw.addresses import Addresses, open_addresses
+from smtpgw.tables import spec
+from tests.tables.postmap import age
 
 HOST = "postfix.example.org"
 DOMAINS = (
     "local.example", "va.example", "vm.example", "relay.example", "sub.relay.example",
     "x.example", "a.x.example", "b.a.x.example", "other.test", "HOST.Local.Example", HOST,
+    "bücher.example", "BÜCHER.Example",
 )  # fmt: skip
 USERS = (
     "u", "u+ext", "u+a+b", "owner-list", "list-request", "U", "a%x.example", "site!u", "a b",
     'q"x', "-dash", "a@other.test", "postmaster", "u+", "+u", "a..b", ".a", "x@local.example",
-    "o'brien", "a%b%c", "s1!s2!u", "ü", "v", "w", "v-1", "a+b c",
+    "o'brien", "a%b%c", "s1!s2!u", "ü", "Ü", "v", "w", "v-1", "a+b c", "root",
 )  # fmt: skip
 ODD = (
     "{}", "{}@", "{}@[127.0.0.1]", "{}@[192.0.2.7]", "{}@[IPv6:::1]", "{}@local.example.",
@@ -121,10 +111,59 @@ RESULTS = {
 """Parameter: what makes its keys, its values, and how many of them at most."""
 
 
+PATTERNS: Mapping[str, tuple[str, ...]] = {
+    "transport_maps": (
+        "regexp:{{/@x\\.example$$/ smtp:[re.example]}}",
+        "pcre:{{/^v@(.*)$$/ :[$$1]}}",
+        "static:smtp:[st.example]",
+        "cidr:{{192.0.2.0/24 smtp:[c.example]}}",
+        "inline:{u@x.example=slow:hop, {*=smtp:[star.example]}}",
+    ),
+    "sender_dependent_relayhost_maps": (
+        "regexp:{{/@x\\.example$$/ [sdre.example]}}",
+        "static:[all.example]",
+        "static:DUNNO",
+    ),
+    "sender_dependent_default_transport_maps": (
+        "pcre:{{/@x\\.example$$/ smtp:[sdpcre.example]}}",
+        "inline:{<>=relay:}",
+    ),
+    "canonical_maps": (
+        "pcre:{{/^(.*)@b\\.a\\.x\\.example$$/ $$1@a.x.example}}",
+        "inline:{@other.test=@x.example}",
+    ),
+    "recipient_canonical_maps": ("regexp:{{/^(u)@a\\.x\\.example$$/ $${1}@x.example}}",),
+    "virtual_alias_maps": (
+        "pcre:{{/^(u.*)@va\\.example$$/ $$1@x.example}}",
+        "static:u@x.example",
+        "inline:{u@va.example=v@x.example, @vm.example=w@local.example}",
+        "unionmap:{inline:{u@va.example=v@x.example}, inline:{u@va.example=w}}",
+        "pipemap:{inline:{u@x.example=k, v@x.example=k}, inline:{k=w@x.example}}",
+    ),
+    "sender_bcc_maps": ("static:archive@x.example",),
+    "recipient_bcc_maps": ('pcre:{{/^([^"]*)@a\\.x\\.example$$/ copy-$$1@x.example}}',),
+    "local_recipient_maps": ("static:x", "inline:{u=x, v=x}", "unix:passwd.byname"),
+    "virtual_mailbox_maps": ("static:x", "regexp:{{/^u/ x}}"),
+    "relay_recipient_maps": ("regexp:{{/^u@/ x}}", "inline:{@relay.example=x}"),
+}
+"""Tables of other types, for the same parameters."""
+
+FILES = {
+    "own": "local.example x\n.a.x.example x\nbücher.example x\n",
+    "own.list": "# ours\nlocal.example\n  !b.a.x.example\n.a.x.example $myhostname\n",
+    "relayed": "relay.example x\n.x.example x\n",
+    "relayed.list": "!sub.relay.example\nrelay.example\ninline:{x.example=x}\n",
+}
+"""What lists of domains name: `{place}` is where."""
+
+DEFAULT = "(default)"
+"""The parameter is not set, neither there nor here."""
+
+
 @dataclass
 class Configuration:
     """`main` is for main.cf, without the tables; `tables` are their contents, `specs` tables
-    of other types."""
+    of other types, asked first."""
 
     main: dict[str, str]
     tables: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -137,182 +176,121 @@ class Configuration:
 
     def write(self, place: Path) -> dict[str, str]:
         """All of main.cf, with the tables as files in a directory."""
-        main = dict(self.main)
+        for name, text in FILES.items():
+            _file(place / name, text)
+        main = {key: value.replace("{place}", str(place)) for key, value in self.main.items()}
         for name in RESULTS:
+            those = [self.specs[name]] if name in self.specs else []
             if name in self.tables:
                 lines = (f"{key} {value}\n" for key, value in self.tables[name].items())
-                (place / name).write_text("".join(lines))
-            main[name] = f"texthash:{place / name}" if name in self.tables else ""
-            main[name] = self.specs.get(name, main[name])
-        return main
+                _file(place / name, "".join(lines))
+                those.append(f"texthash:{place / name}")
+            main[name] = ", ".join(those)
+        return {key: value for key, value in main.items() if value != DEFAULT}
 
-    def _is(self, name: str) -> bool:
-        return self.main[name] == "yes"
+    def addresses(self, place: Path) -> Addresses:
+        """What our settings make of it."""
+        return open_addresses(self.settings(place), logs.get("tables"))
 
-    def _octets(self, name: str) -> bytes:
-        return self.main[name].replace("$myhostname", HOST).encode()
+    def settings(self, place: Path) -> config.Smtpgw:
+        """The same as settings of ours, read from a file."""
+        lines = [f"[smtpgw]\nmyhostname = {json.dumps(HOST)}\nlocal_addresses = ['127.0.0.1']\n"]
+        for name, text in self.write(place).items():
+            if name in config.Smtpgw.model_fields:
+                lines.append(f"{name} = {_toml(name, text)}\n")
+        file = place / "gatepost.toml"
+        file.write_text("".join([*lines, f"tables.directory = {json.dumps(str(place))}\n"]))
+        return config.load(file).smtpgw
 
-    def _list(self, name: str, *, parents: bool = False, below: bool = False) -> DomainList:
-        names = self.main[name].replace("$myhostname", HOST).replace(",", " ").split()
-        those = [Element(each.lstrip("!").encode(), None, each.startswith("!")) for each in names]
-        return DomainList(those, parents, below)
 
-    def _maps(self, name: str, place: Path) -> Maps | None:
-        if name in self.specs:
-            return Maps([open_table(self.specs[name], Context())])
-        if name not in self.tables:
-            return None
-        return Maps([open_table(f"texthash:{place / name}", Context())])
+def _file(path: Path, text: str) -> None:
+    """An old one: Postfix waits before it reads what is new."""
+    path.write_text(text)
+    age(path)
 
-    def standard(self) -> Standard:
-        return Standard(
-            StandardOptions(
-                self._octets("myorigin"),
-                b"example.org",
-                append_dot_mydomain=self._is("append_dot_mydomain"),
-                swap_bangpath=self._is("swap_bangpath"),
-                allow_percent_hack=self._is("allow_percent_hack"),
-            )
-        )
 
-    def delimiter(self) -> Delimiter:
-        return Delimiter(self._octets("recipient_delimiter"))
-
-    def resolver(self, place: Path) -> Resolver:
-        options = ResolveOptions(
-            HOST.encode(),
-            self._list("mydestination"),
-            self._list("virtual_alias_domains"),
-            self._list("virtual_mailbox_domains"),
-            self._list("relay_domains", parents=True, below=True),
-            frozenset({ipaddress.ip_address("127.0.0.1")}),
-            self._octets("local_transport"),
-            self._octets("virtual_transport"),
-            self._octets("relay_transport"),
-            self._octets("default_transport"),
-            self._octets("relayhost"),
-            self._maps("sender_dependent_relayhost_maps", place),
-            self._maps("sender_dependent_default_transport_maps", place),
-            self._maps("transport_maps", place),
-            "transport_maps" in self.main["parent_domain_matches_subdomains"],
-            self._maps("relocated_maps", place),
-            self._is("show_user_unknown_table_name"),
-        )
-        return Resolver(options, self.standard(), self.delimiter())
-
-    def mapper(self) -> Mapper:
-        own = self._list("mydestination")
-        origin = self._octets("myorigin").lower()
-
-        async def ours(domain: bytes) -> bool:
-            return domain.lower() == origin or bool(await own.match(domain))
-
-        return Mapper(Finder(self.delimiter(), ours), self.standard())
-
-    def _canonical(self, name: str, place: Path) -> Canonical | None:
-        maps = self._maps(name, place)
-        propagate = "canonical" in self.main["propagate_unmatched_extensions"]
-        return None if maps is None else Canonical(maps, self.mapper(), propagate)
-
-    def _classes(self, name: str) -> Part:
-        those = self.main[name].replace(",", " ").split()
-        return functools.reduce(operator.or_, (Part[each.upper()] for each in those))
-
-    def rewriter(self, place: Path) -> Rewriter:
-        options = RewriteOptions(
-            self._canonical("canonical_maps", place),
-            self._classes("canonical_classes"),
-            self._canonical("sender_canonical_maps", place),
-            self._classes("sender_canonical_classes"),
-            self._canonical("recipient_canonical_maps", place),
-            self._classes("recipient_canonical_classes"),
-            self._masquerade(),
-            self._classes("masquerade_classes"),
-            self._virtual(place),
-            self._octets("always_bcc"),
-            self._maps("sender_bcc_maps", place),
-            self._maps("recipient_bcc_maps", place),
-        )
-        return Rewriter(options, self.standard(), self.mapper().finder)
-
-    def known(self, place: Path) -> Known:
-        before = ("recipient_canonical_maps", "canonical_maps", "virtual_alias_maps")
-        lists = {
-            AddressClass.LOCAL: "local_recipient_maps",
-            AddressClass.VIRTUAL_MAILBOX: "virtual_mailbox_maps",
-            AddressClass.RELAY: "relay_recipient_maps",
-        }
-        found = {kind: self._maps(name, place) for kind, name in lists.items()}
-        options = KnownOptions(
-            [maps for maps in (self._maps(each, place) for each in before) if maps is not None],
-            {kind: maps for kind, maps in found.items() if maps is not None},
-            self._is("show_user_unknown_table_name"),
-        )
-        return Known(options, self.resolver(place).finder)
-
-    def _virtual(self, place: Path) -> Virtual | None:
-        maps = self._maps("virtual_alias_maps", place)
-        options = VirtualOptions(
-            int(self.main["virtual_alias_recursion_limit"]),
-            int(self.main["virtual_alias_expansion_limit"]),
-            propagate="virtual" in self.main["propagate_unmatched_extensions"],
-        )
-        return None if maps is None else Virtual(maps, self.mapper(), options)
-
-    def _masquerade(self) -> Masquerade:
-        exceptions = self.main["masquerade_exceptions"].split()
-        return Masquerade(
-            [each.encode() for each in self.main["masquerade_domains"].split()],
-            [each.encode() for each in exceptions],
-        )
+def _toml(name: str, text: str) -> str:
+    """A value of main.cf as a value of TOML."""
+    default = config.Smtpgw.model_fields[name].default
+    if isinstance(default, bool):
+        return json.dumps(text == "yes")
+    if isinstance(default, int):
+        return text
+    if isinstance(default, tuple):
+        return json.dumps(list(spec.split(text)), ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False)
 
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "myorigin": ("$myhostname", "local.example", "origin.test"),
+    "myorigin": (DEFAULT, "$myhostname", "local.example", "origin.test", "$mydomain"),
     "mydestination": (
-        "", "local.example", "local.example, $myhostname", "!a.x.example .local.example",
-        "host.local.example $myhostname",
+        "$myhostname, localhost.$mydomain, localhost", "", "local.example",
+        "local.example, $myhostname", "!a.x.example .local.example",
+        "host.local.example $myhostname", "texthash:{place}/own", "{place}/own.list",
+        "inline:{local.example=x} x.example", "!regexp:{{/^[ab]\\./ x}} {place}/own.list",
+        "bücher.example local.example",
     ),
-    "virtual_alias_domains": ("", "va.example"),
-    "virtual_mailbox_domains": ("vm.example",),
+    "virtual_alias_domains": (
+        DEFAULT, DEFAULT, "", "va.example", "$virtual_alias_maps va.example",
+        "pcre:{{/^va\\.example$$/ x}}",
+    ),
+    "virtual_mailbox_domains": (
+        "vm.example", "$virtual_mailbox_maps", "inline:{vm.example=x, .a.x.example=x}",
+        ".x.example vm.example",
+    ),
     "relay_domains": (
-        "", "relay.example", "!sub.relay.example relay.example", ".relay.example",
+        DEFAULT, "", "relay.example", "!sub.relay.example relay.example", ".relay.example",
+        "texthash:{place}/relayed", "{place}/relayed.list", "$mydestination x.example",
     ),
-    "relayhost": ("", "[smart.example]:587", "smart.example", "smtp:[host.example]:2525"),
+    "relayhost": (
+        DEFAULT, "", "[smart.example]:587", "smart.example", "smtp:[host.example]:2525",
+    ),
     "local_transport": ("local", "local:$myhostname", "error:no local mail", "lmtp:unix:/l"),
-    "virtual_transport": ("virtual", "lmtp:unix:/v"),
-    "relay_transport": ("relay", "smtp:[r.example]"),
-    "default_transport": ("smtp", "smtp:[d.example]", "relay"),
-    "recipient_delimiter": ("", "+", "+-"),
-    "allow_percent_hack": ("yes", "no"),
-    "swap_bangpath": ("yes", "no"),
-    "append_dot_mydomain": ("yes", "no"),
-    "show_user_unknown_table_name": ("yes", "no"),
-    "parent_domain_matches_subdomains": ("relay_domains", "relay_domains,transport_maps"),
-    "propagate_unmatched_extensions": ("canonical, virtual", "canonical", "", "virtual"),
+    "virtual_transport": (DEFAULT, "virtual", "lmtp:unix:/v", "$local_transport"),
+    "relay_transport": (
+        DEFAULT, "relay", "smtp:[r.example]", "${relayhost?smtp}${relayhost:relay}",
+    ),
+    "default_transport": (DEFAULT, "smtp", "smtp:[d.example]", "relay"),
+    "recipient_delimiter": (DEFAULT, "", "+", "+-"),
+    "owner_request_special": (DEFAULT, "yes", "no"),
+    "allow_percent_hack": (DEFAULT, "yes", "no"),
+    "swap_bangpath": (DEFAULT, "yes", "no"),
+    "append_dot_mydomain": (DEFAULT, "yes", "no"),
+    "show_user_unknown_table_name": (DEFAULT, "yes", "no"),
+    "parent_domain_matches_subdomains": (
+        DEFAULT, "relay_domains", "relay_domains,transport_maps", "transport_maps", "",
+        "debug_peer_list",
+    ),
+    "propagate_unmatched_extensions": (
+        DEFAULT, "canonical, virtual", "canonical", "", "virtual", "canonical, virtual, generic",
+    ),
     "virtual_alias_recursion_limit": ("20",),
     "virtual_alias_expansion_limit": ("30",),
     "canonical_classes": (
-        "envelope_sender, envelope_recipient, header_sender, header_recipient",
+        DEFAULT, "envelope_sender, envelope_recipient, header_sender, header_recipient",
         "envelope_sender, header_sender", "header_recipient",
     ),
-    "sender_canonical_classes": ("envelope_sender, header_sender", "header_sender"),
-    "recipient_canonical_classes": ("envelope_recipient, header_recipient", "envelope_recipient"),
+    "sender_canonical_classes": (DEFAULT, "envelope_sender, header_sender", "header_sender"),
+    "recipient_canonical_classes": (
+        DEFAULT, "envelope_recipient, header_recipient", "envelope_recipient",
+    ),
     "masquerade_classes": (
-        "envelope_sender, header_sender, header_recipient",
+        DEFAULT, "envelope_sender, header_sender, header_recipient",
         "envelope_sender, envelope_recipient",
     ),
-    "always_bcc": ("", "", "all@a.x.example"),
-    "masquerade_domains": ("", "x.example", "!a.x.example x.example"),
-    "masquerade_exceptions": ("", "v"),
+    "always_bcc": (DEFAULT, "", "all@a.x.example"),
+    "masquerade_domains": (DEFAULT, "", "x.example", "!a.x.example x.example", "$mydomain"),
+    "masquerade_exceptions": (DEFAULT, "", "v"),
 }  # fmt: skip
 
 
 def configuration(dice: random.Random) -> Configuration:
     """Any of them."""
     main = {name: dice.choice(values) for name, values in CHOICES.items()}
-    tables = {}
+    tables, specs = {}, {}
     for name, (key, value, most) in RESULTS.items():
         if dice.random() < 0.5:
             tables[name] = {key(dice): value(dice) for _ in range(dice.randint(1, most))}
-    return Configuration(main, tables)
+        if name in PATTERNS and dice.random() < 0.2:
+            specs[name] = dice.choice(PATTERNS[name])
+    return Configuration(main, tables, specs)

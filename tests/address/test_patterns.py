@@ -24,6 +24,7 @@ ADDRESSES = (b"u@x.example", b"u+e@x.example", b"v@x.example")
 def _given(spec: str) -> Configuration:
     given = configuration(random.Random(1))
     given.tables.clear()
+    given.specs.clear()
     given.main |= {
         "recipient_delimiter": "+", "mydestination": "", "virtual_alias_domains": "",
         "relay_domains": "", "masquerade_domains": "", "always_bcc": "",
@@ -41,7 +42,8 @@ def test_only_whole_addresses_are_asked_for(peer: Postfix, kind: str) -> None:
     file.write_text(RULES)
     given = _given(kind.format(file))
     told(peer, given, 40_000 + len(kind))
-    resolver, rewriter = given.resolver(peer.config), given.rewriter(peer.config)
+    ours = given.addresses(peer.config)
+    resolver, rewriter = ours.resolver, ours.rewriter
     for address in ADDRESSES:
         said = ask(peer, request=b"resolve", sender=b"", address=address)
         found = asyncio.run(resolver.resolve(address))
@@ -70,3 +72,17 @@ def test_only_whole_addresses_are_asked_for(peer: Postfix, kind: str) -> None:
 )
 def test_which_tables_are_of_patterns(spec: str, expected: bool, tmp_path: Path) -> None:
     assert fixed(open_table(spec, Context(base=tmp_path))) is expected
+
+
+def test_no_stranger_says_where_mail_goes(tmp_path: Path) -> None:
+    """transport(5): "disallows regular expression substitution of $1 etc."; the rule is skipped."""
+    given = _given("pcre:{{/^u@(.*)$$/ smtp:[$$1]}, {/^u@x/ smtp:[here.example]}}")
+    given.specs["sender_dependent_relayhost_maps"] = "regexp:{{/^s@(.*)$$/ [$$1]}}"
+    given.specs["virtual_alias_maps"] = "pcre:{{/^u@(.*)$$/ v@$$1}}"
+    ours = given.addresses(tmp_path)
+    found = asyncio.run(ours.resolver.resolve(b"u@x.example", b"s@evil.example"))
+    assert (found.transport, found.nexthop) == (b"smtp", b"[here.example]")
+    other = asyncio.run(ours.resolver.resolve(b"w@y.example", b"s@evil.example"))
+    assert other.nexthop == b"y.example"
+    new = asyncio.run(ours.rewriter.envelope(given.envelope(b"", b"u@x.example"))).envelope
+    assert [each.address for each in new.recipients] == [b"v@x.example"]
