@@ -138,7 +138,7 @@ class _Builder:
             Rewriter(self._rewriting(), self._standard, self._resolver.finder),
             Routes(self._resolver, self._routing()),
             self._known("recipient_canonical_maps"),
-            self._known("sender_canonical_maps"),
+            self._known("recipient_canonical_maps", "sender_canonical_maps"),
             None if aliases is None else self._local(aliases),
             None if generic is None else Generic(generic, self._mapper, self._spreads("generic")),
             room.clients("mynetworks"),
@@ -260,10 +260,10 @@ class _Builder:
     def _spreads(self, table: str) -> bool:
         return table in self._settings.propagate_unmatched_extensions
 
-    def _known(self, own: str) -> Known:
+    def _known(self, *own: str) -> Known:
         """reject_unlisted_recipient, reject_unlisted_sender."""
         room = self._room
-        before = (room.maps(each) for each in (own, "canonical_maps", "virtual_alias_maps"))
+        before = (room.maps(each) for each in (*own, "canonical_maps", "virtual_alias_maps"))
         lists = {
             AddressClass.LOCAL: room.maps("local_recipient_maps"),
             AddressClass.VIRTUAL_MAILBOX: room.maps("virtual_mailbox_maps"),

@@ -13,7 +13,7 @@ from milterd.base import settings
 from milterd.base.fields import Duration
 from smtpgw import parameters
 from smtpgw.config_tables import Clients, Domains, Tables, TableSettings, Words
-from smtpgw.config_types import Destination, Domain
+from smtpgw.config_types import Destination, OptionalDomain
 
 Classes = tuple[
     Literal["envelope_sender", "envelope_recipient", "header_sender", "header_recipient"], ...
@@ -75,10 +75,10 @@ class Service(settings.Table):
 class Identity(settings.Table):
     """Who we are, and whom we know."""
 
-    myhostname: Domain | Literal[""] = Field(
+    myhostname: OptionalDomain = Field(
         default="", description="how the gateway calls itself; empty means the machine's name"
     )
-    mydomain: Domain | Literal[""] = Field(
+    mydomain: OptionalDomain = Field(
         default="", description="our domain; empty means myhostname without its first label"
     )
     myorigin: str = Field(

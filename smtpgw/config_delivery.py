@@ -8,7 +8,7 @@ from pydantic import Field
 
 from milterd.base import settings
 from milterd.base.fields import Duration
-from smtpgw.config_types import Destination, NameServer, Nexthop
+from smtpgw.config_types import NameServer, Nexthop, OptionalDestination
 
 AddressKind = Literal["unspecified", "loopback", "link-local", "multicast", "broadcast", "private"]
 
@@ -16,7 +16,7 @@ AddressKind = Literal["unspecified", "loopback", "link-local", "multicast", "bro
 class Delivery(settings.Table):
     """Where mail goes whose domain [smtpgw.transport] does not name."""
 
-    default: Destination | Literal[""] = Field(
+    default: OptionalDestination = Field(
         default="",
         description="where all mail goes for which neither [smtpgw.transport] nor a transport of "
         'its class says otherwise: "lmtp:unix:/path", "lmtp:inet:host:24", "maildir:/path", below '

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from milterd.base.fields import Duration, Kind
 from smtpgw.config_delivery import Delivery
-from smtpgw.config_types import Domain, IpAddress
+from smtpgw.config_types import OptionalDomain, OptionalIpAddress
 from smtpgw.delivery import nexthop, tls
 
 
@@ -44,16 +44,16 @@ class Peers(Delivery):
     """Where mail goes whose domain [smtpgw.transport] does not name, and how peers are
     spoken to."""
 
-    smtp_helo_name: Domain | Literal[""] = Field(
+    smtp_helo_name: OptionalDomain = Field(
         default="", description="what EHLO says; empty means myhostname"
     )
-    lmtp_lhlo_name: Domain | Literal[""] = Field(
+    lmtp_lhlo_name: OptionalDomain = Field(
         default="", description="what LHLO says; empty means myhostname"
     )
-    smtp_bind_address: IpAddress | Literal[""] = Field(
+    smtp_bind_address: OptionalIpAddress = Field(
         default="", description="our IPv4 address that connections come from; empty means any"
     )
-    smtp_bind_address6: IpAddress | Literal[""] = Field(
+    smtp_bind_address6: OptionalIpAddress = Field(
         default="", description="our IPv6 address that connections come from; empty means any"
     )
     smtp_connect_timeout: Duration = Field(default=30.0, gt=0, description="to connect")

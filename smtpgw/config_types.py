@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -62,6 +63,11 @@ def _destination(value: str) -> str:
     return value
 
 
+def _or_nothing(check: Callable[[str], str]) -> Callable[[str], str]:
+    """The same check, but for an empty text."""
+    return lambda value: check(value) if value else value
+
+
 def _nexthop(value: str) -> str:
     nexthop.parse(value)
     return value
@@ -89,7 +95,14 @@ Address = Annotated[str, AfterValidator(_address), Kind("address")]
 Network = Annotated[str, AfterValidator(check_network), Kind("network")]
 IpAddress = Annotated[str, AfterValidator(_ip_address), Kind("IP address")]
 Domain = Annotated[str, AfterValidator(check_domain), Kind("domain")]
+OptionalIpAddress = Annotated[
+    str, AfterValidator(_or_nothing(_ip_address)), Kind('IP address or ""')
+]
 Name = Annotated[str, AfterValidator(_name), Kind("name")]
 Destination = Annotated[str, AfterValidator(_destination), Kind("destination")]
+OptionalDomain = Annotated[str, AfterValidator(_or_nothing(check_domain)), Kind('domain or ""')]
+OptionalDestination = Annotated[
+    str, AfterValidator(_or_nothing(_destination)), Kind('destination or ""')
+]
 Nexthop = Annotated[str, AfterValidator(_nexthop), Kind("nexthop")]
 NameServer = Annotated[str, AfterValidator(_nameserver), Kind("name server")]

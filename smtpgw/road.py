@@ -17,10 +17,10 @@ from structlog.typing import FilteringBoundLogger
 from milterd.base import metrics
 from milterd.core.decision import Reason, Reply, Verdict
 from milterd.core.mail import Direction, Envelope, Mail, Session
-from smtpgw.address import form
 from smtpgw.address.params import MailParams, RcptParams
 from smtpgw.address.path import Path
 from smtpgw.addresses import Addresses
+from smtpgw.admission import Admission
 from smtpgw.chain.chain import Chain
 from smtpgw.chain.health import Health
 from smtpgw.chain.options import EditLimits, MilterOptions
@@ -30,8 +30,9 @@ from smtpgw.edge.content import Content
 from smtpgw.edge.road import Answer, Connection, Hello, SessionRoad
 from smtpgw.intake import Intake
 from smtpgw.policy import relay
-from smtpgw.policy.relay import RELAY_DENIED
+from smtpgw.policy.recipients import Recipients, Refusal
 from smtpgw.queue.store import QueueError
+from smtpgw.tables.table import Unavailable
 
 _REFUSALS = {
     Verdict.REJECT: Reply(550, "5.7.1", "Command rejected"),
@@ -45,7 +46,7 @@ class Plan:
 
     cleanup: CleanupOptions
     addresses: Addresses
-    submission: bool = False
+    recipients: Recipients
     milters: tuple[MilterOptions, ...] = ()
     macros: Mapping[str, bytes] = field(default_factory=dict)
     limits: EditLimits = field(default_factory=EditLimits)
@@ -96,12 +97,14 @@ class GatewaySession:
     def __init__(self, means: Means, plan: Plan, connection: Connection) -> None:
         self._means, self._plan, self._connection = means, plan, connection
         self._hello = Hello(b"", esmtp=False)
-        self._trusted = False
         self._transaction: _Transaction | None = None
         self._log = means.log.bind(
             listener=connection.listener,
             client=connection.client.address or connection.client.name,
             session=connection.session,
+        )
+        self._admission = Admission(
+            connection.client, plan.addresses.mynetworks, plan.recipients, self._log
         )
         self._chain = Chain(
             plan.milters,
@@ -115,9 +118,7 @@ class GatewaySession:
         )
 
     async def connect(self) -> Answer | None:
-        self._trusted = await relay.trusted(
-            self._connection.client, self._plan.addresses.mynetworks
-        )
+        await self._admission.know()
         result = await self._chain.connect(self._session())
         answer = self._stage("CONNECT", result) if _at_once(result) else None
         if answer is None:
@@ -138,6 +139,9 @@ class GatewaySession:
         except QueueError as error:
             reply = _own(error, self._connection.session)
             return self._refuse("MAIL", "queue", reply, detail=str(error))
+        refusal = await self._admission.mail(sender)
+        if refusal is not None:
+            return self._deny("MAIL", refusal, sender=sender.address)
         direction = self._direction()
         transaction = _Transaction(self._means.intake.new_id(), sender, params, direction)
         self._transaction = transaction
@@ -153,10 +157,14 @@ class GatewaySession:
         return answer
 
     async def rcpt(self, recipient: Path, params: RcptParams) -> Answer | None:
-        reply = await self._relay(recipient)
-        if reply is not None:
-            await self._chain.rcpt_rejected(recipient.address, params.args, reply)
-            return self._refuse("RCPT", "relay", reply, recipient=recipient.address)
+        refusal = await self._admission.rcpt(
+            recipient,
+            self._transaction.sender if self._transaction else None,
+            authenticated=self._hello.auth is not None,
+        )
+        if refusal is not None:
+            await self._chain.rcpt_rejected(recipient.address, params.args, refusal.reply)
+            return self._deny("RCPT", refusal, recipient=recipient.address)
         macros = {"rcpt_mailer": b"smtp"}
         result = await self._chain.rcpt(recipient.address, params.args, macros)
         return self._stage("RCPT", result, recipient=recipient.address)
@@ -165,7 +173,12 @@ class GatewaySession:
         return self._stage("DATA", await self._chain.data())
 
     async def etrn(self, node: str, *, below: bool) -> Answer | None:
-        if not (self._own and await self._plan.addresses.fast_flush.match(node.encode())):
+        try:
+            served = self._own and await self._plan.addresses.fast_flush.match(node.encode())
+        except Unavailable as error:
+            reply = Reply(458, "4.3.0", f"Unable to queue messages for node {node}")
+            return self._refuse("ETRN", "tables", reply, detail=str(error))
+        if not served:
             reply = Reply(459, "4.7.1", f"Node {node} not allowed: no service for you here")
             return self._refuse("ETRN", "relay", reply)
         if self._means.flush is None:
@@ -283,6 +296,11 @@ class GatewaySession:
         reply = result.reply or _REFUSALS[result.verdict]
         return self._refuse(command, _decider(result.reasons), reply, hangup=result.hangup, **facts)
 
+    def _deny(self, command: str, refusal: Refusal, **facts: object) -> Answer:
+        """What the policy refuses, with the parameters and tables that decided it."""
+        facts["decided"] = list(refusal.decided)
+        return self._refuse(command, refusal.source, refusal.reply, hangup=False, **facts)
+
     def _refuse(
         self, command: str, source: str, reply: Reply, *, hangup: bool = False, **facts: object
     ) -> Answer:
@@ -295,9 +313,8 @@ class GatewaySession:
             outcome=outcome,
             reason=str(reply),
             queue_id=transaction.queue_id if transaction else "",
-            sender=transaction.sender.address if transaction else b"",
             helo=self._hello.name,
-            **facts,
+            **{"sender": transaction.sender.address if transaction else b"", **facts},
         )
         metrics.REFUSALS.labels(self._connection.listener, command.lower(), outcome).inc()
         return Answer.of(reply, hangup=hangup)
@@ -307,18 +324,7 @@ class GatewaySession:
     @property
     def _own(self) -> bool:
         """Whether the client is one of ours, who may send anywhere."""
-        return self._trusted or self._hello.auth is not None
-
-    async def _relay(self, recipient: Path) -> Reply | None:
-        """Why mail may not go there from here, if it may not."""
-        if self._own:
-            return None
-        if self._plan.submission:
-            return RELAY_DENIED
-        addresses = self._plan.addresses
-        address = addresses.standard.local(form.internal(recipient.address))
-        resolved = await addresses.resolver.resolve(address)
-        return None if relay.authorized(resolved) else RELAY_DENIED
+        return self._admission.own or self._hello.auth is not None
 
     def _direction(self) -> Direction:
         return relay.direction(self._own)

@@ -33,6 +33,7 @@ from smtpgw.edge.tls import server_context
 from smtpgw.local.drop import Public
 from smtpgw.local_mail import LocalPlan
 from smtpgw.pickup import PickupOptions
+from smtpgw.policy.recipients import RecipientOptions, Recipients
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.sqlite import SqliteOptions
@@ -77,7 +78,16 @@ def plan(settings: Smtpgw, listener: Listener, addresses: Addresses) -> Plan:
             always_add_missing_headers=settings.always_add_missing_headers,
         ),
         addresses=addresses,
-        submission=submission,
+        recipients=Recipients(
+            RecipientOptions(
+                not submission,
+                settings.smtpd_reject_unlisted_recipient,
+                settings.smtpd_reject_unlisted_sender,
+            ),
+            addresses.resolver,
+            addresses.recipients,
+            addresses.senders,
+        ),
         milters=milters(settings, listener),
         macros={
             "j": settings.hostname.encode(),

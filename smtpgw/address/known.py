@@ -3,6 +3,7 @@
 An address that canonical or virtual alias tables have is known, what resolves to the error or
 retry transport is not.  Otherwise its class has a list: local_recipient_maps,
 virtual_mailbox_maps or relay_recipient_maps; a class whose list is not given takes every address.
+Of the local class, postmaster, mailer-daemon and double-bounce are known to everybody.
 """
 
 from __future__ import annotations
@@ -22,16 +23,25 @@ TABLES: Mapping[AddressClass, str] = MappingProxyType({
     AddressClass.RELAY: "relay recipient table",
 })  # fmt: skip
 """What the list of a class is called in a refusal."""
+LISTS: Mapping[AddressClass, str] = MappingProxyType({
+    AddressClass.LOCAL: "local_recipient_maps",
+    AddressClass.VIRTUAL_MAILBOX: "virtual_mailbox_maps",
+    AddressClass.RELAY: "relay_recipient_maps",
+})  # fmt: skip
+"""What it is called in the settings."""
+_ALWAYS = (b"postmaster", b"mailer-daemon", b"double-bounce")
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
     """Nobody is known by it, or mail for it goes nowhere; `code` 450 says: not now.
-    `text` is the reply's: `User unknown in local recipient table`."""
+    `text` is the reply's: `User unknown in local recipient table`.  `rule` is the parameter
+    whose tables have it not; empty where the way to it, in Resolved.steps, says all."""
 
     code: int
     enhanced: str
     text: str
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +67,36 @@ class Known:
         for each in self.options.before:
             if await self.finder.find(each, resolved.recipient):
                 return None
+        text = _shown(resolved.nexthop)
         if resolved.transport == b"error":
-            return _error(resolved.nexthop.decode("utf-8", "replace"))
+            return _undeliverable(550, text)
         if resolved.transport == b"retry":
-            return Unknown(450, "4.1.1", resolved.nexthop.decode("utf-8", "replace"))
+            return _undeliverable(450, text)
         kind = resolved.address_class
         maps = self.options.lists.get(kind)
-        if maps is None or await self.finder.find(maps, resolved.recipient):
+        if maps is None or _everybodys(resolved):
+            return None
+        if await self.finder.find(maps, resolved.recipient):
             return None
         shown = f" in {TABLES[kind]}" if self.options.show_user_unknown_table_name else ""
-        return Unknown(550, "5.1.1", f"User unknown{shown}")
+        return Unknown(550, "5.1.1", f"User unknown{shown}", LISTS[kind])
 
 
-def _error(text: str) -> Unknown:
-    """The text of an error: transport, which may begin with an enhanced status code."""
+def _everybodys(resolved: Resolved) -> bool:
+    """An address that mail systems write to, whoever is listed."""
+    local = resolved.recipient.rpartition(b"@")[0]
+    return resolved.address_class is AddressClass.LOCAL and local.lower() in _ALWAYS
+
+
+def _undeliverable(code: int, text: str) -> Unknown:
+    """The text of an error: or retry: transport, which may begin with an enhanced status code;
+    one of another class than the reply's counts as the reply's (RFC 2034 section 4)."""
     found = _CODE.match(text)
-    return Unknown(550, found[1], text[found.end() :]) if found else Unknown(550, "5.1.1", text)
+    detail, rest = (found[1][1:], text[found.end() :]) if found else (".1.1", text)
+    return Unknown(code, f"{code // 100}{detail}", rest)
+
+
+def _shown(octets: bytes) -> str:
+    """Text of a table as a reply may have it."""
+    text = octets.decode("utf-8", "replace")
+    return "".join(each if each.isprintable() else "?" for each in text)

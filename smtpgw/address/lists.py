@@ -55,7 +55,7 @@ class DomainList:
         return ""
 
     def _named(self, element: Element, domain: bytes) -> bool:
-        name, wanted = element.name.lower(), domain.lower()
+        name, wanted = folded(element.name), folded(domain)
         if name == wanted:
             return True
         if not self.below:
@@ -63,6 +63,16 @@ class DomainList:
         if name.startswith(b"."):
             return not self.parents and wanted.endswith(name)
         return self.parents and wanted.endswith(b"." + name)
+
+
+def folded(domain: bytes) -> bytes:
+    """A domain as domains are compared; octets that are no UTF-8 are folded as ASCII."""
+    if domain.isascii():
+        return domain.lower()
+    try:
+        return domain.decode().casefold().encode()
+    except UnicodeDecodeError:
+        return domain.lower()
 
 
 NOTHING = DomainList()

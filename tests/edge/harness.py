@@ -15,12 +15,12 @@ import uvloop
 
 from milterd.core.mail import Envelope, HeaderField, body_octets, join_header
 from smtpgw.address.params import MailParams, RcptParams
-from smtpgw.address.path import Path
+from smtpgw.address.path import NULL, Path
+from smtpgw.admission import Admission
 from smtpgw.edge.content import Content
 from smtpgw.edge.listener import Listener, serve
 from smtpgw.edge.options import Deadlines, EdgeOptions, Limits
 from smtpgw.edge.road import Answer, Connection, Hello
-from smtpgw.policy.relay import RelayPolicy
 
 PATIENCE = 30.0
 """Seconds until a test gives up on something that should happen at once."""
@@ -68,7 +68,7 @@ class Ledger:
     answers: dict[str, Answer] = field(default_factory=dict)
     raises: set[str] = field(default_factory=set)
     on_message: Callable[[], object] | None = None
-    policy: RelayPolicy | None = None
+    policy: Callable[[Connection], Admission] | None = None
     open: int = 0
 
     def session(self, connection: Connection) -> RecordingRoad:
@@ -85,6 +85,9 @@ class RecordingRoad:
         self.ledger = ledger
         self.connection = connection
         self.hello: Hello | None = None
+        self.sender = NULL
+        policy = ledger.policy
+        self.admission = None if policy is None else policy(connection)
 
     def step(self, name: str) -> Answer | None:
         self.ledger.calls.append(name)
@@ -93,13 +96,20 @@ class RecordingRoad:
         return self.ledger.answers.get(name)
 
     async def connect(self) -> Answer | None:
+        if self.admission is not None:
+            await self.admission.know()
         return self.step("connect")
 
     async def helo(self, hello: Hello) -> Answer | None:
         self.hello = hello
         return self.step("helo")
 
-    async def mail(self, _sender: Path, _params: MailParams) -> Answer | None:
+    async def mail(self, sender: Path, _params: MailParams) -> Answer | None:
+        self.sender = sender
+        if self.admission is not None:
+            refusal = await self.admission.mail(sender)
+            if refusal is not None:
+                return Answer.of(refusal.reply)
         return self.step("mail")
 
     async def rcpt(self, recipient: Path, _params: RcptParams) -> Answer | None:
@@ -107,10 +117,10 @@ class RecordingRoad:
             self.step("rcpt")
             code = 550 if recipient.local == b"refused" else 451
             return Answer(code, f"{code // 100}.1.1", "no")
-        if self.ledger.policy is not None:
-            reply = self.ledger.policy.check(self.connection.client, recipient)
-            if reply is not None:
-                return Answer.of(reply)
+        if self.admission is not None:
+            refusal = await self.admission.rcpt(recipient, self.sender, authenticated=False)
+            if refusal is not None:
+                return Answer.of(refusal.reply)
         return self.step("rcpt")
 
     async def etrn(self, node: str, *, below: bool) -> Answer | None:
