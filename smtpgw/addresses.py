@@ -199,9 +199,12 @@ class _Builder:
 
     def _routing(self) -> RouteOptions:
         settings = self._settings
-        transports = {each: Transport(each) for each in router.TRANSPORTS}
+        alone = settings.delivery.default_destination_recipient_limit == 1
+        transports = {each: Transport(each, alone=alone) for each in router.TRANSPORTS}
         mailbox = router.parse_destination(settings.delivery.default or settings.mailbox_transport)
-        transports |= dict.fromkeys(_OWN, Transport(mailbox.transport, mailbox.nexthop))
+        transports |= dict.fromkeys(
+            _OWN, Transport(mailbox.transport, mailbox.nexthop, alone=alone)
+        )
         rows = {
             name: self._service(name, row, transports) for name, row in settings.services.items()
         }
@@ -219,7 +222,9 @@ class _Builder:
                 router.parse_destination(f"{kind}:{nexthop}")
         except ValueError as error:
             self._problem(f"services.{name}.deliver", row.deliver, str(error))
-        return Transport(known[kind].kind, nexthop or known[kind].nexthop, name)
+        usual = self._settings.delivery.default_destination_recipient_limit
+        alone = (row.destination_recipient_limit or usual) == 1
+        return Transport(known[kind].kind, nexthop or known[kind].nexthop, name, alone)
 
     def _rewriting(self) -> RewriteOptions:
         room, settings = self._room, self._settings

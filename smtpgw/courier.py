@@ -18,16 +18,18 @@ import structlog
 from milterd.core.mail import BytesBody
 from smtpgw import settling
 from smtpgw.delivery import router
+from smtpgw.delivery.fixed import failed
+from smtpgw.delivery.limits import LimitTable, ServiceLimits
 from smtpgw.delivery.outcome import (
     Deferred,
     Delivered,
     Deliverer,
     Destination,
-    Failed,
     Job,
     Outcome,
     Target,
 )
+from smtpgw.delivery.paces import NoTurn, Paces
 from smtpgw.delivery.windows import WindowOptions, Windows
 from smtpgw.dsn.report import DsnOptions
 from smtpgw.ending import Attempt, Ending
@@ -40,6 +42,7 @@ from smtpgw.queue.store import (
     Damaged,
     Lease,
     NotFound,
+    QueuedMail,
     QueuedRecipient,
     QueueError,
     Store,
@@ -47,6 +50,7 @@ from smtpgw.queue.store import (
     Wish,
 )
 from smtpgw.reports import Reporter
+from smtpgw.routes import TOGETHER
 from smtpgw.shares import Shares
 
 Log = structlog.typing.FilteringBoundLogger
@@ -57,13 +61,27 @@ Route = Callable[[bytes, bytes], Awaitable[Destination]]
 
 @dataclass(frozen=True, slots=True)
 class CourierOptions:
-    """Limits for each destination, by Postfix's names; `pause` is seconds before a full
-    disk is tried again."""
+    """ServiceLimits for each destination, by Postfix's names, `services` those of transports that
+    have their own; `pause` is seconds before a full disk is tried again."""
 
     windows: WindowOptions = field(default_factory=WindowOptions)
     default_destination_recipient_limit: int = 50
+    default_destination_rate_delay: float = 0.0
+    default_transport_rate_delay: float = 0.0
+    services: Mapping[str, ServiceLimits] = field(default_factory=dict)
     pause: float = 1.0
     dsn: DsnOptions = field(default_factory=DsnOptions)
+
+    @property
+    def limits(self) -> LimitTable:
+        """Those of every transport."""
+        default = ServiceLimits(
+            self.windows,
+            self.default_destination_recipient_limit,
+            self.default_destination_rate_delay,
+            self.default_transport_rate_delay,
+        )
+        return LimitTable(default, self.services)
 
 
 class Courier:
@@ -93,7 +111,15 @@ class Courier:
         self._reporter = Reporter(
             intake, clock=clock, schedule=schedule, token=token, log=log, options=self._options.dsn
         )
-        self._windows = Windows(self._options.windows)
+        self._limits = self._options.limits
+        self._windows = Windows(options_of=lambda name: self._limits.of(name).windows)
+        self._paces = Paces(
+            lambda name: self._limits.of(name).destination_rate_delay,
+            lambda name: self._limits.of(name).transport_rate_delay,
+            clock=clock.now,
+            poll=manager.options.poll,
+            freed=manager.freed,
+        )
         self._ending = Ending(
             store,
             intake,
@@ -106,7 +132,11 @@ class Courier:
             log=log,
         )
         self._shares = Shares(
-            self._windows, schedule.options, manager.options.qmgr_message_active_limit
+            self._windows,
+            schedule.options,
+            manager.options.qmgr_message_active_limit,
+            self._paces,
+            {*deliverers, *self._limits.services},
         )
         self._active: set[asyncio.Task[None]] = set()
         self._settling: set[asyncio.Task[None]] = set()
@@ -219,8 +249,9 @@ class Courier:
     async def _put_off(self, attempt: Attempt, reason: str) -> None:
         """Every open recipient is deferred: the mail cannot be read now."""
         mail = attempt.lease.mail
+        ways = await self._ways(mail)
         for each in mail.open:
-            where = await self._route(each.address, mail.sender)
+            where = ways[each.number]
             outcome = Deferred(each.number, f"the queue cannot be read: {reason}", "", "4.3.0")
             attempt.outcomes[each.number] = (where, outcome)
             self._tell(mail.queue_id, mail.open, where, outcome, 0.0)
@@ -230,20 +261,30 @@ class Courier:
         mail = attempt.lease.mail
         where = Destination("error")
         for each in mail.open:
-            outcome = Failed(each.number, mail.doomed)
+            outcome = failed(each.number, mail.doomed)
             attempt.outcomes[each.number] = (where, outcome)
             self._tell(mail.queue_id, mail.open, where, outcome, 0.0)
 
     async def _try(self, attempt: Attempt, content: Content) -> None:
         mail = attempt.lease.mail
-        ways = {each.number: await self._route(each.address, mail.sender) for each in mail.open}
+        ways = await self._ways(mail)
         groups = router.group(
             mail.open,
             lambda each: ways[each.number],
-            self._options.default_destination_recipient_limit,
+            lambda where: self._limits.of(where.name).recipient_limit,
         )
         work = [self._group(attempt, content, *each, alone=len(groups) == 1) for each in groups]
         await asyncio.gather(*work)
+
+    async def _ways(self, mail: QueuedMail) -> dict[int, Destination]:
+        """Where each recipient that is left goes now.  Tables in memory answer without a pause,
+        so others get their turn between some recipients."""
+        ways: dict[int, Destination] = {}
+        for number, each in enumerate(mail.open, 1):
+            ways[each.number] = await self._route(each.address, mail.sender)
+            if number % TOGETHER == 0:
+                await asyncio.sleep(0)
+        return ways
 
     async def _route(self, address: bytes, sender: bytes) -> Destination:
         """What somebody answers to a notice to the postmaster goes nowhere, as with qmgr(8)."""
@@ -287,6 +328,7 @@ class Courier:
         try:
             async with (
                 asyncio.timeout(self._manager.options.lease_time),
+                self._paces.turn(destination),
                 self._windows.slot(name),
             ):
                 avoid = self._windows.avoid(name, self._clock.now())
@@ -296,6 +338,8 @@ class Courier:
                 await self._learn(name, outcomes)
         except TimeoutError:
             return _all_deferred(job, "delivery took longer than its lease", "4.4.2")
+        except NoTurn as wait:
+            return _all_deferred(job, str(wait), "4.4.5")
         except Exception as error:  # noqa: BLE001 - our fault, so the mail waits and the log tells
             self._log.error("delivery", queue_id=job.queue_id, outcome="error", exc_info=error)
             return _all_deferred(job, "internal error", "4.3.0")

@@ -7,8 +7,9 @@ setting or a table is wrong waits, with the reason; nothing is bounced for a mis
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smtpgw.address import form
 from smtpgw.address.resolve import Resolved, Resolver
@@ -20,16 +21,22 @@ from smtpgw.tables.table import Unavailable
 
 KNOWN = 10_000
 """Destinations that are remembered."""
+TOGETHER = 50
+"""Recipients of a mail that are routed at once, so that others need not wait for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transport:
     """What a transport's name stands for: one of router.TRANSPORTS, and its nexthop if it has
-    only one.  `service` is the name where it has limits of its own."""
+    only one.  `service` is the name where it has limits of its own.
+
+    `alone`: a delivery has one recipient, whose mail alone a limit or a pause counts then
+    (postconf(5), default_destination_recipient_limit)."""
 
     kind: str
     nexthop: str = ""
     service: str = ""
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,14 @@ class Routes:
 
     async def site(self, recipients: Iterable[bytes], sender: bytes = b"") -> str:
         """What a mail for these waits for in the queue: :func:`smtpgw.delivery.router.site`."""
-        return router.site([await self.route(each, sender) for each in recipients])
+        found: set[Destination] = set()
+        for number, each in enumerate(recipients, 1):
+            found.add(await self.route(each, sender))
+            if len(found) > 1:
+                return ""
+            if number % TOGETHER == 0:
+                await asyncio.sleep(0)  # tables in memory answer without a pause
+        return router.site(found)
 
     def destination(self, resolved: Resolved) -> Destination:
         """The same for a resolved address."""
@@ -67,11 +81,15 @@ class Routes:
             return Destination("error", "5.1.3 bad address syntax")
         domain = resolved.recipient.rpartition(b"@")[2]
         key = resolved.transport, resolved.nexthop, domain
+        transport = self._options.transports.get(_text(resolved.transport))
         found = self._found.get(key)
         if found is None:
             if len(self._found) >= KNOWN:
                 self._found.clear()
             found = self._found[key] = self._destination(*map(_text, key))
+        if transport is not None and transport.alone:
+            user = form.external(resolved.recipient).lower()
+            return replace(found, user=_text(user))
         return found
 
     def _destination(self, name: str, nexthop: str, domain: str) -> Destination:
@@ -106,4 +124,5 @@ class Routes:
 
 
 def _text(octets: bytes) -> str:
-    return octets.decode("utf-8", "surrogateescape")
+    """Any octets, as text that can be written down."""
+    return octets.decode("utf-8", "backslashreplace")

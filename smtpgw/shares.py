@@ -3,13 +3,15 @@
 A destination gets some mails more than it takes at once, so that the next one is at hand
 when one is done.  The more of what may be active is used, the less that is, and those that
 did not answer lately give way first: hosts that never answer, however many, leave room for
-those that do.
+those that do.  What has to wait between two deliveries gets one, and none during the pause.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
+from smtpgw.delivery.paces import Paces
 from smtpgw.delivery.windows import Windows
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.store import Wish
@@ -29,12 +31,28 @@ LOOK = 1.0
 _NEVER = float("-inf")
 
 
-class Shares:
-    """The shares of one courier; `limit` mails are active at most.  Times are queue time."""
+def _service(site: str) -> str:
+    return site.partition(":")[0]
 
-    def __init__(self, windows: Windows, schedule: ScheduleOptions, limit: int) -> None:
+
+class Shares:
+    """The shares of one courier; `limit` mails are active at most.  Times are queue time.
+
+    `services` are the names of all transports.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        schedule: ScheduleOptions,
+        limit: int,
+        paces: Paces | None = None,
+        services: Iterable[str] = (),
+    ) -> None:
         self._windows, self._schedule, self._limit = windows, schedule, limit
+        self._paces, self._services = paces, tuple(services)
         self._leased: Counter[str] = Counter()
+        self._of_service: Counter[str] = Counter()
         self._answered: dict[str, float] = {}
         self._next_look = _NEVER
 
@@ -42,11 +60,13 @@ class Shares:
         """A mail that waits for this destination alone is leased."""
         if site:
             self._leased[site] += 1
+            self._of_service[_service(site)] += 1
 
     def end(self, site: str) -> None:
         """Its attempt is over."""
         if site:
             self._leased[site] -= 1
+            self._of_service[_service(site)] -= 1
             if not self._leased[site]:
                 del self._leased[site]
 
@@ -71,17 +91,34 @@ class Shares:
             for site in {*self._leased, *alive}
         }
         room |= dict.fromkeys(self._windows.resting(now), 0)
+        each = {name: self._first(name, few) for name in self._services}
+        together: dict[str, int] = {}
+        for name in self._services:
+            if self._paced(name):
+                together[name] = 1 - self._of_service[name]
+        for name in self._paces.paused(now) if self._paces is not None else ():
+            (room if ":" in name else together)[name] = 0
         expired, expired_null, late = self._overdue(now)
         return Wish(
-            each=max(int(few * self._windows.start), 1),
+            each=self._first("", few),
             room=room,
+            each_of=each,
+            together=together,
             expired=expired,
             expired_null=expired_null,
             late=late,
         )
 
     def _size(self, site: str, now: float, ahead: float) -> int:
-        return max(int(ahead * self._windows.size(site, now)), 1)
+        return 1 if self._paced(site) else max(int(ahead * self._windows.size(site, now)), 1)
+
+    def _first(self, service: str, ahead: float) -> int:
+        """For a site of which nothing is known."""
+        site = f"{service}:"
+        return 1 if self._paced(site) else max(int(ahead * self._windows.start(site)), 1)
+
+    def _paced(self, name: str) -> bool:
+        return self._paces is not None and self._paces.paced(name)
 
     def _alive(self, now: float) -> frozenset[str]:
         """Those that answered lately."""

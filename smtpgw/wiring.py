@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import TypeVar
 
 from milterd.base import sockets
 from milterd.base.toml_file import ConfigError, Problem
@@ -19,10 +20,12 @@ from smtpgw.addresses import Addresses
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.cleanup import MAIL_NAME, CleanupOptions
 from smtpgw.config import Listener, Milter, Smtpgw
+from smtpgw.config_addresses import Service
 from smtpgw.config_types import check_network, parse_nameserver
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery import nexthop
 from smtpgw.delivery.hosts import HostOptions
+from smtpgw.delivery.limits import ServiceLimits
 from smtpgw.delivery.order import OrderOptions
 from smtpgw.delivery.smtp import SmtpOptions
 from smtpgw.delivery.windows import WindowOptions
@@ -40,6 +43,8 @@ from smtpgw.queue.sqlite import SqliteOptions
 from smtpgw.road import Plan
 from smtpgw.tables import spec
 from smtpgw.takeover import TakeoverOptions
+
+N = TypeVar("N", int, float)
 
 
 def milters(settings: Smtpgw, listener: Listener) -> tuple[MilterOptions, ...]:
@@ -218,19 +223,43 @@ def manager(settings: Smtpgw) -> ManagerOptions:
 
 def courier(settings: Smtpgw) -> CourierOptions:
     """How destinations are treated."""
-    delivery = settings.delivery
+    usual = _limits(settings, Service())
     return CourierOptions(
+        windows=usual.windows,
+        default_destination_recipient_limit=usual.recipient_limit,
+        default_destination_rate_delay=usual.destination_rate_delay,
+        default_transport_rate_delay=usual.transport_rate_delay,
+        services={name: _limits(settings, row) for name, row in settings.services.items()},
+        dsn=dsn(settings),
+    )
+
+
+def _limits(settings: Smtpgw, row: Service) -> ServiceLimits:
+    """The limits of a row; what it does not say is as for all others."""
+    delivery = settings.delivery
+    delay = _or(row.destination_rate_delay, delivery.default_destination_rate_delay)
+    limit = _or(row.destination_concurrency_limit, delivery.default_destination_concurrency_limit)
+    start = _or(row.initial_destination_concurrency, delivery.initial_destination_concurrency)
+    return ServiceLimits(
         windows=WindowOptions(
-            initial_destination_concurrency=delivery.initial_destination_concurrency,
-            limit=delivery.default_destination_concurrency_limit,
+            # What pauses between two deliveries has one at once (qmgr(8)).
+            initial_destination_concurrency=1 if delay else start,
+            limit=1 if delay else limit,
             positive_feedback=delivery.default_destination_concurrency_positive_feedback,
             negative_feedback=delivery.default_destination_concurrency_negative_feedback,
             failed_cohort_limit=delivery.default_destination_concurrency_failed_cohort_limit,
             rest=settings.queue.minimal_backoff_time,
         ),
-        default_destination_recipient_limit=delivery.default_destination_recipient_limit,
-        dsn=dsn(settings),
+        recipient_limit=_or(
+            row.destination_recipient_limit, delivery.default_destination_recipient_limit
+        ),
+        destination_rate_delay=delay,
+        transport_rate_delay=_or(row.transport_rate_delay, delivery.default_transport_rate_delay),
     )
+
+
+def _or(own: N | None, usual: N) -> N:
+    return usual if own is None else own
 
 
 def dsn(settings: Smtpgw) -> DsnOptions:
@@ -295,13 +324,21 @@ def smtp(settings: Smtpgw) -> SmtpOptions:
     """How its hosts are tried."""
     delivery = settings.delivery
     return SmtpOptions(
-        relayhost=settings.relayhost or delivery.default.partition(":")[2],
+        relayhost=_relayhost(settings),
         smtp_fallback_relay=tuple(
             each for text in delivery.smtp_fallback_relay for each in nexthop.parse(text)
         ),
         smtp_mx_session_limit=delivery.smtp_mx_session_limit,
         smtp_process_limit=delivery.smtp_process_limit,
     )
+
+
+def _relayhost(settings: Smtpgw) -> str:
+    with contextlib.suppress(ValueError):  # whoever opens the tables tells of it
+        found = settings.expanded("relayhost")
+        if found:
+            return found
+    return settings.delivery.default.partition(":")[2]
 
 
 def check(settings: Smtpgw) -> None:

@@ -108,12 +108,14 @@ Outcome = Delivered | Deferred | Failed
 class Destination:
     """Where mail goes: a transport and its nexthop, e.g. `lmtp` and `unix:/run/lmtp`.
 
-    `service` is the name of a transport that has limits of its own.
+    `service` is the name of a transport that has limits of its own, `user` the recipient where
+    these count for each recipient.
     """
 
     transport: str
     nexthop: str = field(default="")
     service: str = field(default="")
+    user: str = field(default="")
 
     @property
     def name(self) -> str:
@@ -121,7 +123,8 @@ class Destination:
         return self.service or self.transport
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.nexthop}"
+        user = f" {self.user}" if self.user else ""
+        return f"{self.name}:{self.nexthop}{user}"
 
 
 class Deliverer(Protocol):

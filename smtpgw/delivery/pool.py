@@ -12,6 +12,7 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from smtpgw.delivery.client import Connection
 from smtpgw.delivery.connect import Connector, Way
@@ -29,20 +30,30 @@ class _Kept:
     timer: asyncio.TimerHandle | None = None
 
 
-_INET = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<name>[^:\[\]]+)):(?P<port>\d{1,5})\Z")
+_INET = re.compile(
+    r"(?:\[(?P<literal>[^\[\]\s]+)\]|(?P<name>[^:\[\]\s]+))(?::(?P<port>lmtp|[0-9]{1,5}))?"
+)
+SOCKETS = Path("/var/spool/postfix")
+"""Where a socket is whose path is relative: below Postfix's queue_directory, in which the
+settings of Dovecot and others have put it, `private/dovecot-lmtp`, whoever delivers."""
+LMTP_PORT = 24
 
 
 def parse_nexthop(nexthop: str) -> str | tuple[str, int]:
-    """A UNIX socket's path, or host and port.  Raises ValueError with the form expected."""
+    """A UNIX socket's path, or host and port, as lmtp(8) reads them: `unix:PATH`, or `HOST`,
+    `[HOST]`, with `inet:` before and `:PORT` behind or without.  Raises ValueError with the
+    form expected."""
     if nexthop.startswith("unix:"):
-        path = nexthop.removeprefix("unix:")
-        if not path or len(path.encode()) > 107:
+        path = str(SOCKETS / nexthop.removeprefix("unix:"))
+        if nexthop == "unix:" or len(path.encode("utf-8", "surrogateescape")) > 107:
             raise ValueError(f"{nexthop!r}: a socket path has 1 to 107 octets")
         return path
-    match = _INET.match(nexthop.removeprefix("inet:"))
-    if match is None or not 0 < int(match["port"]) < 65536:
-        raise ValueError(f"{nexthop!r}: expected unix:PATH, inet:HOST:PORT or [HOST]:PORT")
-    return (match["literal"] or match["name"]).removeprefix("IPv6:"), int(match["port"])
+    match = _INET.fullmatch(nexthop.removeprefix("inet:"))
+    port = match["port"] if match else None
+    number = int(port) if port and port.isdigit() else LMTP_PORT
+    if match is None or not 0 < number < 65536:
+        raise ValueError(f"{nexthop!r}: expected unix:PATH, inet:HOST:PORT, HOST or [HOST]:PORT")
+    return (match["literal"] or match["name"]).removeprefix("IPv6:"), number
 
 
 @functools.lru_cache(1000)

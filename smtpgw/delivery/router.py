@@ -1,6 +1,6 @@
 """How destinations are written, and what goes to the same one.  Pure.
 
-    smtp:  smtp:NEXTHOP  relay:NEXTHOP  lmtp:unix:PATH  lmtp:inet:HOST:PORT
+    smtp:  smtp:NEXTHOP  relay:NEXTHOP  lmtp:unix:PATH  lmtp:inet:HOST:PORT  lmtp:HOST
     maildir:DIRECTORY  error:TEXT  retry:TEXT  discard:TEXT  hold:TEXT
 
 `smtp:` without a nexthop goes where the recipient's own domain says.
@@ -42,14 +42,15 @@ def site(destinations: Iterable[Destination]) -> str:
 
 
 def group(
-    items: Iterable[T], route: Callable[[T], Destination], limit: int
+    items: Iterable[T], route: Callable[[T], Destination], limit: Callable[[Destination], int]
 ) -> list[tuple[Destination, tuple[T, ...]]]:
-    """Items by destination, in groups of at most `limit`, order kept."""
+    """Items by destination, in groups of at most its `limit`, order kept."""
     groups: dict[Destination, list[T]] = {}
     for each in items:
         groups.setdefault(route(each), []).append(each)
     return [
-        (where, tuple(those[at : at + limit]))
+        (where, tuple(those[at : at + size]))
         for where, those in groups.items()
-        for at in range(0, len(those), limit)
+        for size in (limit(where),)
+        for at in range(0, len(those), size)
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -48,25 +48,30 @@ class _Window:
 
 
 class Windows:
-    """The windows of all destinations that are in use or in trouble, by name."""
+    """The windows of all destinations that are in use or in trouble, by name; `options_of` a
+    name are those of its transport."""
 
-    def __init__(self, options: WindowOptions = WindowOptions()) -> None:
-        self._options = options
+    def __init__(
+        self,
+        options: WindowOptions = WindowOptions(),
+        options_of: Callable[[str], WindowOptions] | None = None,
+    ) -> None:
+        self._options_of = options_of or (lambda _: options)
         self._windows: dict[str, _Window] = {}
 
     def __len__(self) -> int:
         return len(self._windows)
 
-    @property
-    def start(self) -> int:
+    def start(self, name: str = "") -> int:
         """What a destination begins with."""
-        return min(self._options.initial_destination_concurrency, self._options.limit)
+        options = self._options_of(name)
+        return min(options.initial_destination_concurrency, options.limit)
 
     def size(self, name: str, now: float) -> int:
         """How many deliveries it may have at once now; 0 while it rests."""
         found = self._windows.get(name)
         if found is None:
-            return self.start
+            return self.start(name)
         return 0 if found.rests(now) else int(found.size)
 
     def resting(self, now: float) -> list[str]:
@@ -81,7 +86,7 @@ class Windows:
     @asynccontextmanager
     async def slot(self, name: str) -> AsyncIterator[None]:
         """One of its deliveries; waits, first come first served, until there is room."""
-        window = self._windows.setdefault(name, _Window(self.start))
+        window = self._windows.setdefault(name, _Window(self.start(name)))
         if window.waiting or window.busy >= int(window.size):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             window.waiting.append(turn)
@@ -120,25 +125,27 @@ class Windows:
         if window is None:
             return
         window.forget()
+        options = self._options_of(name)
         # As qmgr_feedback.c: no growth that nobody makes use of.
-        if window.size < window.busy + self._options.initial_destination_concurrency:
-            grown = window.size + self._options.positive_feedback
-            window.size = min(grown, float(self._options.limit))
+        if window.size < window.busy + options.initial_destination_concurrency:
+            grown = window.size + options.positive_feedback
+            window.size = min(grown, float(options.limit))
             self._admit(window)
 
     def failed(self, name: str, now: float, text: str) -> float | None:
         """It could not be reached.  When its rest ends, if it is dead by this failure."""
-        window = self._windows.setdefault(name, _Window(self.start))
+        window = self._windows.setdefault(name, _Window(self.start(name)))
         if window.rests(now):
             return None  # a try that began before it was dead says nothing new
-        window.text, window.until, window.dead = text, now + self._options.rest, False
+        options = self._options_of(name)
+        window.text, window.until, window.dead = text, now + options.rest, False
         window.cohorts += 1.0 / window.size
-        window.size = max(window.size - self._options.negative_feedback, 1.0)
+        window.size = max(window.size - options.negative_feedback, 1.0)
         # Tenths that do not add up to one must not cost a failure more.
-        if window.cohorts < self._options.failed_cohort_limit - 1e-9:
+        if window.cohorts < options.failed_cohort_limit - 1e-9:
             return None
         window.dead = True
-        window.cohorts, window.size = 0.0, float(self.start)
+        window.cohorts, window.size = 0.0, float(self.start(name))
         self._admit(window)
         return window.until
 

@@ -179,13 +179,17 @@ class Tried:
 class Wish:
     """What a courier can use.
 
-    At most `each` mails of one site, or what `room` says of it.  Mails born before
+    At most `each` mails of one site, or what `room` says of it, or `each_of` of its transport
+    (what stands before the colon in a site); of all sites of a transport what `together` says.
+    Mails born before
     `expired` (`expired_null` for the null sender), or unwarned ones born before `late`,
     come even if their site rests: somebody must be told.
     """
 
     each: int = 1_000_000
     room: Mapping[str, int] = field(default_factory=dict)
+    each_of: Mapping[str, int] = field(default_factory=dict)
+    together: Mapping[str, int] = field(default_factory=dict)
     expired: float = float("-inf")
     expired_null: float = float("-inf")
     late: float = float("-inf")
@@ -293,8 +297,9 @@ class Store(Protocol):
         """Whether `size` octets would leave the free space that is to stay free."""
         ...
 
-    async def add(self, mail: NewMail) -> None:
-        """Queue it; returns when committed.  Raises StoreFull, StoreFailed, QueueError."""
+    async def add(self, *mails: NewMail) -> None:
+        """Queue them, all or none; returns when committed.  Raises StoreFull, StoreFailed,
+        QueueError."""
         ...
 
     async def handed(self, names: Sequence[str]) -> set[str]:

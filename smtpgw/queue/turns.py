@@ -13,8 +13,9 @@ that rests keeps its lanes' turns after its rest; none of its mails is touched f
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from smtpgw.queue.batch import Batch
@@ -85,8 +86,8 @@ def choose(db: sqlite3.Connection, now: float, limit: int, wish: Wish) -> list[R
     """
     chosen = _overdue(db, now, limit, wish)
     taken = {row[0] for row in chosen}
-    room = _Room(wish, {})
-    old = _of_lanes(db, now, limit - len(chosen), 1, _Room(wish, {}), taken)
+    room = _Room(wish)
+    old = _of_lanes(db, now, limit - len(chosen), 1, _Room(wish), taken)
     half = max((limit - len(chosen)) // 2, limit - len(chosen) - len(old))
     chosen += _of_lanes(db, now, half, 0, room, taken)
     for row in old:
@@ -98,23 +99,34 @@ def choose(db: sqlite3.Connection, now: float, limit: int, wish: Wish) -> list[R
 _SITE = [each.strip() for each in MAIL_COLUMNS.split(",")].index("site")
 
 
+_ANY = 1 << 30
+"""More than there is."""
+
+
 @dataclass(slots=True)
 class _Room:
     """How many mails of each site may still be chosen; '' is no site and has no limit."""
 
     wish: Wish
-    used: dict[str, int]
+    used: Counter[str] = field(default_factory=Counter)
+    of_transport: Counter[str] = field(default_factory=Counter)
 
     def left(self, site: str) -> int:
         """How many more."""
         if not site:
-            return 1 << 30
-        return self.wish.room.get(site, self.wish.each) - self.used.get(site, 0)
+            return _ANY
+        wish, transport = self.wish, site.partition(":")[0]
+        room = wish.room.get(site)
+        if room is None:
+            room = wish.each_of.get(transport, wish.each)
+        together = wish.together.get(transport, _ANY) - self.of_transport[transport]
+        return min(room - self.used[site], together)
 
     def take(self, site: str, wanted: int) -> int:
         """Take up to so many; how many it is."""
         taken = max(min(self.left(site), wanted), 0)
-        self.used[site] = self.used.get(site, 0) + taken
+        self.used[site] += taken
+        self.of_transport[site.partition(":")[0]] += taken
         return taken
 
 
@@ -124,11 +136,15 @@ def _of_lanes(
     if limit <= 0:
         return []
     full = sum(each <= 0 for each in room.wish.room.values())
+    # Those of a transport that is full, however many, must not stand before all others.
+    shut = [name for name, left in room.wish.together.items() if left <= 0]
+    but = " AND NOT (site>=? AND site<?)" * len(shut)
+    names = [bound for name in shut for bound in (f"{name}:", f"{name};")]
     lanes = [
         (lane, site)
         for lane, site in db.execute(
-            "SELECT id, site FROM lane WHERE old=? AND ready<=? ORDER BY ready LIMIT ?",
-            (old, now, limit + full),
+            f"SELECT id, site FROM lane WHERE old=? AND ready<=?{but} ORDER BY ready LIMIT ?",  # noqa: S608 - constant text
+            (old, now, *names, limit + full),
         )
         if room.left(site) > 0
     ]

@@ -29,13 +29,13 @@ from smtpgw.delivery.options import (
 )
 from smtpgw.delivery.outcome import Deliverer, Destination, Job, Target
 from smtpgw.delivery.pool import Pool
-from smtpgw.delivery.router import Router, site
 from smtpgw.dsn.report import DsnOptions
 from smtpgw.intake import Intake
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.manager import ManagerOptions, QueueManager
 from smtpgw.queue.schedule import Schedule, ScheduleOptions
 from smtpgw.queue.sqlite import SqliteStore
+from tests.delivery.roads import routes
 from tests.queue.support import START, FakeClock, opened
 
 CLOSE = b"<close>"
@@ -299,8 +299,8 @@ async def road(
     async with opened(directory / "00", queue_clock) as store:
         manager = QueueManager(store, queue_clock, manager_options or ManagerOptions(poll=0.02))
         intake = Intake(store, queue_clock, manager.wake)
-        table = Router(default, exceptions or {})
-        intake.site_of = lambda those: site(map(table.route, those))
+        table = routes(default, exceptions)
+        intake.site_of = table.site
         connections = deliverers or pool()
         fixed = Fixed()
         seen: list[tuple[str, str]] = []
@@ -310,7 +310,7 @@ async def road(
             manager=manager,
             clock=queue_clock,
             schedule=Schedule(schedule or ScheduleOptions()),
-            router=table,
+            route=table.route,
             deliverers={
                 "lmtp": connections,
                 "smtp": smtp or connections,

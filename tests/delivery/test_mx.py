@@ -253,7 +253,7 @@ def test_mail_waits_while_dns_is_down_and_goes_when_it_is_back(tmp_path: Path) -
     [
         (b"u@nowhere.example", "5.4.4", "Host or domain name not found"),
         (b"u@null.example", "5.1.10", "does not accept mail (nullMX)"),
-        (b"u@192.0.2.1", "5.1.2", "no domain name"),
+        (b"u@192.0.2.1", "5.1.3", "bad address syntax"),
     ],
 )
 def test_what_the_name_service_is_sure_of_bounces(

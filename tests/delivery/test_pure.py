@@ -15,7 +15,7 @@ from smtpgw.delivery.maildir import directory_name
 from smtpgw.delivery.outcome import Destination, clean
 from smtpgw.delivery.pool import parse_nexthop
 from smtpgw.delivery.replies import BadReply, Reply, ReplyParser
-from smtpgw.delivery.router import Router, group, parse_destination
+from smtpgw.delivery.router import group, parse_destination
 from smtpgw.delivery.windows import WindowOptions, Windows
 from tests.queue.support import run, until
 
@@ -157,34 +157,29 @@ def test_clean_text_is_one_printable_line(text: bytes) -> None:
     assert len(clean(text * 100)) <= 1000
 
 
-def test_routes() -> None:
-    default, special, below = (Destination("discard", each) for each in "dsb")
-    router = Router(default, {"Example.net": special, ".example.net": below})
-    assert router.route(b"u@EXAMPLE.net") is special
-    assert router.route(b"u@a.b.example.net") is below
-    assert router.route(b"u@example.org") is default
-    assert router.route(b"postmaster") is default
-    assert group(
-        [b"1@example.net", b"2@x", b"3@example.net", b"4@example.net"], router.route, 2
-    ) == [
-        (special, (b"1@example.net", b"3@example.net")),
-        (special, (b"4@example.net",)),
-        (default, (b"2@x",)),
+def test_groups_keep_the_order_and_their_limits() -> None:
+    default, special = Destination("discard", "d"), Destination("discard", "s")
+    ways = {b"1": special, b"2": default, b"3": special, b"4": special, b"5": default}
+    limits = {special: 2, default: 50}
+    assert group(list(ways), ways.__getitem__, limits.__getitem__) == [
+        (special, (b"1", b"3")),
+        (special, (b"4",)),
+        (default, (b"2", b"5")),
     ]
 
 
 @pytest.mark.parametrize(
     "good",
     ["lmtp:unix:/run/l", "lmtp:inet:h:24", "smtp:[::1]:25", "smtp:[IPv6:::1]:25", "maildir:/v",
-     "error:5.1.1 no", "discard:"],
+     "error:5.1.1 no", "discard:", "lmtp:inet:h", "lmtp:[h]", "lmtp:h", "lmtp:unix:private/l"],
 )  # fmt: skip
 def test_destinations_are_read(good: str) -> None:
     assert str(parse_destination(good)) == good
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "lmtp", "lmtp:", "lmtp:unix:", "lmtp:inet:h", "smtp:h:0", "smtp:h:99999", "ftp:x",
-            "maildir:", "lmtp:unix:/" + "x" * 200]
+    "bad", ["", "lmtp", "lmtp:", "lmtp:unix:", "lmtp:inet:", "lmtp:a b", "lmtp:h:0", "lmtp:[h",
+            "smtp:h:0", "smtp:h:99999", "ftp:x", "maildir:", "lmtp:unix:/" + "x" * 200]
 )  # fmt: skip
 def test_wrong_destinations_say_what_is_expected(bad: str) -> None:
     with pytest.raises(ValueError, match=r"expected|octets"):
@@ -193,7 +188,12 @@ def test_wrong_destinations_say_what_is_expected(bad: str) -> None:
 
 def test_nexthops() -> None:
     assert parse_nexthop("unix:/a b") == "/a b"
-    assert parse_nexthop("inet:mail.example:24") == ("mail.example", 24)
+    assert parse_nexthop("unix:private/dovecot-lmtp") == "/var/spool/postfix/private/dovecot-lmtp"
+    for text in ("inet:mail.example:2424", "mail.example:2424", "[mail.example]:2424"):
+        assert parse_nexthop(text) == ("mail.example", 2424)
+        assert parse_nexthop(text.removesuffix(":2424")) == ("mail.example", 24)
+    assert parse_nexthop("inet:[192.0.2.1]:lmtp") == ("192.0.2.1", 24)
+    assert parse_nexthop("[::1]") == ("::1", 24)
     assert parse_nexthop("[IPv6:2001:db8::1]:25") == ("2001:db8::1", 25)
 
 

@@ -116,7 +116,8 @@ def test_smtp_sink_takes_what_was_queued(
         peer_bodies = [each.decode("latin-1").encode("ascii", "replace") for each in _bodies(40)]
 
         async def scenario() -> None:
-            async with road(tmp_path, Destination(transport, f"inet:127.0.0.1:{peer.port}")) as way:
+            where = Destination(transport, f"[127.0.0.1]:{peer.port}")
+            async with road(tmp_path, where) as way:
                 head = b"From: a@example.com\r\n\r\n"
                 await asyncio.gather(
                     *(way.accept(message(each, head=head)) for each in peer_bodies)

@@ -8,7 +8,7 @@ from smtpgw.queue.store import Wish
 from smtpgw.shares import AHEAD, KNOWN, LATELY, LOOK, SOME, Shares
 
 LIMIT, NOW = 100, 1000.0
-START = Windows().start
+START = Windows().start()
 
 
 def shares(options: ScheduleOptions | None = None) -> Shares:

@@ -45,7 +45,7 @@ class Town:
 
     @property
     def way(self) -> Destination:
-        return Destination("smtp", f"inet:127.0.0.1:{self.postfix.port}")
+        return Destination("smtp", f"[127.0.0.1]:{self.postfix.port}")
 
     def letters(self, user: str, count: int) -> list[bytes]:
         """What a user has been told, once that is `count` letters."""

@@ -1,0 +1,106 @@
+"""Pauses between deliveries: default_destination_rate_delay and default_transport_rate_delay.
+
+Deliveries that have a pause come one at a time, and the next begins no sooner than the pause
+after the end of the last (qmgr(8)): for each destination, or for a whole transport.  Whoever
+asks the queue for mail asks here first how much there is any use for (:meth:`Paces.room`); of
+what comes all the same, since it has other destinations too, a few wait here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from smtpgw.delivery.outcome import Destination
+
+WAITING = 5
+"""Deliveries that wait for a turn at once; further ones are put off."""
+
+
+class NoTurn(Exception):  # noqa: N818 - the name says what happened
+    """So many wait already; the text says for what."""
+
+
+@dataclass(slots=True)
+class _Gate:
+    """`free` is when the next delivery may begin."""
+
+    free: float = float("-inf")
+    waiting: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Paces:
+    """The pauses in seconds by a transport's name, of each of its destinations and of itself.
+
+    `clock` gives seconds; while a delivery waits it is asked every `poll` seconds at least.
+    `freed` is called when a pause is over.
+    """
+
+    def __init__(
+        self,
+        destinations: Callable[[str], float],
+        transports: Callable[[str], float],
+        *,
+        clock: Callable[[], float],
+        poll: float,
+        freed: Callable[[], None],
+    ) -> None:
+        self._destinations, self._transports = destinations, transports
+        self._clock, self._poll, self._freed = clock, poll, freed
+        self._gates: dict[str, _Gate] = {}
+
+    def __len__(self) -> int:
+        return len(self._gates)
+
+    def paced(self, name: str) -> bool:
+        """Whether deliveries to a destination, or by a transport if there is no colon in the
+        name, come one at a time."""
+        return self._delay(name) > 0
+
+    def pausing(self, name: str, now: float) -> bool:
+        """Whether none may begin there now, though none is under way."""
+        found = self._gates.get(name)
+        return found is not None and now < found.free
+
+    def paused(self, now: float) -> list[str]:
+        """All such destinations and transports; those without a pause or a delivery are
+        forgotten."""
+        for name, gate in list(self._gates.items()):
+            if now >= gate.free and not gate.waiting and not gate.turn.locked():
+                del self._gates[name]
+        return [name for name, gate in self._gates.items() if now < gate.free]
+
+    @asynccontextmanager
+    async def turn(self, destination: Destination) -> AsyncIterator[None]:
+        """One delivery, when its turn has come.  Raises NoTurn."""
+        async with AsyncExitStack() as stack:
+            for name in (str(destination), destination.name):
+                if self.paced(name):
+                    await stack.enter_async_context(self._turn(name))
+            yield
+
+    def _delay(self, name: str) -> float:
+        transport, colon, _ = name.partition(":")
+        return self._destinations(transport) if colon else self._transports(transport)
+
+    @asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[None]:
+        gate, delay = self._gates.setdefault(name, _Gate()), self._delay(name)
+        if gate.waiting >= WAITING:
+            raise NoTurn(f"deliveries by {name} have pauses of {delay:g} s, and others wait")
+        gate.waiting += 1
+        try:
+            await gate.turn.acquire()
+        finally:
+            gate.waiting -= 1
+        try:
+            while (left := gate.free - self._clock()) > 0:  # noqa: ASYNC110 - a clock tells nobody
+                await asyncio.sleep(min(left, self._poll))
+            yield
+        finally:
+            gate.free = self._clock() + delay
+            gate.turn.release()
+            asyncio.get_running_loop().call_later(delay, self._freed)
