@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from milterd.core.mail import BytesBody
-from smtpgw import settling
+from smtpgw import jobs, settling
 from smtpgw.delivery import router
 from smtpgw.delivery.fixed import failed
 from smtpgw.delivery.limits import LimitTable, ServiceLimits
@@ -27,7 +27,6 @@ from smtpgw.delivery.outcome import (
     Destination,
     Job,
     Outcome,
-    Target,
 )
 from smtpgw.delivery.paces import NoTurn, Paces
 from smtpgw.delivery.windows import WindowOptions, Windows
@@ -249,21 +248,16 @@ class Courier:
     async def _put_off(self, attempt: Attempt, reason: str) -> None:
         """Every open recipient is deferred: the mail cannot be read now."""
         mail = attempt.lease.mail
-        ways = await self._ways(mail)
-        for each in mail.open:
-            where = ways[each.number]
-            outcome = Deferred(each.number, f"the queue cannot be read: {reason}", "", "4.3.0")
-            attempt.outcomes[each.number] = (where, outcome)
-            self._tell(mail.queue_id, mail.open, where, outcome, 0.0)
+        text = f"the queue cannot be read: {reason}"
+        for number, where in (await self._ways(mail)).items():
+            self._ended(attempt, mail.open, where, Deferred(number, text, "", "4.3.0"))
 
     def _doom(self, attempt: Attempt) -> None:
         """Every open recipient is bounced: the postmaster wants it so."""
         mail = attempt.lease.mail
-        where = Destination("error")
         for each in mail.open:
             outcome = failed(each.number, mail.doomed)
-            attempt.outcomes[each.number] = (where, outcome)
-            self._tell(mail.queue_id, mail.open, where, outcome, 0.0)
+            self._ended(attempt, mail.open, Destination("error"), outcome)
 
     async def _try(self, attempt: Attempt, content: Content) -> None:
         mail = attempt.lease.mail
@@ -301,24 +295,12 @@ class Courier:
         *,
         alone: bool,
     ) -> None:
-        mail = attempt.lease.mail
-        targets = tuple(Target(each.number, each.address, each.args) for each in recipients)
-        job = Job(
-            queue_id=mail.queue_id,
-            sender=mail.sender,
-            sender_args=mail.sender_args,
-            targets=targets,
-            head=content.head,
-            body=content.body,
-            attempt=mail.attempts + 1,
-            arrived=mail.arrived,
-        )
+        job = jobs.job(attempt.lease.mail, content, recipients)
         began = self._clock.now()
         outcomes = await self._deliver(destination, job)
         took = self._clock.now() - began
         for each in outcomes:
-            attempt.outcomes[each.number] = (destination, each)
-            self._tell(mail.queue_id, recipients, destination, each, took)
+            self._ended(attempt, recipients, destination, each, took)
         attempt.tried += settling.tried(destination, outcomes, self._clock.wall(), took)
         if not alone:
             await self._note(attempt, destination, outcomes)
@@ -374,21 +356,23 @@ class Courier:
             await self._store.note(lease.mail.queue_id, lease.token, self._clock.now(), results)
             attempt.noted |= {each.number for each in results}
 
-    def _tell(
+    def _ended(
         self,
-        queue_id: str,
+        attempt: Attempt,
         recipients: Sequence[QueuedRecipient],
         destination: Destination,
         outcome: Outcome,
-        took: float,
+        took: float = 0.0,
     ) -> None:
+        """Keep the outcome of one of these, and tell the log of it."""
+        attempt.outcomes[outcome.number] = (destination, outcome)
         address = next(each.address for each in recipients if each.number == outcome.number)
         name = type(outcome).__name__.lower()
         self._observe(destination.transport, name, took)
         log = self._log.bind(tls=outcome.tls) if outcome.tls else self._log
         log.info(
             "delivery",
-            queue_id=queue_id,
+            queue_id=attempt.lease.mail.queue_id,
             recipient=address.decode("utf-8", "backslashreplace"),
             destination=str(destination),
             outcome=name,

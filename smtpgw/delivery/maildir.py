@@ -3,8 +3,8 @@
 A mail is written in tmp, synced, renamed into new, and new is synced; then it is
 delivered.  Its name holds the queue id and the recipient's number, so a delivery that
 is repeated after a crash replaces the first instead of standing beside it.  Files
-have LF line ends, as Maildir readers expect, Return-Path as RFC 5321 section 4.4 wants
-it, and Delivered-To.  Nothing but [A-Za-z0-9.@_+=-] of an address reaches the file
+have LF line ends, as Maildir readers expect, and on top Return-Path as RFC 5321 section 4.4
+wants it, X-Original-To and Delivered-To, as virtual(8) has them.  Nothing but [A-Za-z0-9.@_+=-] of an address reaches the file
 system as it is.
 """
 
@@ -144,6 +144,7 @@ def _store(tmp: int, file: str, job: Job, target: Target) -> None:
     try:
         with os.fdopen(number, "wb") as out:
             out.write(_top(b"Return-Path: <", job.sender, b">\n"))
+            out.write(_top(b"X-Original-To: ", target.original or target.address, b"\n"))
             out.write(_top(b"Delivered-To: ", target.address, b"\n"))
             _write_lines(out, job)
             out.flush()

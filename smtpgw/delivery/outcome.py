@@ -24,11 +24,13 @@ def clean(text: bytes | str, limit: int = TEXT_LIMIT) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One recipient to deliver to; `number` is its place in the queued mail."""
+    """One recipient to deliver to; `number` is its place in the queued mail, `original` whom
+    the sender named, if that was another."""
 
     number: int
     address: bytes
     args: tuple[bytes, ...] = ()
+    original: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,16 @@ from smtpgw.queue.dates import queue_time
 from smtpgw.queue.search import Progress, quiet
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.states import IllegalMove, MailState
-from smtpgw.queue.store import Content, Filter, NotFound, QueuedMail, QueueError, Rest, Tried
+from smtpgw.queue.store import (
+    Content,
+    Filter,
+    NotFound,
+    QueuedMail,
+    QueuedRecipient,
+    QueueError,
+    Rest,
+    Tried,
+)
 
 T = TypeVar("T")
 EVERYTHING = Filter()
@@ -57,15 +66,33 @@ def doom(now: float, reason: str) -> Change:
     return lambda batch, queue_id: rows.doom(batch, queue_id, queue_time(batch.db, now), reason)
 
 
-def requeue(now: float, site_of: Callable[[Sequence[bytes]], str]) -> Change:
-    """Routed anew; `site_of` says what a mail for these addresses waits for."""
+class Requeue:
+    """Routed anew; `sites_of` says what mails wait for, of some at once."""
 
-    def change(batch: Batch, queue_id: str) -> None:
+    def __init__(
+        self, now: float, sites_of: Callable[[Sequence[QueuedMail]], Sequence[str]]
+    ) -> None:
+        self._now, self._sites_of = now, sites_of
+        self._known: dict[str, tuple[tuple[QueuedRecipient, ...], str]] = {}
+
+    def prepare(self, batch: Batch, queue_ids: Iterable[str]) -> None:
+        """Ask for these before the transaction: tables may take their time to answer, and the
+        daemon is not to wait for that."""
+        mails = []
+        for each in queue_ids:
+            with contextlib.suppress(QueueError):  # told when it is its turn
+                mails.append(rows.show(batch, each))
+        sites = self._sites_of(mails)
+        self._known = {
+            mail.queue_id: (mail.open, site) for mail, site in zip(mails, sites, strict=True)
+        }
+
+    def __call__(self, batch: Batch, queue_id: str) -> None:
         mail = rows.show(batch, queue_id)
-        site = site_of([each.address for each in mail.open])
-        rows.requeue(batch, queue_id, queue_time(batch.db, now), site)
-
-    return change
+        those, site = self._known.get(queue_id, ((), ""))
+        if those != mail.open:  # others are left now
+            (site,) = self._sites_of([mail])
+        rows.requeue(batch, queue_id, queue_time(batch.db, self._now), site)
 
 
 delete: Change = rows.delete
@@ -171,6 +198,8 @@ class QueueTool:
             for shard, db in self._shards:
                 there = [each for each in left if _has(db, each)]
                 if there:
+                    if isinstance(change, Requeue):
+                        change.prepare(Batch(db), there)
                     self._transact(shard, db, _each(there, change, result))
                 for each in there:
                     del left[each]

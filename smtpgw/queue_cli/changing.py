@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from milterd.base.toml_file import ConfigError
 from smtpgw.queue import tools
 from smtpgw.queue.states import MailState
+from smtpgw.queue.store import QueuedMail
 from smtpgw.queue.tools import Change
 from smtpgw.queue_cli import chosen, filters
-from smtpgw.queue_cli.common import DEFAULT_FILE, ConfigOption, JsonOption, Opened, opened
+from smtpgw.queue_cli.common import (
+    CONFIG_ERROR,
+    DEFAULT_FILE,
+    ConfigOption,
+    JsonOption,
+    Opened,
+    complain,
+    opened,
+)
 from smtpgw.queue_cli.filters import Given
 
 _WAITING = frozenset({MailState.INCOMING, MailState.DEFERRED})
@@ -75,7 +87,9 @@ def requeue(
     """Route mails anew, as if they had just come: tried now, attempts forgotten, a bounce that
     was asked for too.  Held ones only if they are named, or by --state hold."""
     given = Given(state, sender, recipient, destination, reason, older, younger)
-    _run("requeued", ids, given, yes, _WAITING, _routed, config, as_json)
+    with contextlib.ExitStack() as roads:
+        make = functools.partial(_routed, roads)
+        _run("requeued", ids, given, yes, _WAITING, make, config, as_json)
 
 
 def delete(
@@ -126,14 +140,29 @@ def _line(words: str) -> str:
     return "".join(each for each in line if each.isprintable())[:_LONGEST]
 
 
-def _routed(queue: Opened) -> Change:
+def _routed(stack: contextlib.ExitStack, queue: Opened) -> Change:
+    """By the tables as they are now, which are closed with the stack."""
     import asyncio  # only this command needs to know the roads
 
     from milterd.base import logs
     from smtpgw.addresses import open_addresses
 
-    routes = open_addresses(queue.settings(), logs.get("tables")).routes
-    return tools.requeue(queue.now, lambda those: asyncio.run(routes.site(those)))
+    settings = queue.settings()
+    try:
+        addresses = open_addresses(settings, logs.get("tables"))
+    except ConfigError as error:
+        complain(error)
+        raise typer.Exit(CONFIG_ERROR) from None
+    runner = stack.enter_context(asyncio.Runner())
+
+    async def site(mail: QueuedMail) -> str:
+        return await addresses.routes.site([each.address for each in mail.open], mail.sender)
+
+    async def sites(mails: Sequence[QueuedMail]) -> list[str]:
+        return await asyncio.gather(*map(site, mails))
+
+    stack.callback(lambda: runner.run(addresses.close()))
+    return tools.Requeue(queue.now, lambda mails: runner.run(sites(mails)))
 
 
 def _run(

@@ -44,11 +44,15 @@ def _parsed(octets: bytes) -> EmailMessage:
 def test_a_mail_reaches_a_maildir_to_the_octet(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with road(tmp_path, _maildir(tmp_path)) as way:
-            mail = message(b"line\r\n.dot\r\n\xff", rcpts=(b"U@Example.NET", b"../../x@y"))
+            args = (b"ORCPT=rfc822;A+2BB@example.com",)
+            mail = message(
+                b"line\r\n.dot\r\n\xff", rcpts=(b"U@Example.NET", b"../../x@y"), rcpt_args=args
+            )
             queue_id = await way.accept(mail)
             await way.wait_empty()
             (got,) = _boxes(tmp_path, "U@example.net")
-            top = b"Return-Path: <a@example.com>\nDelivered-To: U@Example.NET\n"
+            top = b"Return-Path: <a@example.com>\nX-Original-To: A+B@example.com\n"
+            top += b"Delivered-To: U@Example.NET\n"
             assert got == top + b"".join(mail.pieces()).replace(b"\r\n", b"\n") + b"\n"
             assert len(_boxes(tmp_path, "%2E.%2F..%2Fx@y")) == 1
             (file,) = (tmp_path / "mail/U@example.net/new").iterdir()

@@ -401,7 +401,7 @@ def test_a_wrong_clock_at_boot_neither_ages_nor_freezes_mail(tmp_path: Path, jum
         assert [each.queue_id for each in tool.list(Filter(born_before=wall - 3600))] == (
             [queue_id] if now - START > 3600 else []
         )
-        tool.change([queue_id], tools.requeue(wall, lambda _: "smtp:x"))
+        tool.change([queue_id], tools.Requeue(wall, lambda those: ["smtp:x"] * len(those)))
         again = tool.show(queue_id)
         assert again.due == pytest.approx(wall)
         tool.close()

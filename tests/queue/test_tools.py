@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,15 +291,16 @@ def test_a_destination_or_a_domain_is_flushed_and_no_other(tmp_path: Path, what:
 def test_requeue_asks_where_to_for_those_that_are_left(tmp_path: Path) -> None:
     fill(shard_directory(tmp_path, 0), Plan(8, START))
     tool = QueueTool(tmp_path)
-    asked: list[bytes] = []
+    asked: list[list[bytes]] = []
 
-    def site_of(addresses: object) -> str:
-        asked.extend(addresses)  # type: ignore[call-overload]
-        return "smtp:new"
+    def sites_of(mails: Sequence[QueuedMail]) -> list[str]:
+        asked.append([each.address for mail in mails for each in mail.open])
+        return ["smtp:new"] * len(mails)
 
     mails = [each for each in tool.list() if each.state is MailState.DEFERRED]
-    done = tool.change([each.queue_id for each in mails], tools.requeue(START, site_of))
-    assert (done.done, asked) == (len(mails), [each.recipients[0].address for each in mails])
+    done = tool.change([each.queue_id for each in mails], tools.Requeue(START, sites_of))
+    assert done.done == len(mails)
+    assert asked == [[each.recipients[0].address for each in mails]], "all of them at once"
     assert {each.site for each in map(tool.show, (each.queue_id for each in mails))} == {"smtp:new"}
     assert all(ids.valid(each.queue_id) for each in mails)
     tool.close()
