@@ -118,13 +118,12 @@ class App:
             self._looking = asyncio.ensure_future(self._takeover.run())
 
     async def _opened(self, settings: Smtpgw) -> Addresses:
-        """The tables of these settings: those of before if nothing changed.
+        """The tables of these settings, opened anew: what a file that they name says (a .cf file,
+        a list of domains) may have changed though the settings have not.
 
         What is replaced is closed when nobody uses it any more: sessions and deliveries that
         began with it end with it.
         """
-        if self._addresses is not None and settings == self._settings:
-            return self._addresses
         # In a thread, for a large file takes seconds to read.
         found = await asyncio.to_thread(open_addresses, settings, logs.get("tables"))
         loop = asyncio.get_running_loop()

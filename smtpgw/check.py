@@ -13,14 +13,12 @@ import socket
 import stat
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from milterd.base import sockets
 from milterd.base.toml_file import ConfigError
 from milterd.wire.mta import MtaConnection
-from smtpgw import config, outbound, wiring
+from smtpgw import check_tables, config, outbound, wiring
 from smtpgw.chain import client
 from smtpgw.chain.faults import MilterFault
 from smtpgw.config import GatewaySettings, Milter, Smtpgw
@@ -30,21 +28,11 @@ from smtpgw.delivery.outcome import Destination
 from smtpgw.delivery.pool import parse_nexthop
 from smtpgw.delivery.router import parse_destination
 from smtpgw.dns.resolver import DnsResolver
+from smtpgw.finding import Finding, Level
 from smtpgw.queue.salvage import ASIDE
-
-Level = Literal["ok", "warning", "error"]
 
 PATIENCE = 5.0
 """Seconds for a peer to answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was looked at, how it is, and why."""
-
-    subject: str
-    level: Level
-    detail: str
 
 
 def examine(path: Path) -> tuple[list[Finding], bool]:
@@ -60,7 +48,8 @@ def examine(path: Path) -> tuple[list[Finding], bool]:
     found += _queue(settings.smtpgw.queue.directory)
     found += _set_aside(settings.smtpgw.queue.directory)
     found += _metrics(settings)
-    return found + asyncio.run(_peers(settings.smtpgw)), True
+    tables, usable = check_tables.examine(settings.smtpgw, path)
+    return [*found, *tables, *asyncio.run(_peers(settings.smtpgw))], usable
 
 
 def _listeners(settings: Smtpgw) -> list[Finding]:
@@ -112,7 +101,8 @@ def _metrics(settings: GatewaySettings) -> list[Finding]:
 
 
 async def _peers(settings: Smtpgw) -> list[Finding]:
-    texts = {settings.delivery.default, *settings.transport.values()}
+    default = settings.delivery.default or settings.mailbox_transport
+    texts = {default, *settings.transport.values()}
     work: list[Awaitable[Finding]] = [_milter(settings, each) for each in settings.milter]
     work += [_destination(settings, parse_destination(each), each) for each in sorted(texts)]
     return list(await asyncio.gather(*work))

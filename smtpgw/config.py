@@ -12,9 +12,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from milterd.base import settings
+from milterd.base import settings, toml_file
 from milterd.base.fields import Duration, Size
-from smtpgw import queue_place
+from milterd.base.toml_file import ConfigError
+from smtpgw import config_names, queue_place
 from smtpgw.config_addresses import Addresses, Service
 from smtpgw.config_bounce import Bounce
 from smtpgw.config_delivery import Dns
@@ -295,6 +296,10 @@ class Smtpgw(Addresses):
         """What the gateway calls itself."""
         return self.myhostname or _machine_name()
 
+    def parameters(self) -> dict[str, str]:
+        """What `$name` may stand for."""
+        return super().parameters() | {"queue_directory": str(self.queue.directory)}
+
 
 def _machine_name() -> str:
     """The machine's full name, or its bare one where nobody knows a domain for it."""
@@ -317,4 +322,13 @@ class GatewaySettings(settings.CommonSettings):
 
 def load(path: str | Path) -> GatewaySettings:
     """The settings in a file.  Raises :class:`milterd.base.toml_file.ConfigError`."""
-    return settings.load(path, GatewaySettings)
+    return parse(toml_file.read(Path(path)), file=str(path))
+
+
+def parse(text: str, *, file: str = "settings") -> GatewaySettings:
+    """The same, from the text of a file."""
+    found = settings.parse(text, GatewaySettings, file=file)
+    problems = config_names.problems(found.smtpgw)
+    if problems:
+        raise ConfigError(settings.placed(problems, text, file=file))
+    return found

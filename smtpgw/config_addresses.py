@@ -318,7 +318,7 @@ class Addresses(Routing, Rewriting, Identity):
         return found | {"myhostname": self.hostname, "mydomain": self.domain}
 
     def expanded(self, name: str) -> str:
-        """One of them as text, with every `$name` replaced.  Raises ValueError."""
+        """One of them as text, with every `$name` replaced.  Raises parameters.ParameterError."""
         return parameters.expand(f"${name}", self.parameters())
 
 

@@ -16,10 +16,20 @@ _INSIDE = re.compile(r"(?P<name>[A-Za-z0-9_]+)(?:(?P<sign>[?:])(?P<rest>.*))?\Z"
 _PAIRS = {"{": "}", "(": ")"}
 
 
+class ParameterError(ValueError):
+    """What stands behind a `$` cannot be replaced: what was found, what was expected, and the
+    nearest right spelling if there is one."""
+
+    def __init__(self, found: str, expected: str, nearest: str = "") -> None:
+        meant = f"; did you mean {nearest}?" if nearest else ""
+        super().__init__(f"found {found}, expected {expected}{meant}")
+        self.found, self.expected, self.nearest = found, expected, nearest
+
+
 def expand(text: str, values: Mapping[str, str]) -> str:
     """The text with all of them replaced, as often as it takes.
 
-    Raises ValueError for a name that is not known, one that stands for itself, and a bracket
+    Raises ParameterError for a name that is not known, one that stands for itself, and a bracket
     that is not closed.
     """
     return _expand(text, values, ())
@@ -49,13 +59,13 @@ def _closed(text: str, at: int) -> int:
         depth += (text[place] == opening) - (text[place] == closing)
         if not depth:
             return place
-    raise ValueError(f"{text!r}: no {closing!r} for the {opening!r} behind $")
+    raise ParameterError(f"{text!r}", f"a {closing!r} for the {opening!r} behind $")
 
 
 def _bracketed(inside: str, values: Mapping[str, str], within: tuple[str, ...]) -> str:
     match = _INSIDE.match(inside.strip())
     if match is None:
-        raise ValueError(f"${{{inside}}}: expected ${{name}}, ${{name?text}} or ${{name:text}}")
+        raise ParameterError(f"${{{inside}}}", "${name}, ${name?text} or ${name:text}")
     value = _value(match["name"], values, within)
     if match["sign"] is None:
         return value
@@ -72,15 +82,16 @@ def _texts(rest: str) -> tuple[str, str]:
     end = _closed(rest, 0)
     behind = rest[end + 1 :].strip()
     if behind and not (behind.startswith(":{") and _closed(behind, 1) == len(behind) - 1):
-        raise ValueError(f"{rest!r}: expected {{text}} or {{text}}:{{text}}")
+        raise ParameterError(f"{rest!r}", "{text} or {text}:{text}")
     return rest[1:end], behind[2:-1]
 
 
 def _value(name: str, values: Mapping[str, str], within: tuple[str, ...]) -> str:
     if name not in values:
         near = difflib.get_close_matches(name, values, 1)
-        meant = f"; did you mean ${near[0]}?" if near else ""
-        raise ValueError(f"${name}: no setting that can be used here is called so{meant}")
+        found = f"${name}, which no setting that can be used here is called"
+        raise ParameterError(found, "the name of one", f"${near[0]}" if near else "")
     if name in within:
-        raise ValueError(f"${name} stands for itself: {' -> '.join((*within, name))}")
+        circle = " -> ".join(f"${each}" for each in (*within, name))
+        raise ParameterError(circle, "settings that do not stand for themselves")
     return _expand(values[name], values, (*within, name))

@@ -17,12 +17,14 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-from milterd.base import logs, metrics, notify, sockets
+from milterd.base import logs, metrics, notify, sockets, toml_file
+from milterd.base.settings import placed
 from milterd.base.supervise import Backoff, Child, Supervisor
 from milterd.base.toml_file import ConfigError, Problem
-from smtpgw import config, control
+from smtpgw import config, control, trial
 from smtpgw.config import GatewaySettings
 from smtpgw.queue import handover
 
@@ -58,6 +60,8 @@ class Gateway:
         self._channels: dict[str, tuple[socket.socket, socket.socket | None]] = {}
         self._waiting: set[str] = set()
         self._supervisor: Supervisor | None = None
+        self._changing: asyncio.Task[None] | None = None
+        self._again = False
 
     def open(self) -> None:
         """Open every socket.  Raises StartError; may be called again then."""
@@ -84,6 +88,9 @@ class Gateway:
         try:
             return await self._supervisor.run()
         finally:
+            if self._changing is not None:
+                self._changing.cancel()
+                await asyncio.wait({self._changing})
             self._log.info("stopped")
             if self._endpoint is not None:
                 self._endpoint.close()
@@ -205,27 +212,60 @@ class Gateway:
     def _reload(self) -> None:
         """SIGHUP: all of the new settings, or none of them."""
         notify.reloading()
-        try:
-            new = config.load(self._path)
-            require_unchanged(self._path, self._settings, new)
-            listeners = self._open(new)
-            self._serve_metrics(new)
-        except (ConfigError, StartError) as error:
-            self._close_unused()
-            for line in str(error).splitlines():
-                self._log.error("settings not taken, the old ones stay", reason=line)
-            notify.notify("READY=1")
-            return
+        self._again = True
+        if self._changing is None or self._changing.done():
+            self._changing = asyncio.ensure_future(self._change())
+            self._changing.add_done_callback(_raise)
+
+    async def _change(self) -> None:
+        while self._again:
+            self._again = False
+            try:
+                new = await self._looked_at()
+                if self._supervisor is None or self._supervisor.stopping:
+                    return
+                listeners = self._open(new)
+                self._serve_metrics(new)
+            except (ConfigError, StartError) as error:
+                self._close_unused()
+                for line in str(error).splitlines():
+                    self._log.error("settings not taken, the old ones stay", reason=line)
+                notify.notify("READY=1")
+            else:
+                self._take(self._supervisor, new, listeners)
+
+    async def _looked_at(self) -> GatewaySettings:
+        """What the file says now, its tables opened once.  Raises ConfigError."""
+        new = config.load(self._path)
+        require_unchanged(self._path, self._settings, new)
+        problems = await trial.opened_meanwhile(new)
+        if problems:
+            raise _in_file(self._path, problems)
+        return new
+
+    def _take(
+        self, supervisor: Supervisor, new: GatewaySettings, listeners: dict[str, socket.socket]
+    ) -> None:
         self._settings, self._listeners = new, listeners
         logs.setup(new.log.format, new.log.level, daemon="smtpgw")
         self._waiting = {each.name for each in self._children(new)}
-        if self._supervisor is not None:
-            running = set(self._supervisor.pids())
-            self._supervisor.replace(self._children(new))
-            for name in running & self._waiting:
-                self._order(name)
+        running = set(supervisor.pids())
+        supervisor.replace(self._children(new))
+        for name in running & self._waiting:
+            self._order(name)
         self._close_unused()
         self._log.info("settings taken", file=str(self._path))
+
+
+def _raise(task: asyncio.Task[None]) -> None:
+    """What should not happen goes where the loop puts such things: into the log."""
+    if not task.cancelled():
+        task.result()
+
+
+def _in_file(path: Path, problems: Iterable[Problem]) -> ConfigError:
+    """The problems, with the line of each key."""
+    return ConfigError(placed(problems, toml_file.read(path), file=str(path)))
 
 
 def assign(
@@ -322,6 +362,9 @@ def run(path: Path) -> int:
         raise ConfigError([found])
     logs.setup(settings.log.format, settings.log.level, daemon="smtpgw")
     with contextlib.suppress(KeyboardInterrupt):
+        problems = trial.opened(settings)
+        if problems:
+            raise _in_file(path, problems)
         return asyncio.run(_run(path, settings))
     return 130
 

@@ -54,7 +54,7 @@ class TableRoom:
 
     def __init__(self, settings: Smtpgw, log: FilteringBoundLogger) -> None:
         own = settings.tables
-        self._values = settings.parameters() | {"queue_directory": str(settings.queue.directory)}
+        self._values = settings.parameters()
         self._context = Context(
             base=own.directory,
             log=log,
@@ -80,8 +80,8 @@ class TableRoom:
         """A setting with every `$name` replaced; empty if that cannot be done."""
         try:
             return parameters.expand(f"${name}", self._values)
-        except ValueError as error:
-            self._wrong(name, str(error), "names of settings")
+        except parameters.ParameterError as error:
+            self._wrong(name, error.found, error.expected, error.nearest)
             return ""
 
     def maps(self, name: str, *more: Table, aliases: bool = False) -> Maps | None:
@@ -162,12 +162,20 @@ class TableRoom:
             try:
                 self._opened[key] = open_table(text, context)
             except TableError as error:
-                self._wrong(name, str(error), "a table that can be opened")
+                self._wrong(self._writer(name, text), str(error), "a table that can be opened")
                 return None
         return self._opened[key]
 
-    def _wrong(self, name: str, found: str, expected: str) -> None:
-        self.problems.append(Problem("settings", 0, f"smtpgw.{name}", found, expected))
+    def _writer(self, name: str, text: str) -> str:
+        """The setting in which a table stands that `name` may have by a `$name`."""
+        if text in self._values.get(name, ""):
+            return name
+        return next((each for each, value in self._values.items() if text in value), name)
+
+    def _wrong(self, name: str, found: str, expected: str, nearest: str = "") -> None:
+        problem = Problem("settings", 0, f"smtpgw.{name}", found, expected, nearest)
+        if problem not in self.problems:  # a setting may be asked for twice
+            self.problems.append(problem)
 
 
 def _forms(domain: str) -> tuple[bytes, ...]:

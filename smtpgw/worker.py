@@ -137,7 +137,7 @@ def main(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(Worker(shard, channel).run())
-    except (QueueError, OSError) as error:
+    except (QueueError, OSError, ConfigError) as error:
         logs.get("worker").critical("worker cannot work", reason=str(error))
         return 1
     finally:

@@ -12,6 +12,8 @@ import os
 import re
 import types
 import typing
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -116,6 +118,13 @@ def parse(text: str, model: type[Model], *, file: str = "settings") -> Model:
         lines = key_lines(text)
         problems = [_problem(file, model, own, lines, each) for each in error.errors()]
         raise ConfigError(sorted(problems, key=lambda each: (each.line, each.key))) from error
+
+
+def placed(problems: Iterable[Problem], text: str, *, file: str) -> list[Problem]:
+    """The same problems with the file and the line of the key; for what is found out later than
+    by the models."""
+    lines = {dotted(each): line for each, line in key_lines(text).items()}
+    return [replace(each, file=file, line=lines.get(each.key, each.line)) for each in problems]
 
 
 def known(table: str) -> bool:

@@ -1,0 +1,133 @@
+"""The tables of new settings are opened once before anybody works by them.
+
+That is the work of a process of its own (`python -m smtpgw.trial`), which ends when it has
+done so: the supervisor neither waits for a large file nor keeps what is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+
+from milterd.base import logs
+from milterd.base.toml_file import ConfigError, Problem
+from smtpgw.addresses import open_addresses
+from smtpgw.config import GatewaySettings, Smtpgw
+from smtpgw.tables import spec
+from smtpgw.tables.catalogue import TYPES
+
+PATIENCE = 600.0
+"""Seconds in which all tables must be read."""
+_COMMAND = (sys.executable, "-m", "smtpgw.trial")
+_SHOWN = 500
+
+
+def reads_files(settings: Smtpgw) -> bool:
+    """Whether any setting names a table or a file."""
+    for name in settings.parameters():
+        if name in type(settings).model_fields:
+            words = (each.lstrip("!") for each in spec.split(settings.expanded(name)))
+            if any(each.startswith("/") or each.partition(":")[0] in TYPES for each in words):
+                return True
+    return False
+
+
+def opened(settings: GatewaySettings) -> tuple[Problem, ...]:
+    """What is wrong with the tables.  Takes as long as reading them takes."""
+    if not reads_files(settings.smtpgw):
+        return _here(settings)
+    with _paper(settings) as paper:
+        try:
+            done = subprocess.run(  # noqa: S603 - a fixed command
+                _COMMAND, stdin=paper, capture_output=True, check=False, timeout=PATIENCE
+            )
+        except subprocess.TimeoutExpired:
+            return (_late(),)
+    return _problems(done.returncode, done.stdout, done.stderr)
+
+
+async def opened_meanwhile(settings: GatewaySettings) -> tuple[Problem, ...]:
+    """The same, while others go on."""
+    if not reads_files(settings.smtpgw):
+        return _here(settings)
+    with _paper(settings) as paper:
+        process = await asyncio.create_subprocess_exec(
+            *_COMMAND,
+            stdin=paper,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            process_group=0,
+        )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            said, trouble = await process.communicate()
+    except TimeoutError:
+        return (_late(),)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return _problems(process.returncode or 0, said, trouble)
+
+
+def _here(settings: GatewaySettings) -> tuple[Problem, ...]:
+    """Without files there is nothing to read, and nothing to keep."""
+    try:
+        open_addresses(settings.smtpgw, logs.get("tables"))
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+@contextlib.contextmanager
+def _paper(settings: GatewaySettings) -> Iterator[int]:
+    """The settings as a file in memory."""
+    paper = os.memfd_create("gatepost-settings", os.MFD_CLOEXEC)
+    try:
+        os.pwrite(paper, settings.model_dump_json().encode(), 0)
+        yield paper
+    finally:
+        os.close(paper)
+
+
+def _problems(status: int, said: bytes, trouble: bytes) -> tuple[Problem, ...]:
+    if status == 0:
+        return tuple(Problem(**each) for each in json.loads(said))
+    last = trouble.decode("utf-8", "replace").strip()[-_SHOWN:]
+    ended = f"exit {status}" if status >= 0 else f"signal {-status}"
+    return (Problem("settings", 0, "smtpgw", f"{ended} of {_COMMAND[-1]}: {last}", "tables"),)
+
+
+def _late() -> Problem:
+    return Problem("settings", 0, "smtpgw", f"tables unread after {PATIENCE:g} s", "smaller ones")
+
+
+def main() -> int:
+    """Open what the settings on standard input name, and say on standard output what cannot
+    be."""
+    with os.fdopen(0, "rb", closefd=False) as paper:
+        settings = GatewaySettings.model_validate_json(paper.read())
+    # Lines that are skipped are told by those who work by the table.
+    logs.setup(settings.log.format, "error", daemon="smtpgw")
+    problems: Iterable[Problem] = ()
+    try:
+        open_addresses(settings.smtpgw, logs.get("tables"))
+    except ConfigError as error:
+        problems = error.problems
+    sys.stdout.write(json.dumps([asdict(each) for each in problems]))
+    sys.stdout.flush()
+    logs.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    # What was opened is let go by the end of the process, faster than piece by piece.
+    os._exit(status)
