@@ -137,8 +137,8 @@ class _Builder:
             self._resolver,
             Rewriter(self._rewriting(), self._standard, self._resolver.finder),
             Routes(self._resolver, self._routing()),
-            self._known("recipient_canonical_maps"),
-            self._known("recipient_canonical_maps", "sender_canonical_maps"),
+            self._known(),
+            self._known(senders=True),
             None if aliases is None else self._local(aliases),
             None if generic is None else Generic(generic, self._mapper, self._spreads("generic")),
             room.clients("mynetworks"),
@@ -265,9 +265,10 @@ class _Builder:
     def _spreads(self, table: str) -> bool:
         return table in self._settings.propagate_unmatched_extensions
 
-    def _known(self, *own: str) -> Known:
+    def _known(self, *, senders: bool = False) -> Known:
         """reject_unlisted_recipient, reject_unlisted_sender."""
         room = self._room
+        own = ("recipient_canonical_maps", *(["sender_canonical_maps"] if senders else []))
         before = (room.maps(each) for each in (*own, "canonical_maps", "virtual_alias_maps"))
         lists = {
             AddressClass.LOCAL: room.maps("local_recipient_maps"),
@@ -278,6 +279,7 @@ class _Builder:
             [each for each in before if each is not None],
             {kind: maps for kind, maps in lists.items() if maps is not None},
             self._settings.show_user_unknown_table_name,
+            senders=senders,
         )
         return Known(options, self._resolver.finder)
 

@@ -29,6 +29,10 @@ LISTS: Mapping[AddressClass, str] = MappingProxyType({
     AddressClass.RELAY: "relay_recipient_maps",
 })  # fmt: skip
 """What it is called in the settings."""
+_OF_RECIPIENTS = {".1.7": ".1.3", ".1.8": ".1.2"} | {f".1.{n}": f".1.{n}" for n in range(7)}
+_OF_SENDERS = {f".1.{n}": ".1.7" for n in (1, 3, 4, 6, 7)} | {".1.2": ".1.8", ".1.8": ".1.8"}
+"""Statuses of addresses: one of a recipient is not one of a sender (RFC 3463 section 3.2), though
+a table may say either."""
 _ALWAYS = (b"postmaster", b"mailer-daemon", b"double-bounce")
 
 
@@ -48,11 +52,12 @@ class Unknown:
 class KnownOptions:
     """`before`: recipient_canonical_maps or sender_canonical_maps, canonical_maps,
     virtual_alias_maps.  `lists`: the list of each class that has one.
-    `show_user_unknown_table_name` (postconf(5))."""
+    `show_user_unknown_table_name` (postconf(5)).  `senders`: the addresses are senders."""
 
     before: Sequence[Maps] = ()
     lists: Mapping[AddressClass, Maps] = field(default_factory=dict)
     show_user_unknown_table_name: bool = True
+    senders: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +74,9 @@ class Known:
                 return None
         text = _shown(resolved.nexthop)
         if resolved.transport == b"error":
-            return _undeliverable(550, text)
+            return self._undeliverable(550, text)
         if resolved.transport == b"retry":
-            return _undeliverable(450, text)
+            return self._undeliverable(450, text)
         kind = resolved.address_class
         maps = self.options.lists.get(kind)
         if maps is None or _everybodys(resolved):
@@ -79,21 +84,24 @@ class Known:
         if await self.finder.find(maps, resolved.recipient):
             return None
         shown = f" in {TABLES[kind]}" if self.options.show_user_unknown_table_name else ""
-        return Unknown(550, "5.1.1", f"User unknown{shown}", LISTS[kind])
+        enhanced = "5.1.0" if self.options.senders else "5.1.1"
+        return Unknown(550, enhanced, f"User unknown{shown}", LISTS[kind])
+
+    def _undeliverable(self, code: int, text: str) -> Unknown:
+        """The text of an error: or retry: transport, which may begin with an enhanced status
+        code; its first digit is the reply's in any case (RFC 2034 section 4)."""
+        found = _CODE.match(text)
+        senders = self.options.senders
+        detail = found[1][1:] if found else ".1.0" if senders else ".1.1"
+        if detail.startswith(".1."):
+            detail = (_OF_SENDERS if senders else _OF_RECIPIENTS).get(detail, ".1.0")
+        return Unknown(code, f"{code // 100}{detail}", text[found.end() :] if found else text)
 
 
 def _everybodys(resolved: Resolved) -> bool:
     """An address that mail systems write to, whoever is listed."""
     local = resolved.recipient.rpartition(b"@")[0]
     return resolved.address_class is AddressClass.LOCAL and local.lower() in _ALWAYS
-
-
-def _undeliverable(code: int, text: str) -> Unknown:
-    """The text of an error: or retry: transport, which may begin with an enhanced status code;
-    one of another class than the reply's counts as the reply's (RFC 2034 section 4)."""
-    found = _CODE.match(text)
-    detail, rest = (found[1][1:], text[found.end() :]) if found else (".1.1", text)
-    return Unknown(code, f"{code // 100}{detail}", rest)
 
 
 def _shown(octets: bytes) -> str:

@@ -139,6 +139,8 @@ class Resolver:
             address = self.standard.routed(local)
             if b"@" not in address:
                 break
+            if address == b"@":  # nothing is left of `%@ours`
+                return b"", b"", ""
             address = self.standard.local(address)
         if saved is None:
             return local, self.options.myhostname, await self._local(self.options.myhostname)

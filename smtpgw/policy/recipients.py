@@ -19,9 +19,6 @@ from smtpgw.policy import relay
 _POSTMASTER = b"postmaster"
 BAD_SENDER = Reply(501, "5.1.7", "Bad sender address syntax")
 BAD_RECIPIENT = Reply(501, "5.1.3", "Bad recipient address syntax")
-_OF_SENDERS = {".1.1": ".1.0", ".1.2": ".1.8", ".1.3": ".1.7", ".1.4": ".1.0", ".1.5": ".1.0",
-               ".1.6": ".1.0"}  # fmt: skip
-"""What is said of a sender where a recipient's fault would be another (RFC 3463 section 3.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +88,8 @@ class Recipients:
         unknown = await self.senders.check(resolved)
         if unknown is None:
             return None
-        enhanced = unknown.enhanced[0] + _OF_SENDERS.get(unknown.enhanced[1:], unknown.enhanced[1:])
         text = f"<{_shown(sender)}>: Sender address rejected: {unknown.text}"
-        reply = Reply(unknown.code, enhanced, text)
+        reply = Reply(unknown.code, unknown.enhanced, text)
         return Refusal("reject_unlisted_sender", reply, _listed(unknown, resolved))
 
     async def _unlisted_recipient(self, recipient: bytes, resolved: Resolved) -> Refusal | None:

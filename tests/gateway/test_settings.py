@@ -106,7 +106,7 @@ def wiring_fields(model: type[settings.Table]) -> list[tuple[str, FieldInfo]]:
             "smtpgw.milter[0].default_action",
             "'accept'",
         ),
-        ("[smtpgw.delivery]\ndefault = 'lmtp:x'", "smtpgw.delivery.default", "HOST:PORT"),
+        ("[smtpgw.delivery]\ndefault = 'lmtp:inet:x'", "smtpgw.delivery.default", "HOST:PORT"),
         ("[smtpgw.transport]\n'example.net' = 'uucp:x'", 'smtpgw.transport."example.net"', "lmtp"),
         ("[smtpgw.queue]\nminimal_backoff_time = '2h'", "smtpgw.queue", "minimal_backoff_time"),
     ],
