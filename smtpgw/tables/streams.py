@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from smtpgw.tables.answers import Answers
 from smtpgw.tables.context import Context
@@ -21,8 +22,8 @@ class Stream(asyncio.Protocol):
         self._news = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream, it is
-        self._transport = transport
+        # Of a stream it is one, though uvloop's has another ancestry.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._octets += data
