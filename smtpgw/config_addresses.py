@@ -52,22 +52,23 @@ class Service(settings.Table):
     destination_recipient_limit: int | None = Field(
         default=None,
         ge=1,
-        description="recipients of a mail in one delivery; without this key, "
-        "default_destination_recipient_limit",
+        description="recipients of a mail in one delivery; with 1, each gets a copy of its own, "
+        "and the limits and pauses of a destination are those of each recipient; without this "
+        "key, default_destination_recipient_limit",
         examples=[1],
     )
     destination_rate_delay: Duration | None = Field(
         default=None,
         ge=0,
         description="pause between two deliveries to one destination, which then are never at "
-        "once; without this key, default_destination_rate_delay",
+        "once in a worker; without this key, default_destination_rate_delay",
         examples=["2s"],
     )
     transport_rate_delay: Duration | None = Field(
         default=None,
         ge=0,
-        description="pause between two deliveries by this transport, whatever the destination; "
-        "without this key, default_transport_rate_delay",
+        description="pause between two deliveries by this transport, whatever the destination, "
+        "which then are never at once in a worker; without this key, default_transport_rate_delay",
         examples=["1s"],
     )
 

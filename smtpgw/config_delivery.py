@@ -26,12 +26,13 @@ class Delivery(settings.Table):
     default_destination_rate_delay: Duration = Field(
         default=0.0,
         ge=0,
-        description="pause between two deliveries to one destination; 0 means none",
+        description="pause between the end of a delivery to a destination and the begin of the "
+        "next, which then are never at once in a worker; 0 means none",
     )
     default_transport_rate_delay: Duration = Field(
         default=0.0,
         ge=0,
-        description="pause between two deliveries by one transport; 0 means none",
+        description="the same for all deliveries by one transport, whatever the destination",
     )
     default_destination_concurrency_limit: int = Field(
         default=20,
@@ -59,7 +60,8 @@ class Delivery(settings.Table):
     default_destination_recipient_limit: int = Field(
         default=50,
         ge=1,
-        description="recipients of a mail in one transaction (default_destination_recipient_limit)",
+        description="recipients of a mail in one delivery; with 1, each gets a copy of its own, "
+        "and the limits and pauses of a destination are those of each recipient",
     )
     inet_protocols: Literal["all", "ipv4", "ipv6"] = Field(
         default="all", description="the addresses that smtp: and relay: look for"

@@ -249,15 +249,17 @@ class Courier:
         """Every open recipient is deferred: the mail cannot be read now."""
         mail = attempt.lease.mail
         text = f"the queue cannot be read: {reason}"
-        for number, where in (await self._ways(mail)).items():
-            self._ended(attempt, mail.open, where, Deferred(number, text, "", "4.3.0"))
+        ways = await self._ways(mail)
+        for each in mail.open:
+            outcome = Deferred(each.number, text, "", "4.3.0")
+            self._ended(attempt, (each,), ways[each.number], outcome)
 
     def _doom(self, attempt: Attempt) -> None:
         """Every open recipient is bounced: the postmaster wants it so."""
         mail = attempt.lease.mail
         for each in mail.open:
             outcome = failed(each.number, mail.doomed)
-            self._ended(attempt, mail.open, Destination("error"), outcome)
+            self._ended(attempt, (each,), Destination("error"), outcome)
 
     async def _try(self, attempt: Attempt, content: Content) -> None:
         mail = attempt.lease.mail
