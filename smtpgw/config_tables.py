@@ -6,6 +6,7 @@ or as a TOML array.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,10 @@ from smtpgw.config_types import check_domain, check_network
 from smtpgw.tables import spec
 from smtpgw.tables.catalogue import check_type
 from smtpgw.tables.table import TableError
+
+
+_ADDRESS = re.compile(r"[0-9A-Fa-f:.%/\[\]]+")
+"""What is meant for an address or a network."""
 
 
 def _listed(value: object) -> object:
@@ -52,7 +57,7 @@ def _client(value: str) -> str:
     try:
         return value[: len(value) - len(bare)] + check_network(bare)
     except ValueError:
-        if ":" not in bare or bare.startswith("[") or bare.replace(":", "").isalnum():
+        if ":" not in bare or _ADDRESS.fullmatch(bare):
             raise
     return value[: len(value) - len(bare)] + _table(bare)
 

@@ -7,18 +7,13 @@ import re
 
 import pytest
 
-from milterd.base import logs, settings
 from milterd.base.toml_file import ConfigError
 from milterd.core.mail import Client as Peer
 from milterd.core.mail import Direction, Family
-from smtpgw import wiring
 from smtpgw.address.path import Path, PathError, parse_path
-from smtpgw.addresses import open_addresses
-from smtpgw.admission import Admission
-from smtpgw.config import GatewaySettings
-from smtpgw.edge.road import Connection
 from smtpgw.policy import relay
 from tests.edge.harness import Ledger, Server
+from tests.edge.policies import Policy
 
 STRANGERS = """
 [smtpgw]
@@ -37,31 +32,6 @@ name = "submission"
 address = "127.0.0.1:587"
 profile = "submission"
 """
-
-
-class Policy:
-    """What these settings say; the tables are in memory."""
-
-    def __init__(self, text: str, listener: str = "mx") -> None:
-        own = settings.parse(text, GatewaySettings).smtpgw
-        one = next(each for each in own.listener if each.name == listener)
-        self.plan = wiring.plan(own, one, open_addresses(own, logs.get("test")))
-
-    def admission(self, client: Peer) -> Admission:
-        addresses = self.plan.addresses
-        return Admission(client, addresses.mynetworks, self.plan.recipients, logs.get("test"))
-
-    def of(self, connection: Connection) -> Admission:
-        return self.admission(connection.client)
-
-    def refuses(self, client: Peer, recipient: Path, *, authenticated: bool = False) -> str:
-        async def asked() -> str:
-            admission = self.admission(client)
-            await admission.know()
-            refusal = await admission.rcpt(recipient, None, authenticated=authenticated)
-            return str(refusal.reply) if refusal else ""
-
-        return asyncio.run(asked())
 
 
 STRANGER = Peer(family=Family.INET, address=b"203.0.113.9")

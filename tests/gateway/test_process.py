@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,8 +17,9 @@ from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
+from smtpgw import config, control
 from smtpgw.cli import app
-from tests.gateway.gateway import Gateway, free_port, send_by, until
+from tests.gateway.gateway import PATIENCE, Gateway, free_port, send_by, until
 
 
 def command(gateway: Gateway, *words: str) -> Result:
@@ -335,3 +339,250 @@ def test_check_negotiates_with_milters(gateway: Gateway, milter: Path) -> None:
     done = command(gateway, "check")
     assert done.exit_code == 0, done.stdout
     assert "negotiated" in done.stdout
+
+
+# -- tables ------------------------------------------------------------------------------
+
+
+MAPS = 'virtual_mailbox_domains = "vm.example"\nvirtual_alias_domains = ""\n'
+
+
+def mailboxes(gateway: Gateway, *names: str) -> Path:
+    """The file of virtual_mailbox_maps, replaced at once."""
+    file = gateway.place / "mailboxes"
+    text = "".join(f"{each}@vm.example x\n" for each in names)
+    (gateway.place / "new").write_text(text)
+    (gateway.place / "new").rename(file)
+    return file
+
+
+def answer_for(gateway: Gateway, name: str) -> int:
+    with gateway.client() as client:
+        client.mail("s@example.org")
+        return int(client.rcpt(f"{name}@vm.example")[0])
+
+
+def test_a_table_that_cannot_be_opened_ends_the_start(gateway: Gateway) -> None:
+    gone, broken = gateway.place / "gone", gateway.place / "broken.cf"
+    broken.write_text("hosts = localhost\nquery = SELECT 1\n")
+    gateway.configure(
+        f'virtual_mailbox_maps = "texthash:{gone}"\nvirtual_alias_maps = ["mysql:{broken}"]\n'
+        f'mynetworks = "/{gone}2"'
+    )
+    done = run(gateway)
+    assert done.returncode == 78
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3, done.stderr
+    assert any(
+        f"{gateway.file}:10: smtpgw.virtual_mailbox_maps: found texthash:{gone}: {gone}: No such"
+        in line
+        for line in lines
+    )
+    assert any(f"{gateway.file}:11: smtpgw.virtual_alias_maps" in line for line in lines)
+    assert any(f"{gateway.file}:12: smtpgw.mynetworks" in line for line in lines)
+    assert all("expected" in line for line in lines)
+
+
+def test_a_reload_with_a_table_that_cannot_be_opened_changes_nothing(gateway: Gateway) -> None:
+    file = mailboxes(gateway, "u")
+    gateway.configure(f'{MAPS}virtual_mailbox_maps = "texthash:{file}"')
+    gateway.start()
+    gateway.configure(f'{MAPS}virtual_mailbox_maps = "texthash:{file}.gone"\nworkers = 2')
+    reload(gateway)
+    until(functools.partial(refusal_with, gateway, "smtpgw.virtual_mailbox_maps: found texthash:"))
+    assert [answer_for(gateway, each) for each in ("u", "x")] == [250, 550]
+    assert len(gateway.workers()) == 1
+    mailboxes(gateway, "x")
+    gateway.configure(f'{MAPS}virtual_mailbox_maps = "hash:{file}"')
+    reload(gateway)
+    until(lambda: gateway.count("ready") == 2, what="the reload")
+    assert [answer_for(gateway, each) for each in ("u", "x")] == [550, 250]
+
+
+def test_a_worker_that_cannot_open_a_table_keeps_its_settings(gateway: Gateway) -> None:
+    """The file may be lost between the supervisor's look and the worker's."""
+    file = mailboxes(gateway, "u")
+    gateway.configure(f'{MAPS}virtual_mailbox_maps = "texthash:{file}"')
+    good = config.load(gateway.file)
+    gateway.configure(f'{MAPS}virtual_mailbox_maps = "texthash:{file}.gone"')
+    bad = config.load(gateway.file)
+    ours, theirs = control.pair()
+    ours.setblocking(True)
+    ours.settimeout(PATIENCE)
+    listener = socket.create_server(("127.0.0.1", gateway.port))
+    with (gateway.place / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "smtpgw.worker", "0"],
+            env={**os.environ, control.CHANNEL: str(theirs.fileno())},
+            pass_fds=[theirs.fileno()],
+            stderr=log,
+        )
+    theirs.close()
+    try:
+        control.send_orders(ours, control.Orders(good, {"mx": listener}))
+        assert control.receive_answer(ours) == control.READY
+        control.send_orders(ours, control.Orders(bad, {"mx": listener}))
+        answer = control.receive_answer(ours).decode()
+        assert answer.startswith(control.REFUSED.decode())
+        assert f"texthash:{file}.gone" in answer
+        assert [answer_for(gateway, each) for each in ("u", "x")] == [250, 550]
+    finally:
+        ours.close()
+        listener.close()
+        assert worker.wait(PATIENCE) == 0
+
+
+def test_a_worker_without_its_tables_says_so_and_ends(gateway: Gateway) -> None:
+    gateway.configure(f'{MAPS}virtual_mailbox_maps = "texthash:{gateway.place}/gone"')
+    ours, theirs = control.pair()
+    listener = socket.create_server(("127.0.0.1", gateway.port))
+    with ours, theirs, listener:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "smtpgw.worker", "0"],
+            env={**os.environ, control.CHANNEL: str(theirs.fileno())},
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+        )
+        orders = control.Orders(config.load(gateway.file), {"mx": listener})
+        control.send_orders(ours, orders)
+        _, said = worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 1
+    assert b"worker cannot work" in said
+    assert b"virtual_mailbox_maps" in said
+    assert b"Traceback" not in said
+
+
+def test_a_changed_table_counts_without_a_reload_and_a_broken_one_does_not(
+    gateway: Gateway,
+) -> None:
+    file = mailboxes(gateway, "u")
+    more = '[smtpgw.tables]\nbad_lines = "refuse"\n'
+    limits = "".join(
+        f"smtpd_{x}_limit = 100000\n" for x in ("hard_error", "soft_error", "junk_command")
+    )
+    gateway.configure(f'{MAPS}virtual_mailbox_maps = "texthash:{file}"\n{limits}', more)
+    gateway.start()
+    with gateway.client() as client:  # a session that began before counts too
+
+        def answers(*names: str) -> list[int]:
+            client.rset()
+            client.mail("s@example.org")
+            return [client.rcpt(f"{each}@vm.example")[0] for each in names]
+
+        assert answers("u", "x") == [250, 550]
+        mailboxes(gateway, "x")
+        until(lambda: answers("u", "x") == [550, 250], what="the new content")
+        (gateway.place / "new").write_text("u@vm.example x\nbroken\n")
+        (gateway.place / "new").rename(file)
+        (line,) = until(
+            lambda: answers("u") == [550] and gateway.events("table keeps its old content"),
+            what="the warning",
+        )
+        assert (line["level"], line["file"]) == ("warning", str(file))
+        assert f"{file}:2" in line["reason"]
+        assert answers("u", "x") == [550, 250]
+        file.unlink()
+        until(lambda: answers("x") and gateway.count("table keeps its old content") == 2)
+        assert answers("u", "x") == [550, 250]
+        mailboxes(gateway, "u")
+        until(lambda: answers("u", "x") == [250, 550], what="the mended content")
+
+
+def descriptors(pid: int) -> dict[str, int]:
+    """How many descriptors a process has of what."""
+    found: dict[str, int] = {}
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # just closed
+            name = re.sub(r"\d+", "N", str(each.readlink()))
+            found[name] = found.get(name, 0) + 1
+    return found
+
+
+def test_reloads_leave_no_descriptor_behind(gateway: Gateway) -> None:
+    file = mailboxes(gateway, "u", "lmdb")
+    subprocess.run(["postmap", f"lmdb:{file}"], check=True, timeout=30)
+    with sqlite3.connect(gateway.place / "rows.db") as database:
+        database.executescript("CREATE TABLE u (k TEXT)")
+    database.close()
+    cf = gateway.place / "sqlite.cf"
+    cf.write_text(f"dbpath = {gateway.place}/rows.db\nquery = SELECT k FROM u WHERE k = '%s'\n")
+    maps = f"lmdb:{file}, sqlite:{cf}, texthash:{file}"
+    gateway.configure(f'{MAPS}virtual_mailbox_maps = "{maps}"')
+    gateway.start()
+    assert gateway.process is not None
+    (worker,) = gateway.workers()
+
+    def held() -> tuple[dict[str, int], dict[str, int]]:
+        assert [answer_for(gateway, each) for each in ("u", "x")] == [250, 550]
+        return descriptors(worker), descriptors(gateway.process.pid if gateway.process else 0)
+
+    def reloaded(number: int) -> None:
+        # The settings change each time, so that nothing could be kept.
+        gateway.configure(f'{MAPS}virtual_mailbox_maps = "{maps}"\nhopcount_limit = {number}')
+        ready = gateway.count("ready")
+        reload(gateway)
+        until(lambda: gateway.count("ready") > ready, what="the reload")
+
+    reloaded(49)
+    before = held()
+    for number in range(20):
+        reloaded(10 + number)
+
+    def as_before() -> bool:
+        now = held()
+        return all(
+            sum(n for name, n in after.items() if "/" in name)
+            <= sum(n for name, n in old.items() if "/" in name) + 2
+            for after, old in zip(now, before, strict=True)
+        )
+
+    until(as_before, what=f"no more descriptors than {before}")
+
+
+def test_the_supervisor_keeps_nothing_of_a_large_table(gateway: Gateway) -> None:
+    file = gateway.place / "large"
+    with file.open("w") as large:
+        large.writelines(f"user{number}@vm.example {'x' * 60}\n" for number in range(150_000))
+    gateway.configure()
+    gateway.start()
+    assert gateway.process is not None
+    before = memory(gateway.process.pid, "VmHWM")
+    (worker,) = gateway.workers()
+    small = memory(worker, "VmRSS")
+    gateway.configure(f'{MAPS}virtual_mailbox_maps = "texthash:{file}"')
+    reload(gateway)
+    until(lambda: gateway.count("ready") == 2, what="the reload")
+    assert [answer_for(gateway, each) for each in ("user149999", "x")] == [250, 550]
+    assert memory(worker, "VmRSS") > small + 10_000
+    assert memory(gateway.process.pid, "VmHWM") < before + 10_000
+
+
+def memory(pid: int, what: str) -> int:
+    """In kibibytes."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(re.findall(rf"^{what}:\s+(\d+) kB", text, re.MULTILINE)[0])
+
+
+def test_check_looks_at_every_table(gateway: Gateway) -> None:
+    (gateway.place / "aliases").write_text("vm.example x\nu@vm.example a@example.net\nbroken\n")
+    file = mailboxes(gateway, "u")
+    gateway.configure(
+        f'virtual_mailbox_maps = "texthash:{file}, tcp:127.0.0.1:1"\n'
+        'virtual_mailbox_domains = "vm.example"\n'
+        f'virtual_alias_maps = "texthash:{gateway.place}/aliases"\nrelay_domains = "static:x"'
+    )
+    done = command(gateway, "check", "--json")
+    assert done.exit_code == 1, done.stdout
+    found = json.loads(done.stdout)["findings"]
+    said = {(each["subject"], each["level"]): each["detail"] for each in found}
+    assert said[f"table texthash:{file}", "ok"] == "answers"
+    assert "451" in said["table tcp:127.0.0.1:1", "error"]
+    assert "broken" in said[f"table texthash:{gateway.place}/aliases", "warning"]
+    both = "do not list domain vm.example in both virtual_alias_domains and virtual_mailbox_domains"
+    assert said["virtual_alias_domains", "warning"].startswith(both)
+    assert "takes every domain" in said["relay_domains", "warning"]
+    gateway.configure(f'virtual_mailbox_maps = "texthash:{file}.gone"')
+    done = command(gateway, "check", "--json")
+    assert done.exit_code == 78
+    (wrong,) = [each for each in json.loads(done.stdout)["findings"] if each["level"] == "error"]
+    assert f"{gateway.file}:10: smtpgw.virtual_mailbox_maps" in wrong["detail"]
