@@ -17,7 +17,7 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 
 from milterd.base.toml_file import ConfigError, Problem
-from smtpgw.address.aliases import Aliases
+from smtpgw.address.aliases import Aliases, Unreadable
 from smtpgw.address.canonical import Canonical
 from smtpgw.address.clients import ClientList
 from smtpgw.address.extension import Delimiter
@@ -36,7 +36,7 @@ from smtpgw.rewriting import Part, RewriteOptions, Rewriter
 from smtpgw.routes import RouteOptions, Routes, Transport
 from smtpgw.table_room import Given, TableRoom
 from smtpgw.tables import spec
-from smtpgw.tables.table import Table, Unavailable
+from smtpgw.tables.table import Table
 
 INCLUDE_LIMIT = 1_000_000
 """Octets of a file that `:include:` names."""
@@ -284,7 +284,7 @@ class _Builder:
         return Known(options, self._resolver.finder)
 
     def _local(self, maps: SomeMaps) -> Aliases:
-        return Aliases(maps, self._standard, self._delimiter, self._resolver.ours, _included)
+        return Aliases(maps, self._standard, self._delimiter, self._resolver.here, _included)
 
     def _header_clients(self) -> HeaderClients:
         words = list(spec.split(self._room.text("local_header_rewrite_clients")))
@@ -311,7 +311,7 @@ def _classes(names: Classes) -> Part:
 
 
 async def _included(name: bytes) -> bytes:
-    """The text of a file.  Raises Unavailable."""
+    """The text of a file.  Raises Unreadable."""
     path = Path(name.decode("utf-8", "surrogateescape"))
 
     def read() -> bytes:
@@ -321,7 +321,7 @@ async def _included(name: bytes) -> bytes:
     try:
         text = await asyncio.to_thread(read)
     except OSError as error:
-        raise Unavailable(f":include:{path}", error.strerror or str(error)) from error
+        raise Unreadable(f"{path}: {error.strerror or error}") from error
     if len(text) > INCLUDE_LIMIT:
-        raise Unavailable(f":include:{path}", f"larger than {INCLUDE_LIMIT} octets")
+        raise Unreadable(f"{path}: larger than {INCLUDE_LIMIT} octets")
     return text

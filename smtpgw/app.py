@@ -89,7 +89,7 @@ class App:
     async def _take_over(self, shard: int, failed: Callable[[BaseException], None]) -> Post:
         post = await Post.open(shard, self._settings, self._clock, 0.0)
         assert self._addresses is not None  # noqa: S101 - it looks for others' queues after apply()
-        post.deliver(self._settings, self._addresses.routes, failed)
+        post.deliver(self._settings, self._addresses, failed)
         metrics.TAKEOVERS.inc()
         return post
 
@@ -108,10 +108,10 @@ class App:
         self._settings, self._takeover.options = settings, wiring.takeover(settings)
         self._addresses = addresses
         for shard, taken in self._takeover.posts.items():
-            taken.deliver(settings, addresses.routes, self._takeover.failure_of(shard))
+            taken.deliver(settings, addresses, self._takeover.failure_of(shard))
         self._road.plans = {**self._road.plans, **plans}
         for post in self.posts:
-            post.deliver(settings, addresses.routes, failed)
+            post.deliver(settings, addresses, failed)
         await self._pick_up(settings, failed)
         await self._open_doors(edges, orders.listeners)
         if self._looking is None:

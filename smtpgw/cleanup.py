@@ -1,8 +1,8 @@
 """From what the edge received to the mail that milters see and the queue keeps (cleanup(8)).
 
-Our trace goes on top, recipients without a domain get ours, and mail of our own users
-gets the Date and Message-ID it lacks: before it is signed, not after.
-Nothing else changes.
+Our trace goes on top, and mail of our own users gets the Date and Message-ID it lacks: before
+it is signed, not after.  Nothing else changes here: addresses are the intake's business
+(:mod:`smtpgw.readdress`).
 """
 
 from __future__ import annotations
@@ -49,14 +49,13 @@ class Arrival:
 def prepare(arrival: Arrival, options: CleanupOptions) -> Mail:
     """The mail to show to the milters and to queue."""
     content, originating = arrival.content, arrival.session.direction is Direction.ORIGINATING
-    envelope = _qualified(arrival.envelope, options.myhostname.encode())
     added: tuple[HeaderField, ...] = ()
     if originating or options.always_add_missing_headers:
         added = tuple(_missing(arrival, options.myhostname))
     return Mail(
         session=arrival.session,
-        envelope=envelope,
-        headers=(_trace(arrival, envelope, options), *content.headers, *added),
+        envelope=arrival.envelope,
+        headers=(_trace(arrival, options), *content.headers, *added),
         body=content.body,
         separator=content.separator,
     )
@@ -71,35 +70,26 @@ def prepare_local(arrival: Arrival, options: CleanupOptions, *, uid: int, arrive
     added = tuple(_missing(replace(arrival, when=arrived), options.myhostname))
     return Mail(
         session=arrival.session,
-        envelope=_qualified(arrival.envelope, options.myhostname.encode()),
+        envelope=arrival.envelope,
         headers=(HeaderField(b"Received", trace, hidden=True), *content.headers, *added),
         body=content.body,
         separator=content.separator,
     )
 
 
-def _trace(arrival: Arrival, envelope: Envelope, options: CleanupOptions) -> HeaderField:
+def _trace(arrival: Arrival, options: CleanupOptions) -> HeaderField:
     client, hello = arrival.session.client, arrival.hello
     if options.hide_client and arrival.session.direction is Direction.ORIGINATING:
         client, hello = _NOBODY, replace(hello, name=b"localhost")
     return received_field(
         client,
         hello,
-        envelope,
+        arrival.envelope,
         by=options.myhostname.encode(),
         mail_name=MAIL_NAME,
         queue_id=arrival.queue_id.encode(),
         when=arrival.when,
     )
-
-
-def _qualified(envelope: Envelope, domain: bytes) -> Envelope:
-    """<postmaster> as a whole address, which every next hop understands."""
-    whole = tuple(
-        each if b"@" in each.address else replace(each, address=each.address + b"@" + domain)
-        for each in envelope.recipients
-    )
-    return replace(envelope, recipients=whole)
 
 
 def _missing(arrival: Arrival, hostname: str) -> Iterator[HeaderField]:

@@ -110,7 +110,7 @@ class Ending:
         tell = bool(waits) and hold is None
         warn = tell and self._schedule.warn(born=mail.born, now=now, warned=mail.warned)
         reports = self._reporter.reports(mail, content, final, warn) if with_dsn else ()
-        follow = tuple([await self._intake.routed(each) for each in reports])
+        follow = tuple([mail for each in reports for mail in await self._intake.follow(each)])
         state = await self._store.settle(
             Settlement(
                 queue_id=mail.queue_id,

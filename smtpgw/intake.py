@@ -1,23 +1,32 @@
 """The one door into the queue: for mail from the edge and for our own DSNs.
 
-`accept` returns when the mail, its envelope, every recipient and the decision are
-committed and synced; only then may a client see 250.  What it raises carries the
-answer for the client: `code`, `enhanced`, `answer` (:class:`QueueError`).
+What enters is readdressed first (:mod:`smtpgw.readdress`), which may make several mails of it:
+they are queued together or not at all.  `accept` returns when they, their envelopes, every
+recipient and the decision are committed and synced; only then may a client see 250.  What it
+raises carries the answer for the client: `code`, `enhanced`, `answer` (:class:`QueueError`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from milterd.core.decision import Reason
-from milterd.core.mail import Mail
+from milterd.core.mail import Client, Mail, Recipient
+from smtpgw.address.virtual import Expansion, Unreasonable
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.store import NewMail, QueueError, Store, StoreFailed, StoreFull
+from smtpgw.readdress import AddressRules, Readdressed
+from smtpgw.tables.table import Unavailable
 
 SiteOf = Callable[[Iterable[bytes], bytes], Awaitable[str]]
 """What a mail for recipients, from a sender, waits for in the queue."""
+TellExpanded = Callable[[NewMail, Sequence[Recipient]], Sequence[NewMail]]
+"""The DSNs that tell a mail's sender that recipients were expanded into others."""
+MOST_REASONS = 50
+"""Steps of readdressing that the log and the store keep of a mail."""
 
 
 class NoRecipients(QueueError):  # noqa: N818 - the name says what happened
@@ -28,9 +37,23 @@ class NoRecipients(QueueError):  # noqa: N818 - the name says what happened
     answer = "No valid recipients"
 
 
+class LookupFailed(QueueError):  # noqa: N818 - the name says what happened
+    """A table that cannot answer now; which, and why, is for the log."""
+
+    answer = "Temporary lookup failure"
+
+
+class ExpansionFailed(LookupFailed):
+    """Tables that lead nowhere; code and words are those of Postfix's cleanup(8)."""
+
+    enhanced = "4.6.0"
+    answer = "Alias expansion error"
+
+
 class Intake:
     """The door.  `wake` is called when there is something new to deliver; `site_of` says
-    what a mail for these recipients waits for in the queue."""
+    what a mail for these recipients waits for in the queue; without `rules` every address
+    stays as it is.  `tell_expanded` makes the DSNs that rules call for."""
 
     def __init__(
         self, store: Store, clock: QueueClock, wake: Callable[[], None] = lambda: None
@@ -38,6 +61,8 @@ class Intake:
         self._store, self._clock = store, clock
         self.wake = wake
         self.site_of: SiteOf = _any_site
+        self.rules: AddressRules | None = None
+        self.tell_expanded: TellExpanded = _nobody_told
 
     def new_id(self) -> str:
         """A queue id; the edge asks for one at MAIL."""
@@ -50,6 +75,19 @@ class Intake:
         if not self._store.room(size):
             raise StoreFull("less than queue_minfree left on the queue's device")
 
+    async def headers(
+        self, mail: Mail, client: Client | None = None, *, authenticated: bool = False
+    ) -> tuple[Mail, tuple[Reason, ...]]:
+        """The mail with the header fields that its milters are to see, and why they changed:
+        from this client, or written here.  Raises LookupFailed (451)."""
+        rules = self.rules
+        if rules is None:
+            return mail, ()
+        with _lookups():
+            local = client is None or await rules.writes_here(client, authenticated=authenticated)
+            mail, steps = await rules.headers(mail, local=local)
+        return mail, tuple(_reasons(steps, "header"))
+
     async def accept(
         self,
         mail: Mail,
@@ -59,21 +97,25 @@ class Intake:
         hold: str | None = None,
         handed: str = "",
         doomed: str = "",
-    ) -> None:
+    ) -> tuple[Reason, ...]:
         """Queue it for good.  Cancelling the caller does not undo it half-way.
 
         `handed` is the file that a local mail stood in, `doomed` why it is to be bounced.
-        Raises StoreFull (452), StoreFailed (451), QueueError (451), NoRecipients (554).
+        Returns what was added to the decision: the steps of readdressing.
+        Raises StoreFull (452), StoreFailed (451), QueueError (451), LookupFailed (451),
+        NoRecipients (554).
         """
-        new = await self.routed(self.prepare(mail, queue_id=queue_id, decision=decision, hold=hold))
+        new = self.prepare(mail, queue_id=queue_id, decision=decision, hold=hold)
         new = replace(new, handed=handed, doomed=doomed)
-        await asyncio.shield(asyncio.ensure_future(self._store.add(new)))
+        mails = await self._readdressed(new, own=False)
+        await asyncio.shield(asyncio.ensure_future(self._store.add(*mails)))
         self.wake()
+        return mails[0].reasons[len(new.reasons) :]
 
     def prepare(
         self, mail: Mail, *, queue_id: str, decision: Sequence[Reason] = (), hold: str | None = None
     ) -> NewMail:
-        """The same mail as `accept` would queue it, for a store's transaction with more in it."""
+        """The mail as it is, for a store's transaction with more in it: see `follow`."""
         if not mail.envelope.recipients:
             raise NoRecipients(f"{queue_id}: no recipients")
         return NewMail(
@@ -85,7 +127,43 @@ class Intake:
             hold=hold,
         )
 
-    async def routed(self, new: NewMail) -> NewMail:
+    async def follow(self, own: NewMail) -> tuple[NewMail, ...]:
+        """What a mail that we wrote is queued as.  Raises LookupFailed."""
+        mail, reasons = await self.headers(own.mail)
+        return await self._readdressed(
+            replace(own, mail=mail, reasons=(*own.reasons, *reasons)), own=True
+        )
+
+    async def _readdressed(self, new: NewMail, *, own: bool) -> tuple[NewMail, ...]:
+        """The mails that are to be queued for this one, which is the first of them."""
+        rules = self.rules
+        if rules is None:
+            return (await self._routed(new),)
+        with _lookups():
+            if new.doomed:
+                done = await rules.bounced(new.mail)
+            else:
+                done = await rules.mail(new.mail, own=own)
+        mails = [await self._routed(each) for each in self._copies(new, done)]
+        if done.expanded:
+            sent = replace(new.mail.envelope, sender=done.sender)
+            source = replace(new, mail=replace(new.mail, envelope=sent))
+            for letter in self.tell_expanded(source, done.expanded):
+                mails += await self.follow(replace(letter, hold=new.hold))
+        return tuple(mails)
+
+    def _copies(self, new: NewMail, done: Readdressed) -> Iterator[NewMail]:
+        steps = tuple(_reasons(done.steps, "envelope"))
+        for number, each in enumerate(done.copies):
+            doomed = new.doomed or each.doomed
+            part = replace(new, mail=each.mail, doomed=doomed, reasons=(*new.reasons, *steps))
+            if number:
+                origin = Reason("rewrite", "apart", {"from_mail": new.queue_id})
+                reasons = (*part.reasons, origin)
+                part = replace(part, queue_id=self.new_id(), handed="", reasons=reasons)
+            yield part
+
+    async def _routed(self, new: NewMail) -> NewMail:
         """The mail with what it waits for."""
         envelope = new.mail.envelope
         those = [each.address for each in envelope.recipients]
@@ -94,3 +172,35 @@ class Intake:
 
 async def _any_site(_recipients: Iterable[bytes], _sender: bytes) -> str:
     return ""
+
+
+def _nobody_told(_mail: NewMail, _recipients: Sequence[Recipient]) -> Sequence[NewMail]:
+    return ()
+
+
+@contextlib.contextmanager
+def _lookups() -> Iterator[None]:
+    """What tables cannot do, as the answer that a client is given."""
+    try:
+        yield
+    except Unavailable as error:
+        raise LookupFailed(str(error)) from error
+    except Unreasonable as error:
+        raise ExpansionFailed(str(error)) from error
+
+
+def _reasons(steps: Sequence[Expansion], place: str) -> Iterator[Reason]:
+    """One for each step, as far as there is room."""
+    for each in steps[:MOST_REASONS]:
+        became = b", ".join(each.became[:MOST_REASONS])
+        facts = {"in": place, "table": each.rule, "where": each.where}
+        yield Reason(
+            "rewrite", "changed", facts | {"from": _text(each.address), "to": _text(became)}
+        )
+    if len(steps) > MOST_REASONS:
+        more = str(len(steps) - MOST_REASONS)
+        yield Reason("rewrite", "changed", {"in": place, "further_steps": more})
+
+
+def _text(octets: bytes) -> str:
+    return octets[:1000].decode("utf-8", "backslashreplace")

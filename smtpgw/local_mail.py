@@ -99,10 +99,14 @@ class LocalRoad:
         queue_id = intake.new_id()
         arrival = Arrival(_SESSION, _HELLO, handed.envelope, handed.content, queue_id, now)
         mail = prepare_local(arrival, plan.cleanup, uid=handed.uid, arrived=handed.arrived)
-        result = await self._ask(mail, queue_id) if plan.milters else ChainResult(mail)
         by = Reason("pickup", "accepted", {"uid": str(handed.uid), "login": handed.login})
+        try:
+            mail, rewritten = await intake.headers(mail)
+        except QueueError as error:
+            return self._tell(handed, queue_id, Fate.LATER, str(error), (by,))
+        result = await self._ask(mail, queue_id) if plan.milters else ChainResult(mail)
         return await self._conclude(
-            handed, queue_id, replace(result, reasons=(by, *result.reasons)), waited
+            handed, queue_id, replace(result, reasons=(by, *rewritten, *result.reasons)), waited
         )
 
     async def _conclude(
@@ -125,7 +129,7 @@ class LocalRoad:
         if result.quarantine is not None and not words:
             hold = result.quarantine.decode("utf-8", "backslashreplace")
         try:
-            await self._means.intake.accept(
+            rewritten = await self._means.intake.accept(
                 result.mail,
                 queue_id=queue_id,
                 decision=result.reasons,
@@ -136,7 +140,8 @@ class LocalRoad:
         except QueueError as error:
             return self._tell(handed, queue_id, Fate.LATER, str(error), result.reasons)
         fate = Fate.BOUNCED if words else Fate.QUEUED if hold is None else Fate.HELD
-        return self._tell(handed, queue_id, fate, words or hold or "", result.reasons)
+        reasons = (*result.reasons, *rewritten)
+        return self._tell(handed, queue_id, fate, words or hold or "", reasons)
 
     def _tell(
         self, handed: Handed, queue_id: str, fate: Fate, words: str, reasons: tuple[Reason, ...]

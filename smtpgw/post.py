@@ -17,13 +17,15 @@ from pathlib import Path
 
 from milterd.base import logs, metrics
 from smtpgw import outbound, peers, wiring
+from smtpgw.addresses import Addresses
 from smtpgw.config import Smtpgw
 from smtpgw.courier import Courier
 from smtpgw.delivery.fixed import Fixed
 from smtpgw.delivery.maildir import MaildirDelivery
-from smtpgw.delivery.outcome import Deliverer
+from smtpgw.delivery.outcome import Deliverer, Destination
 from smtpgw.delivery.pool import Pool
 from smtpgw.dns.resolver import DnsOptions, DnsResolver
+from smtpgw.generic import GenericDelivery
 from smtpgw.intake import Intake
 from smtpgw.queue import handover, salvage
 from smtpgw.queue.clock import Clock, QueueClock
@@ -33,7 +35,8 @@ from smtpgw.queue.sqlite import SqliteStore
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import StoreBroken, StoreLocked
 from smtpgw.queue.tools import shard_directory
-from smtpgw.routes import Routes
+from smtpgw.readdress import AddressRules
+from smtpgw.reports import Reporter
 
 _LOOK_AGAIN = 0.1
 """Seconds between looks whether another process has let go of the shard."""
@@ -113,20 +116,23 @@ class Post:
                 await asyncio.sleep(_LOOK_AGAIN)
 
     def deliver(
-        self, settings: Smtpgw, routes: Routes, failed: Callable[[BaseException], None]
+        self, settings: Smtpgw, addresses: Addresses, failed: Callable[[BaseException], None]
     ) -> None:
         """Deliver by these settings from now on; what is under way ends by the old ones.
 
-        `failed` is called if the courier cannot go on.
+        `failed` is called if the courier cannot go on.  The tables of `addresses` are in use
+        until what goes by them has ended.
         """
         if self._courier is not None:
             leaving = asyncio.ensure_future(self._courier.drain(settings.stop_timeout))
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
         manager = QueueManager(self.store, self._clock, wiring.manager(settings))
-        self._courier = self._new_courier(settings, routes, manager)
+        self._courier = self._new_courier(settings, addresses, manager)
         self.intake.wake = manager.wake
-        self.intake.site_of = routes.site
+        self.intake.site_of = addresses.routes.site
+        self.intake.rules = AddressRules(addresses)
+        self.intake.tell_expanded = self._reporter(settings).readdressed
 
         def ended(task: asyncio.Task[None]) -> None:
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -135,10 +141,14 @@ class Post:
         self._running = asyncio.ensure_future(self._courier.run())
         self._running.add_done_callback(ended)
 
-    def _new_courier(self, settings: Smtpgw, routes: Routes, manager: QueueManager) -> Courier:
+    def _new_courier(
+        self, settings: Smtpgw, addresses: Addresses, manager: QueueManager
+    ) -> Courier:
         pool = Pool(peers.pool(settings))
         fixed = Fixed()
-        smtp = outbound.delivery(settings, self._ask(wiring.dns(settings)), pool)
+        smtp: Deliverer = outbound.delivery(settings, self._ask(wiring.dns(settings)), pool)
+        if addresses.generic is not None:
+            smtp = GenericDelivery(smtp, addresses.generic, signed=settings.rewrite_signed_headers)
         deliverers: dict[str, Deliverer] = {
             "lmtp": pool,
             "smtp": smtp,
@@ -155,13 +165,23 @@ class Post:
             manager=manager,
             clock=self._clock,
             schedule=Schedule(wiring.schedule(settings)),
-            route=routes.route,
+            route=functools.partial(_route, addresses),
             deliverers=deliverers,
             chance=random.random,
-            token=lambda: secrets.token_hex(8),
+            token=_token,
             log=logs.get("courier"),
             options=wiring.courier(settings),
             observe=_observe,
+        )
+
+    def _reporter(self, settings: Smtpgw) -> Reporter:
+        return Reporter(
+            self.intake,
+            clock=self._clock,
+            schedule=Schedule(wiring.schedule(settings)),
+            token=_token,
+            log=logs.get("intake"),
+            options=wiring.dsn(settings),
         )
 
     def _ask(self, options: DnsOptions) -> DnsResolver:
@@ -193,6 +213,15 @@ class Post:
         if self._resolver is not None:
             await self._resolver[1].close()
         await self.store.close()
+
+
+def _token() -> str:
+    return secrets.token_hex(8)
+
+
+async def _route(addresses: Addresses, address: bytes, sender: bytes) -> Destination:
+    """Who has this to ask keeps the tables open."""
+    return await addresses.routes.route(address, sender)
 
 
 def _left(shard: int, queue_id: str, reason: str) -> None:

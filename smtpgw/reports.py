@@ -9,10 +9,11 @@ cause failures without end (RFC 5321 sections 4.5.5 and 6.1, Postfix's bounce(8)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
+from milterd.core.mail import Recipient
 from smtpgw import settling
 from smtpgw.delivery.encode import convertible
 from smtpgw.delivery.outcome import Destination, Outcome
@@ -21,7 +22,8 @@ from smtpgw.dsn.report import Action, DsnOptions, Letter, News, Report, Reported
 from smtpgw.intake import Intake
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.schedule import Schedule
-from smtpgw.queue.store import Content, NewMail, QueuedMail, QueueError
+from smtpgw.queue.states import MailState
+from smtpgw.queue.store import Content, NewMail, QueuedMail, QueuedRecipient, QueueError
 
 PAUSE = 3600.0
 """Seconds between two notices of one kind of trouble: a full disk concerns every mail."""
@@ -66,6 +68,30 @@ class Reporter:
             except QueueError as error:
                 self._log.error("dsn", about=mail.queue_id, outcome="error", reason=str(error))
         return tuple(found)
+
+    def readdressed(self, new: NewMail, those: Sequence[Recipient]) -> tuple[NewMail, ...]:
+        """The same for recipients of a mail that is being queued.  Raises QueueError."""
+        mail = QueuedMail(
+            queue_id=new.queue_id,
+            state=MailState.INCOMING,
+            sender=new.mail.envelope.sender,
+            sender_args=new.mail.envelope.sender_args,
+            session=new.mail.session,
+            size=new.mail.size,
+            arrived=new.arrived,
+            born=new.born,
+            due=None,
+            attempts=0,
+            warned=False,
+            note="",
+            reasons=(),
+            recipients=tuple(
+                QueuedRecipient(number, each.address, each.args)
+                for number, each in enumerate(those)
+            ),
+        )
+        content = Content(new.mail.head(), new.mail.body)
+        return self.expanded(mail, content, range(len(those)))
 
     def expanded(
         self, mail: QueuedMail, content: Content, numbers: Collection[int]

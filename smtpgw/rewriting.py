@@ -22,10 +22,18 @@ from smtpgw.address.headers import RECIPIENTS, SENDERS, rewritten
 from smtpgw.address.masquerade import Masquerade
 from smtpgw.address.params import encode_xtext
 from smtpgw.address.standard import Standard
-from smtpgw.address.virtual import Expansion, Virtual
+from smtpgw.address.virtual import Expansion, Told, Virtual
+from smtpgw.dsn import envelope as dsn
 
 _SIGNATURES = frozenset({b"dkim-signature", b"arc-message-signature", b"domainkey-signature"})
 _SIGNED = re.compile(rb"(?:\A|;)\s*h\s*=\s*([^;]*)", re.DOTALL)
+
+_PHRASE = rb"[^\"()<>@,;:\\\[\]]*"
+_ADDRESS = rb"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+"
+_ONE = rb'(?:%b(?:"[^"\\]*"%b)?<%b>\s*|\s*%b\s*)' % (_PHRASE, _PHRASE, _ADDRESS, _ADDRESS)
+_COMPLETE = re.compile(rb"%b(?:,%b)*" % (_ONE, _ONE))
+"""Addresses, each with a whole domain, as nearly all fields have them: standard form is what they
+have.  It reads a value in one way only, so it needs time in proportion to the length."""
 
 
 class Part(enum.Flag):
@@ -38,6 +46,11 @@ class Part(enum.Flag):
 
     SENDERS = ENVELOPE_SENDER | HEADER_SENDER
     RECIPIENTS = ENVELOPE_RECIPIENT | HEADER_RECIPIENT
+
+
+_FIELDS = dict.fromkeys(SENDERS, Part.HEADER_SENDER) | dict.fromkeys(
+    RECIPIENTS, Part.HEADER_RECIPIENT
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +79,32 @@ class RewriteOptions:
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """The new envelope, and every step on the way to it."""
+    """The new envelope, and every step on the way to it.  `expanded` are recipients that became
+    several and whose sender wants to hear of their success: that of the several is not told."""
 
     envelope: Envelope
     steps: tuple[Expansion, ...] = ()
+    expanded: tuple[Recipient, ...] = ()
 
 
 @dataclass(slots=True)
 class _Work:
     steps: list[Expansion] = field(default_factory=list)
     recipients: dict[bytes, Recipient] = field(default_factory=dict)
+    expanded: list[Recipient] = field(default_factory=list)
 
     def add(self, recipient: Recipient) -> None:
         """Each address once: the first that leads to it counts."""
         self.recipients.setdefault(recipient.address.lower(), recipient)
+
+    def by(self, rule: str) -> Told:
+        """Whom a rule tells of its steps."""
+        return lambda step: self.steps.append(replace(step, rule=rule))
+
+    def step(self, rule: str, address: bytes, became: bytes, where: str = "") -> None:
+        """One address became another."""
+        if became != address:
+            self.steps.append(Expansion(address, (became,), where or rule, rule))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,82 +115,128 @@ class Rewriter:
     standard: Standard
     finder: Finder
 
-    async def envelope(self, envelope: Envelope) -> Rewritten:
-        """Raises Unavailable, Unreasonable: the mail is put off."""
-        options, work = self.options, _Work()
-        sender = form.internal(envelope.sender)
-        if sender:
-            sender = await self._address(sender, Part.ENVELOPE_SENDER, work)
-        copies = [options.always_bcc] if options.always_bcc else []
-        copies += await self._copies(options.sender_bcc_maps, sender)
+    async def envelope(
+        self, envelope: Envelope, *, sender: bool = True, copies: bool = True
+    ) -> Rewritten:
+        """Not the sender without `sender`, and no blind copies without `copies`: mail of our own.
+        Raises Unavailable, Unreasonable: the mail is put off."""
+        work = _Work()
+        origin = form.internal(envelope.sender)
+        if origin and sender:
+            origin = await self._address(origin, Part.ENVELOPE_SENDER, work)
+        blind = await self._from_sender(origin, work) if copies else []
         for each in envelope.recipients:
             address = await self._address(
                 form.internal(each.address), Part.ENVELOPE_RECIPIENT, work
             )
-            copies += await self._copies(options.recipient_bcc_maps, address)
+            if copies:
+                maps = self.options.recipient_bcc_maps
+                blind += await self._copies("recipient_bcc_maps", maps, address, work)
             await self._expanded(each, address, work)
-        for copy in copies:
+        for copy in blind:
             address = await self._address(form.internal(copy), Part.ENVELOPE_RECIPIENT, work)
             await self._expanded(
                 Recipient(form.external(address), (b"NOTIFY=NEVER",)), address, work
             )
         new = replace(
             envelope,
-            sender=form.external(sender),
+            sender=form.external(origin) if sender else envelope.sender,
             recipients=tuple(work.recipients.values()),
         )
-        return Rewritten(new, tuple(work.steps))
+        return Rewritten(new, tuple(work.steps), tuple(work.expanded))
+
+    async def _from_sender(self, sender: bytes, work: _Work) -> list[bytes]:
+        options = self.options
+        found = [options.always_bcc] if options.always_bcc else []
+        for each in found:
+            work.step("always_bcc", b"", each)
+        return found + await self._copies("sender_bcc_maps", options.sender_bcc_maps, sender, work)
 
     async def headers(
-        self, fields: Sequence[HeaderField], *, local: bool
+        self, fields: Sequence[HeaderField], *, local: bool, told: Told | None = None
     ) -> tuple[HeaderField, ...]:
         """The header fields; `local` says that the mail is from one of
         local_header_rewrite_clients.  Raises Unavailable."""
         if not local and not self.options.remote_header_rewrite_domain:
             return tuple(fields)
-        kept = frozenset[bytes]() if self.options.rewrite_signed_headers else signed(fields)
-        return tuple([await self._field(each, kept, local=local) for each in fields])
+        work = _Work()
+        kept: frozenset[bytes] | None = None
+        found = list(fields)
+        for number, each in enumerate(fields):
+            part = _FIELDS.get(each.name.strip(b" \t").lower())
+            if part is None:
+                continue
+            if kept is None:
+                signs = not self.options.rewrite_signed_headers
+                kept = signed(fields) if signs else frozenset[bytes]()
+            if each.name.strip(b" \t").lower() not in kept:
+                found[number] = await self._field(each, part, work, local=local)
+        if told is not None:
+            for step in work.steps:
+                told(step)
+        return tuple(found)
 
     async def _field(
-        self, each: HeaderField, kept: frozenset[bytes], *, local: bool
+        self, each: HeaderField, part: Part, work: _Work, *, local: bool
     ) -> HeaderField:
-        name = each.name.strip(b" \t").lower()
-        part = Part.HEADER_SENDER if name in SENDERS else Part.HEADER_RECIPIENT
-        if name in kept or (name not in SENDERS and name not in RECIPIENTS):
-            return each
-
         async def rewrite(address: bytes) -> bytes:
-            return await self._address(address, part, _Work(), local=local)
+            return await self._address(address, part, work, local=local)
 
+        if not self._changes(part) and _COMPLETE.fullmatch(each.value):
+            return each
         value = await rewritten(each.value, rewrite)
         return each if value == each.value else replace(each, value=value)
+
+    def _changes(self, part: Part) -> bool:
+        """Whether a rule could change an address that is in standard form."""
+        options = self.options
+        return any(
+            rule is not None and part in classes
+            for rule, classes in (
+                (options.sender_canonical, options.sender_canonical_classes),
+                (options.recipient_canonical, options.recipient_canonical_classes),
+                (options.canonical, options.canonical_classes),
+                (options.masquerade, options.masquerade_classes),
+            )
+        )
 
     async def _address(
         self, address: bytes, part: Part, work: _Work, *, local: bool = True
     ) -> bytes:
-        options = self.options
+        options, given = self.options, address
         if local:
-            address = self.standard.local(address)
+            address = self.standard.local(given)
         else:
-            address = self.standard.remote(address, options.remote_header_rewrite_domain)
+            address = self.standard.remote(given, options.remote_header_rewrite_domain)
+        work.step("standard form", given, address)
         if not address:
             return address
-        for table, classes in (
-            (options.sender_canonical, options.sender_canonical_classes),
-            (options.recipient_canonical, options.recipient_canonical_classes),
-            (options.canonical, options.canonical_classes),
+        for rule, table, classes in (
+            ("sender_canonical_maps", options.sender_canonical, options.sender_canonical_classes),
+            (
+                "recipient_canonical_maps",
+                options.recipient_canonical,
+                options.recipient_canonical_classes,
+            ),
+            ("canonical_maps", options.canonical, options.canonical_classes),
         ):
             if table is not None and part in classes:
-                address = await table.rewrite(address, work.steps.append)
+                address = await table.rewrite(address, work.by(rule))
         if options.masquerade is not None and part in options.masquerade_classes:
-            address = options.masquerade.rewrite(address)
+            given, address = address, options.masquerade.rewrite(address)
+            work.step("masquerade_domains", given, address)
         return address
 
-    async def _copies(self, maps: Maps | None, address: bytes) -> list[bytes]:
-        if maps is None:
+    async def _copies(
+        self, rule: str, maps: Maps | None, address: bytes, work: _Work
+    ) -> list[bytes]:
+        if maps is None or not address:
+            return []  # the null sender has no copies
+        hit = await self.finder.find(maps, address)
+        if hit is None:
             return []
-        hit = await self.finder.find(maps, address or b"")
-        return [] if hit is None else [hit.value]
+        work.step(rule, address, hit.value, hit.where)
+        return [hit.value]
 
     async def _expanded(self, given: Recipient, address: bytes, work: _Work) -> None:
         """The recipient, or what its virtual aliases lead to, under its own parameters; ORCPT
@@ -173,19 +244,39 @@ class Rewriter:
         virtual = self.options.virtual
         those: Iterable[bytes] = (address,)
         if virtual is not None:
-            those = await virtual.expand(address, work.steps.append)
+            those = await virtual.expand(address, work.by("virtual_alias_maps"))
+        several = len(tuple(those)) > 1
+        if several and wants_success(given):
+            work.expanded.append(Recipient(form.external(address), meant(given).args))
         for each in those:
             new = form.external(each)
-            args = given.args if new == given.address else _meant(given)
-            work.add(Recipient(new, args))
+            found = replace(given if new == given.address else meant(given), address=new)
+            work.add(without_success(found) if several else found)
 
 
-def _meant(given: Recipient) -> tuple[bytes, ...]:
+def meant(given: Recipient) -> Recipient:
+    """A recipient whose address is to be changed, with ORCPT saying whom the sender meant."""
     if any(each.upper().startswith(b"ORCPT=") for each in given.args):
-        return given.args
+        return given
     kind = b"rfc822" if given.address.isascii() else b"utf-8"
     text = encode_xtext(given.address) if given.address.isascii() else given.address
-    return (*given.args, b"ORCPT=%b;%b" % (kind, text))
+    return replace(given, args=(*given.args, b"ORCPT=%b;%b" % (kind, text)))
+
+
+def wants_success(given: Recipient) -> bool:
+    """Whether the sender wants to hear of this recipient's success (RFC 3461 section 4.1)."""
+    return b"SUCCESS" in (dsn.notify(given.args) or ())
+
+
+def without_success(given: Recipient) -> Recipient:
+    """A recipient of whose success nobody is told: of what it was expanded from, they are
+    (RFC 3461 section 5.2.7.2, cleanup(8))."""
+    if not wants_success(given):
+        return given
+    words = (dsn.notify(given.args) or frozenset()) - {b"SUCCESS"}
+    notify = b"NOTIFY=" + b",".join(sorted(words or {b"NEVER"}))
+    args = tuple(notify if each.upper().startswith(b"NOTIFY=") else each for each in given.args)
+    return replace(given, args=args)
 
 
 def signed(fields: Iterable[HeaderField]) -> frozenset[bytes]:

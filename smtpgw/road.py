@@ -28,7 +28,7 @@ from smtpgw.chain.results import ChainResult, StageResult
 from smtpgw.cleanup import Arrival, CleanupOptions, prepare
 from smtpgw.edge.content import Content
 from smtpgw.edge.road import Answer, Connection, Hello, SessionRoad
-from smtpgw.intake import Intake
+from smtpgw.intake import Intake, LookupFailed
 from smtpgw.policy import relay
 from smtpgw.policy.recipients import Recipients, Refusal
 from smtpgw.queue.store import QueueError
@@ -89,6 +89,7 @@ class _Transaction:
     params: MailParams
     direction: Direction
     reasons: list[Reason] = field(default_factory=list)
+    rewritten: tuple[Reason, ...] = ()
 
 
 class GatewaySession:
@@ -207,14 +208,29 @@ class GatewaySession:
         transaction, self._transaction = self._transaction, None
         if transaction is None:
             raise RuntimeError("a message without MAIL")
-        mail = self._mail(transaction, envelope, content)
+        result = ChainResult(self._mail(transaction, envelope, content))
+        try:
+            result = await self._ask(transaction, result.mail)
+            answer, outcome = await self._conclude(transaction, result)
+        except QueueError as error:
+            await self._chain.abort()
+            source = "rewrite" if isinstance(error, LookupFailed) else "queue"
+            transaction.reasons.append(Reason(source, "failed", {"detail": str(error)}))
+            answer, outcome = Answer.of(_own(error, transaction.queue_id)), "failed"
+        self._account(transaction, result, content, answer, outcome)
+        return answer
+
+    async def _ask(self, transaction: _Transaction, mail: Mail) -> ChainResult:
+        """What the milters say to the mail, whose header is rewritten before they sign it."""
+        authenticated = self._hello.auth is not None
+        mail, transaction.rewritten = await self._means.intake.headers(
+            mail, self._connection.client, authenticated=authenticated
+        )
         began = self._means.clock()
         result = await self._chain.message(mail, transaction.queue_id)
         metrics.STAGE_SECONDS.labels("chain").observe(self._means.clock() - began)
         transaction.reasons += result.reasons
-        answer, outcome = await self._conclude(transaction, result)
-        self._account(transaction, result, content, answer, outcome)
-        return answer
+        return result
 
     # -- what a message comes to ---------------------------------------------------
 
@@ -236,13 +252,12 @@ class GatewaySession:
         if result.quarantine is not None:
             hold = result.quarantine.decode("utf-8", "backslashreplace")
         began = self._means.clock()
-        try:
-            await self._means.intake.accept(
-                result.mail, queue_id=transaction.queue_id, decision=transaction.reasons, hold=hold
-            )
-        except QueueError as error:
-            transaction.reasons.append(Reason("queue", "failed", {"detail": str(error)}))
-            return Answer.of(_own(error, transaction.queue_id)), "failed"
+        transaction.rewritten += await self._means.intake.accept(
+            result.mail,
+            queue_id=transaction.queue_id,
+            decision=(*transaction.rewritten, *transaction.reasons),
+            hold=hold,
+        )
         metrics.STAGE_SECONDS.labels("queue").observe(self._means.clock() - began)
         answer = Answer(250, "2.0.0", f"Ok: queued as {transaction.queue_id}", result.hangup)
         return answer, "held" if hold is not None else "queued"
@@ -257,7 +272,7 @@ class GatewaySession:
     ) -> None:
         """The log's lines and the metrics' count for one message."""
         log = self._log.bind(queue_id=transaction.queue_id)
-        for each in transaction.reasons:
+        for each in (*transaction.rewritten, *transaction.reasons):
             log.info("decision", filter=each.source, outcome=each.outcome, reason=dict(each.facts))
         metrics.MAILS.labels("smtpgw", self._connection.listener, outcome).inc()
         log.info(

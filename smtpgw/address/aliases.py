@@ -24,6 +24,10 @@ INCLUDE = b":include:"
 OWNER = b"owner-"
 
 
+class Unreadable(Exception):  # noqa: N818 - the name says what the file is
+    """A list of addresses that cannot be read; the text is for the log."""
+
+
 class Kind(enum.Enum):
     """What an alias may name."""
 
@@ -60,7 +64,7 @@ class AliasOptions:
 
 
 Read = Callable[[bytes], Awaitable[bytes]]
-"""The text of an included file.  Raises Unavailable."""
+"""The text of an included file.  Raises Unreadable."""
 Here = Callable[[bytes], Awaitable[bool]]
 """Whether a domain is of the local class.  Raises Unavailable."""
 
@@ -116,9 +120,9 @@ class Aliases:
     options: AliasOptions = AliasOptions()
 
     async def expand(self, address: bytes, told: Told | None = None) -> Expanded | None:
-        """What an internal address of this machine becomes; None where it is no alias.
-        Raises Unavailable, Unreasonable."""
-        local, domain = form.split(address)
+        """What an internal address of this machine becomes; None where it is no alias.  A file
+        that cannot be read is refused like a command.  Raises Unavailable, Unreasonable."""
+        local, _ = form.split(address)
         found = await self._find(local)
         if found is None:
             return None
@@ -126,8 +130,9 @@ class Aliases:
         await self._follow(address, work, 0, told)
         name = self.delimiter.split(local)[0].lower()
         owner = None
-        if not name.startswith(OWNER) and await self.maps.find(form.quote(OWNER + name)):
-            owner = OWNER + name + (b"" if domain is None else b"@" + domain)
+        special = self.delimiter.owner_request and not name.startswith(OWNER)
+        if special and await self.maps.find(form.quote(OWNER + name)):
+            owner = self.standard.local(OWNER + name)
         return Expanded(tuple(work.found.values()), tuple(work.refused), owner)
 
     async def _find(self, local: bytes) -> tuple[bytes, str] | None:
@@ -165,10 +170,22 @@ class Aliases:
             if each.kind is Kind.ADDRESS:
                 await self._follow(self.standard.local(each.text), work, depth + 1, told)
             elif each.kind is not Kind.INCLUDE:
-                said = each.text.decode("utf-8", "replace")
-                work.refused.append(f"delivery to a {each.kind.value} is refused: {said}")
+                work.refused.append(f"delivery to a {each.kind.value} is refused: {_text(each)}")
             elif depth >= self.options.depth:
                 raise Unreasonable("included files lead too deep")
             else:
-                inside = list(included(await self.read(each.text)))
-                await self._targets(inside, work, depth + 1, told)
+                await self._included(each, work, depth, told)
+
+    async def _included(self, file: Target, work: _Work, depth: int, told: Told | None) -> None:
+        try:
+            text = await self.read(file.text)
+        except Unreadable as error:
+            if told is not None:
+                told(Expansion(INCLUDE + file.text, (), str(error)))
+            work.refused.append(f"a list of addresses cannot be read: {_text(file)}")
+            return
+        await self._targets(list(included(text)), work, depth + 1, told)
+
+
+def _text(target: Target) -> str:
+    return target.text.decode("utf-8", "replace")

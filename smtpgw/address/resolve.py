@@ -102,6 +102,11 @@ class Resolver:
         literal of an address of ours.  Raises Unavailable."""
         return domain.lower() == self.standard.origin.lower() or bool(await self._local(domain))
 
+    async def here(self, domain: bytes) -> bool:
+        """Whether a domain is of the local class: mydestination, or the literal of an address
+        of ours.  Raises Unavailable."""
+        return bool(await self._local(domain))
+
     @property
     def finder(self) -> Finder:
         """How addresses are looked up."""

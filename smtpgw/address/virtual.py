@@ -31,11 +31,13 @@ class VirtualOptions:
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """One step: an address became others, since the table says so there."""
+    """One step: an address became others, since the table says so there.  `rule` is the
+    parameter that names the table."""
 
     address: bytes
     became: tuple[bytes, ...]
     where: str
+    rule: str = ""
 
 
 Told = Callable[[Expansion], None]

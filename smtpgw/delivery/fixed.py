@@ -17,13 +17,23 @@ class Fixed:
     """
 
     async def deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
-        match = _ENHANCED.match(destination.nexthop)
-        text = match[2] if match else destination.nexthop
-        code = match[1][1:] if match else ".0.0"
+        code, text = _parted(destination.nexthop)
         return [_outcome(destination.transport, each.number, text, code) for each in job.targets]
 
     async def close(self) -> None:
         return
+
+
+def failed(number: int, text: str) -> Failed:
+    """A recipient that is bounced for a reason, before which its enhanced status code may stand."""
+    code, text = _parted(text)
+    return Failed(number, text, "", f"5{code}")
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """The code without its class, and the text."""
+    match = _ENHANCED.match(text)
+    return (match[1][1:], match[2]) if match else (".0.0", text)
 
 
 def _outcome(transport: str, number: int, text: str, code: str) -> Outcome:

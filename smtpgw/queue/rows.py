@@ -39,9 +39,15 @@ _NAMES = [each.strip() for each in MAIL_COLUMNS.split(",")]
 _FLOW, _TOKEN = _NAMES.index("flow"), _NAMES.index("token")
 
 
-def add(batch: Batch, new: Prepared) -> None:
-    """Insert a mail that was prepared.  Raises QueueError for one handed in before."""
-    handed.require_new(batch.db, new.handed)
+def add(batch: Batch, mails: Sequence[Prepared]) -> None:
+    """Insert mails that were prepared.  Raises QueueError if one was handed in before."""
+    for each in mails:
+        handed.require_new(batch.db, each.handed)
+    for each in mails:
+        _insert(batch, each)
+
+
+def _insert(batch: Batch, new: Prepared) -> None:
     state, due, *_ = new.mail
     flow = None
     if state == MailState.INCOMING.value:
@@ -150,7 +156,7 @@ def settle(batch: Batch, end: Settlement, follow: Sequence[Prepared]) -> MailSta
         event = MailEvent.SETTLE_HELD if wanted == _HOLD else MailEvent.SETTLE_SOME
     to = after(state, event)
     for each in follow:
-        add(batch, each)
+        _insert(batch, each)
     if to is MailState.DONE:
         _remove(batch, seq, end.queue_id)
         return to

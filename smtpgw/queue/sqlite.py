@@ -206,20 +206,23 @@ class SqliteStore:
             return False
         return True
 
-    async def add(self, mail: NewMail) -> None:
+    async def add(self, *mails: NewMail) -> None:
         if self.failed is not None:
             raise StoreFailed(self.failed)
-        if not ids.valid(mail.queue_id):
-            raise ValueError(f"not a queue id: {mail.queue_id!r}")
+        for each in mails:
+            if not ids.valid(each.queue_id):
+                raise ValueError(f"not a queue id: {each.queue_id!r}")
         await self._have_reserve()
-        prepared = await self._prepare(mail)
+        prepared: list[Prepared] = []
         try:
-            await self.committer.do(
-                lambda batch: self._add(batch, prepared), prepared.weight, urgent=False
-            )
+            for each in mails:
+                prepared.append(await self._prepare(each))
+            weight = sum(each.weight for each in prepared)
+            await self.committer.do(lambda batch: self._add(batch, prepared), weight, urgent=False)
         except QueueError:
-            if prepared.content[1] is None and self.failed is None:
-                await asyncio.to_thread(self._shard.drop_body, mail.queue_id)
+            for new in prepared:
+                if new.content[1] is None and self.failed is None:
+                    await asyncio.to_thread(self._shard.drop_body, new.queue_id)
             raise
 
     async def _have_reserve(self) -> None:
@@ -231,9 +234,9 @@ class SqliteStore:
             await self.committer.do(_shrink)
             self._reserve.ensure()
 
-    def _add(self, batch: Batch, prepared: Prepared) -> None:
+    def _add(self, batch: Batch, prepared: Sequence[Prepared]) -> None:
         rows.add(batch, prepared)
-        self._floor = max(self._floor, ids.moment(prepared.queue_id))
+        self._floor = max([self._floor, *(ids.moment(each.queue_id) for each in prepared)])
 
     async def _prepare(self, mail: NewMail) -> Prepared:
         if mail.mail.body.size <= self._options.inline_limit:

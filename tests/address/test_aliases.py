@@ -9,11 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpgw.address.aliases import Aliases, AliasOptions, Expanded, Kind, included, targets
+from smtpgw.address.aliases import (
+    Aliases,
+    AliasOptions,
+    Expanded,
+    Kind,
+    Unreadable,
+    included,
+    targets,
+)
 from smtpgw.address.extension import Delimiter
 from smtpgw.address.standard import Standard, StandardOptions
 from smtpgw.address.virtual import Unreasonable
-from smtpgw.tables.table import Found, Unavailable
+from smtpgw.tables.table import Found
 
 FILES = {b"/lists/all": b"# everybody\nann, bob\n\nsub@elsewhere.example\n:include:/lists/more\n",
          b"/lists/more": b"carol\n"}  # fmt: skip
@@ -36,7 +44,7 @@ async def _here(domain: bytes) -> bool:
 
 async def _read(path: bytes) -> bytes:
     if path not in FILES:
-        raise Unavailable(path.decode(), "no such file")
+        raise Unreadable(f"{path!r}: no such file")
     return FILES[path]
 
 
@@ -113,8 +121,10 @@ def test_what_has_no_end_is_refused_for_now() -> None:
 
 
 def test_a_file_that_cannot_be_read_is_no_empty_list() -> None:
-    with pytest.raises(Unavailable):
-        expand({"a": ":include:/lists/none"}, "a")
+    found = expand({"a": ":include:/lists/none, ann"}, "a")
+    assert found is not None
+    assert found.recipients == (b"ann@here.example",)
+    assert found.refused == ("a list of addresses cannot be read: /lists/none",)
 
 
 @given(st.binary(max_size=120))

@@ -11,7 +11,7 @@ from smtpgw.address.find import Finder
 from smtpgw.address.mapping import Mapper
 from smtpgw.address.standard import Standard, StandardOptions
 from smtpgw.address.virtual import Virtual
-from smtpgw.rewriting import RewriteOptions, Rewriter, signed
+from smtpgw.rewriting import RewriteOptions, Rewriter, signed, without_success
 from smtpgw.tables.catalogue import open_maps
 from smtpgw.tables.context import Context
 from smtpgw.tables.maps import Maps
@@ -89,9 +89,36 @@ def test_recipients_are_expanded_once_each_and_say_who_was_meant() -> None:
         Recipient(b"archive@x.example", (b"NOTIFY=NEVER",)),
     )
     assert [each.address for each in done.steps] == [
-        b"old@x.example", b"team@here.example", b"ann@here.example", b"ann@here.example",
+        b"old@x.example", b"", b"team@here.example", b"ann@here.example", b"ann@here.example",
     ]  # fmt: skip
+    assert {each.rule for each in done.steps} == {
+        "canonical_maps", "always_bcc", "virtual_alias_maps",
+    }  # fmt: skip
     assert all(each.where for each in done.steps)
+
+
+def test_who_was_expanded_into_several_hears_of_that_and_not_of_their_success() -> None:
+    given = (
+        Recipient(b"team@here.example", (b"NOTIFY=SUCCESS,DELAY",)),
+        Recipient(b"ann@here.example", (b"NOTIFY=SUCCESS",)),
+    )
+    done = asyncio.run(rewriter().envelope(Envelope(b"s@x.example", (), given), copies=False))
+    meant = b"ORCPT=rfc822;team@here.example"
+    assert done.expanded == (Recipient(b"team@here.example", (b"NOTIFY=SUCCESS,DELAY", meant)),)
+    assert done.envelope.recipients == (
+        Recipient(b"ann@y.example", (b"NOTIFY=DELAY", meant)),
+        Recipient(b"bob@y.example", (b"NOTIFY=DELAY", meant)),
+    )
+    only = without_success(Recipient(b"x", (b"notify=success", b"ORCPT=rfc822;y")))
+    assert only.args == (b"NOTIFY=NEVER", b"ORCPT=rfc822;y")
+
+
+def test_mail_of_our_own_keeps_its_sender_and_nobody_gets_a_copy() -> None:
+    given = Envelope(b"old@x.example", (), (Recipient(b"old@x.example"),))
+    done = asyncio.run(rewriter().envelope(given, sender=False, copies=False))
+    assert done.envelope == Envelope(
+        b"old@x.example", (), (Recipient(b"new@x.example", (b"ORCPT=rfc822;old@x.example",)),)
+    )
 
 
 def test_the_null_sender_stays() -> None:
