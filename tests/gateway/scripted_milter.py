@@ -1,5 +1,6 @@
 """A milter by pymilter that does what the Subject says: add, reject, tempfail, discard,
-quarantine, slow, crash.  Usage: scripted_milter.py SOCKET"""
+quarantine, slow, crash; "seen" tells what it was shown, and takes back bob.
+Usage: scripted_milter.py SOCKET"""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ class Scripted(Milter.Base):
     """One connection."""
 
     def envfrom(self, _sender: str, *_args: str) -> int:
-        self.word = ""
+        self.word, self.author, self.recipients = "", "", []
         self.queue_id = self.getsymval("i") or ""
         return int(Milter.CONTINUE)
 
@@ -23,11 +24,14 @@ class Scripted(Milter.Base):
         if recipient.startswith("<refused@"):
             self.setreply("550", "5.1.1", "no such user says the milter")
             return int(Milter.REJECT)
+        self.recipients.append(recipient)
         return int(Milter.CONTINUE)
 
     def header(self, name: str, value: str) -> int:
         if name == "Subject":
             self.word = value
+        if name == "From":
+            self.author = value
         return int(Milter.CONTINUE)
 
     def abort(self) -> int:
@@ -44,6 +48,10 @@ class Scripted(Milter.Base):
             self.quarantine("looks odd")
         if self.word == "reject":
             self.setreply("550", "5.7.1", "the milter says no")
+        if self.word == "seen":
+            self.addheader("X-Seen-From", self.author)
+            self.addheader("X-Seen-Recipients", " ".join(self.recipients))
+            self.delrcpt("<bob@example.net>")
         self.addheader("X-Scripted", f"yes, {self.queue_id}")
         answers = {
             "reject": Milter.REJECT,
@@ -54,5 +62,5 @@ class Scripted(Milter.Base):
 
 
 Milter.factory = Scripted
-Milter.set_flags(Milter.ADDHDRS + Milter.QUARANTINE)
+Milter.set_flags(Milter.ADDHDRS + Milter.DELRCPT + Milter.QUARANTINE)
 Milter.runmilter("scripted", sys.argv[1], 60)

@@ -421,6 +421,29 @@ class StoreContract(ABC):
 
         run(scenario())
 
+    @pytest.mark.parametrize("size", [10, 300_000])
+    def test_several_mails_are_queued_all_or_none(self, tmp_path: Path, size: int) -> None:
+        async def scenario() -> None:
+            async with self.opened(tmp_path) as store:
+                body = BytesBody(b"x" * size)
+                mails = [_new(store) for _ in range(4)]
+                mails = [replace(each, mail=replace(each.mail, body=body)) for each in mails]
+                first, second, third, fourth = mails
+                await store.add(replace(first, handed="one"), second)
+                with pytest.raises(QueueError):
+                    await store.add(third, replace(fourth, queue_id=second.queue_id))
+                with pytest.raises(QueueError):
+                    await store.add(third, replace(fourth, handed="one"))
+            async with self.opened(tmp_path) as store:
+                there = [each.queue_id for each in await store.list(Filter())]
+                assert there == sorted([first.queue_id, second.queue_id])
+                for each in there:
+                    assert (await store.content(each)).body.size == size
+                leases = await store.lease(START, 9, 60.0)
+                assert {each.mail.queue_id for each in leases} == set(there)
+
+        run(scenario())
+
     def test_what_was_handed_in_by_a_file_is_queued_once(self, tmp_path: Path) -> None:
         """Known after a restart, whatever became of the mail, until it is to be forgotten."""
 
