@@ -19,7 +19,6 @@ from smtpgw.tables import spec
 from smtpgw.tables.catalogue import check_type
 from smtpgw.tables.table import TableError
 
-
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.%/\[\]]+")
 """What is meant for an address or a network."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from pathlib import Path
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from milterd.base import reference, settings
 from milterd.base.toml_file import ConfigError
 from milterd.config import MilterdConfig
-from smtpgw import supervisor, wiring
+from smtpgw import config, supervisor, wiring
 from smtpgw.cli import app
 from smtpgw.config import GatewaySettings
 
@@ -106,7 +107,7 @@ def wiring_fields(model: type[settings.Table]) -> list[tuple[str, FieldInfo]]:
             "smtpgw.milter[0].default_action",
             "'accept'",
         ),
-        ("[smtpgw.delivery]\ndefault = 'lmtp:inet:x'", "smtpgw.delivery.default", "HOST:PORT"),
+        ("[smtpgw.delivery]\ndefault = 'lmtp:inet:x:0'", "smtpgw.delivery.default", "HOST:PORT"),
         ("[smtpgw.transport]\n'example.net' = 'uucp:x'", 'smtpgw.transport."example.net"', "lmtp"),
         ("[smtpgw.queue]\nminimal_backoff_time = '2h'", "smtpgw.queue", "minimal_backoff_time"),
     ],
@@ -120,6 +121,82 @@ def test_what_cannot_be_meant_is_refused_where_it_stands(
     assert problem.key == key
     assert expected in problem.expected
     assert problem.line
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "found", "expected", "nearest"),
+    [
+        ("myhostname = 'a b'", "myhostname", '"a b"', "a domain", ""),
+        ("mydomain = 'a..b'", "mydomain", '"a..b"', "a domain", ""),
+        ("virtual_alias_maps = 'hsh:/x'", "virtual_alias_maps", '"hsh:/x"', "hash:", ""),
+        (
+            "virtual_mailbox_maps = ['hash:/x', 'mysq:/y']",
+            "virtual_mailbox_maps[1]", '"mysq:/y"', "mysql:", "",
+        ),
+        ("relay_domains = 'a.example, sqlit:/x'", "relay_domains", '"sqlit:/x"', "sqlite:", ""),
+        ("mynetworks = 'cdir:/x'", "mynetworks", '"cdir:/x"', "cidr:", ""),
+        ("mynetworks = '10.0.0.1/8'", "mynetworks", '"10.0.0.1/8"', "host bits", ""),
+        (
+            "virtual_alias_maps = '$virtual_mailbx_maps'",
+            "virtual_alias_maps", "$virtual_mailbx_maps, which no setting", "the name of one",
+            "$virtual_mailbox_maps",
+        ),
+        ("myorigin = '${mydomain'", "myorigin", "'${mydomain'", "a '}' for the '{'", ""),
+        ("myorigin = '${mydomain?x'", "myorigin", "'${mydomain?x'", "a '}' for the '{'", ""),
+        ("myorigin = '$(mydomain}'", "myorigin", "'$(mydomain}'", "a ')' for the '('", ""),
+        ("relayhost = '${a b}'", "relayhost", "${a b}", "${name}, ${name?text}", ""),
+        (
+            "relayhost = '$relay_transport'\nrelay_transport = 'smtp:$relayhost'",
+            "relay_transport", "$relay_transport -> $relayhost -> $relay_transport",
+            "do not stand for themselves", "",
+        ),
+        (
+            "relayhost = '[x y'\nmydestination = '$relayhost'",
+            "mydestination", '"[x"', "a domain", "",
+        ),
+        (
+            "myorigin = 'texthsh:/x'\nvirtual_alias_maps = '$myorigin'",
+            "virtual_alias_maps", '"texthsh:/x"', "texthash:", "",
+        ),
+        (
+            "canonical_classes = ['envelope']",
+            "canonical_classes[0]", '"envelope"', "header_sender", "",
+        ),
+    ],
+)  # fmt: skip
+def test_addresses_and_tables_that_cannot_be_meant(
+    text: str, key: str, found: str, expected: str, nearest: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(f"\n\n[smtpgw]\n{text}\n", file="gatepost.toml")
+    problem = next(each for each in caught.value.problems if each.key == f"smtpgw.{key}")
+    assert problem.file == "gatepost.toml"
+    assert problem.line == 4 + text[: text.index(key.partition("[")[0] + " =")].count("\n")
+    assert problem.found.startswith(found)
+    assert expected in problem.expected
+    assert problem.nearest == nearest
+    assert len({each.key for each in caught.value.problems}) == len(caught.value.problems)
+
+
+def test_names_in_settings_are_looked_at_by_check_and_at_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "gatepost.toml"
+    file.write_text("[smtpgw]\nvirtual_alias_maps = '$nothing'\nmyorigin = '$mydomain'\n")
+    done = CliRunner().invoke(app, ["check", "--config", str(file), "--json"])
+    assert done.exit_code == 78
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert f"{file}:2: smtpgw.virtual_alias_maps: found $nothing" in finding["detail"]
+    with pytest.raises(ConfigError, match="nothing"):
+        supervisor.run(file)
+
+
+def test_a_list_may_be_written_as_in_main_cf_or_as_an_array() -> None:
+    texts = (
+        'mydestination = "a.example, $myhostname b.example, hash:/x, !c.example, /etc/file"',
+        'mydestination = ["a.example", "$myhostname", "b.example", "hash:/x", "!c.example",'
+        ' "/etc/file"]',
+    )
+    one, other = (config.parse(f"[smtpgw]\n{each}\n").smtpgw.mydestination for each in texts)
+    assert one == other
 
 
 def test_certificates_that_do_not_serve_are_found_before_they_are_needed(tmp_path: Path) -> None:
