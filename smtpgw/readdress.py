@@ -52,10 +52,12 @@ class Readdressed:
 
 @dataclass(slots=True)
 class _Work:
-    """`trail`: the aliases that the header knows."""
+    """`trail`: the aliases that the header knows.  `own`: we wrote the mail, and its sender stays,
+    so that no owner's trouble makes a notification of a notification without end."""
 
     mail: Mail
     trail: frozenset[bytes]
+    own: bool
     copies: list[Copy] = field(default_factory=list)
     steps: list[Expansion] = field(default_factory=list)
     expanded: list[Recipient] = field(default_factory=list)
@@ -115,7 +117,7 @@ class AddressRules:
         blind copy, as with Postfix's bounce(8).  Raises Unavailable, Unreasonable."""
         rewriter = self._addresses.rewriter
         found = await rewriter.envelope(mail.envelope, sender=not own, copies=not own)
-        work = _Work(mail, frozenset(_delivered(mail.headers)))
+        work = _Work(mail, frozenset(_delivered(mail.headers)), own)
         work.steps += found.steps
         work.expanded += found.expanded
         aliases = self._addresses.aliases
@@ -183,7 +185,8 @@ class AddressRules:
             shown = name.decode("utf-8", "replace")
             work.add(alone, through, f"5.4.6 mail forwarding loop for {shown}")
             return
-        sender = envelope.sender if expanded.owner is None else form.external(expanded.owner)
+        owned = expanded.owner is not None and not work.own
+        sender = form.external(expanded.owner or b"") if owned else envelope.sender
         refused = "; ".join(expanded.refused) or "an alias names nobody"
         if expanded.refused or not expanded.recipients:
             work.add(replace(alone, sender=sender), through, f"5.3.5 {refused}")

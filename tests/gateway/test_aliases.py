@@ -153,12 +153,16 @@ def test_who_asked_for_success_hears_of_the_expansion_alone(gateway: Gateway) ->
     assert len(gateway.delivered("back@example.org")) == 1
 
 
-def test_a_notification_to_an_alias(gateway: Gateway) -> None:
+def test_a_notification_to_an_alias_keeps_the_null_sender(gateway: Gateway) -> None:
     configure(gateway).start()
     gateway.send(sender="file@example.net", recipients=["nobody@refused.example"])
     for each in ("ann", "carol"):
         (letter,) = gateway.delivered(f"{each}@example.net")
         assert b"Final-Recipient: rfc822; nobody@refused.example" in letter
+    gateway.send(sender="list@example.net", recipients=["nobody@refused.example"])
+    both = gateway.delivered("ann@example.net", 2)
+    assert {value(each, "Return-Path") for each in both} == {"<>"}
+    assert sorted(map(aliases_of, both)) == [["file@example.net"], ["list@example.net"]]
 
 
 def test_a_notification_waits_for_its_tables_and_is_not_lost(gateway: Gateway) -> None:
