@@ -18,6 +18,7 @@ from milterd.base.escaping import escape
 from milterd.base.toml_file import ConfigError
 from smtpgw.lookup_cli import lookup
 from smtpgw.queue_cli import queue
+from smtpgw.route_cli import route
 
 CONFIG_ERROR = 78
 DEFAULT_FILE = Path("/etc/gatepost/gatepost.toml")
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(queue, name="queue")
 app.command(epilog="Example: smtpgw lookup hash:/etc/postfix/virtual u@example.net")(lookup)
+app.command(epilog="Example: smtpgw route u@example.net --from a@example.org")(route)
 
 ConfigOption = Annotated[
     Path,

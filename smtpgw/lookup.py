@@ -37,7 +37,7 @@ _STRATEGIES = {
 }
 
 
-class _Said:
+class Said:
     """A log on standard error, for people: `event key=value ...`."""
 
     def warning(self, event: str, **facts: object) -> None:
@@ -81,7 +81,7 @@ class _Run:
 
     async def run(self, table: str, those: Iterator[bytes]) -> int:
         """The exit code."""
-        log = cast("FilteringBoundLogger", _Said())
+        log = cast("FilteringBoundLogger", Said())
         try:
             maps = open_maps(table, Context(base=Path.cwd(), log=log))
         except TableError as error:
