@@ -1,0 +1,59 @@
+"""docs/postfix.md says for each of Postfix's parameters, table types and behaviours about addresses
+what the gateway does, and which test shows it; here, that none is missing and the tests exist."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from smtpgw.tables.catalogue import TYPES
+from tests import named
+
+_ROW = re.compile(r"^\| (.+?) \| (same|differs|not) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+PAGE = (named.TOP / "docs" / "postfix.md").read_text()
+ROWS = _ROW.findall(PAGE)
+PARAMETERS = (
+    "mydomain", "myhostname", "myorigin", "recipient_delimiter", "append_dot_mydomain",
+    "parent_domain_matches_subdomains", "mynetworks", "mynetworks_style", "inet_interfaces",
+    "inet_protocols", "proxy_interfaces", "smtp_bind_address", "smtp_bind_address6",
+    "smtp_address_preference", "mydestination", "local_recipient_maps", "local_transport",
+    "alias_maps", "alias_database", "canonical_maps", "sender_canonical_maps",
+    "smtp_generic_maps", "virtual_mailbox_domains", "virtual_mailbox_maps", "virtual_alias_maps",
+    "virtual_transport", "default_transport", "transport_maps", "relay_transport", "relayhost",
+    "relay_destination_recipient_limit", "relay_domains", "relay_recipient_maps",
+    "relay_clientcerts", "proxy_read_maps",
+)  # fmt: skip
+TABLES = (
+    "hash:", "btree:", "lmdb:", "cidr:", "mysql:", "socketmap:", "proxy:", "unix:passwd.byname",
+    "$name",
+)  # fmt: skip
+BEHAVIOURS = (
+    "lookup keys", "patterns inside a hash: table", "results of access tables",
+    "an extension leads to the user", "one recipient a delivery",
+    "virtual aliases: recursive, in the envelope, ended by themselves",
+    "order of keys in generic(5)", "order of keys in transport(5), brackets, `*`",
+    "tables change at run time", "Delivered-To ends circles", "case of local parts",
+    "no local delivery on an MX", "another route for some domains",
+)  # fmt: skip
+
+
+def test_no_row_is_missing() -> None:
+    told = {name for row in ROWS for name in re.findall(r"`([^`]+)`", row[0])}
+    assert told >= {*PARAMETERS, *TABLES}
+    begun = [row[0] for row in ROWS]
+    assert [each for each in BEHAVIOURS if each not in begun] == []
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0][:40] for row in ROWS])
+def test_a_row_names_tests_that_there_are(row: tuple[str, str, str, str]) -> None:
+    if row[1] == "not" and row[3] == "-":
+        return  # what is not done is shown by nothing, and the row says why
+    named.check(row[3])
+
+
+def test_the_page_of_tables_knows_every_type() -> None:
+    page = "".join(
+        (named.TOP / "docs" / name).read_text() for name in ("tables.md", "tables-databases.md")
+    )
+    assert [each for each in TYPES if f"`{each}:`" not in page] == []
