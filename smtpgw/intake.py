@@ -18,7 +18,7 @@ from milterd.core.mail import Client, Mail, Recipient
 from smtpgw.address.virtual import Expansion, Unreasonable
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.store import NewMail, QueueError, Store, StoreFailed, StoreFull
-from smtpgw.readdress import AddressRules, Readdressed
+from smtpgw.readdress import AddressRules, Copy, Readdressed
 from smtpgw.tables.table import Unavailable
 
 SiteOf = Callable[[Iterable[bytes], bytes], Awaitable[str]]
@@ -106,7 +106,8 @@ class Intake:
         NoRecipients (554).
         """
         new = self.prepare(mail, queue_id=queue_id, decision=decision, hold=hold)
-        new = replace(new, handed=handed, doomed=doomed)
+        if handed or doomed:
+            new = replace(new, handed=handed, doomed=doomed)
         mails = await self._readdressed(new, own=False)
         await asyncio.shield(asyncio.ensure_future(self._store.add(*mails)))
         self.wake()
@@ -153,6 +154,9 @@ class Intake:
         return tuple(mails)
 
     def _copies(self, new: NewMail, done: Readdressed) -> Iterator[NewMail]:
+        if len(done.copies) == 1 and done.copies[0] == Copy(new.mail) and not done.steps:
+            yield new
+            return
         steps = tuple(_reasons(done.steps, "envelope"))
         for number, each in enumerate(done.copies):
             doomed = new.doomed or each.doomed

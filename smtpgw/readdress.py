@@ -9,6 +9,7 @@ it.  This happens once, here; a name that is left at the end is delivered as it 
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # settings and tables, of which those know nothing that only 
 MOST_ALIASES = 100
 """Aliases that a mail goes through one after the other, by way of other tables."""
 _LOCAL = b"local"
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
@@ -68,7 +70,9 @@ class _Work:
 
     def add(self, envelope: Envelope, through: Sequence[bytes], doomed: str = "") -> None:
         """A mail for these, which came through these aliases."""
-        if envelope.recipients:
+        if envelope == self.mail.envelope and not through:
+            self.copies.append(Copy(self.mail, doomed))
+        elif envelope.recipients:
             trace = [HeaderField(b"Delivered-To", b" " + each) for each in reversed(through)]
             headers = (*trace, *self.mail.headers)
             self.copies.append(Copy(replace(self.mail, envelope=envelope, headers=headers), doomed))
@@ -85,11 +89,9 @@ class AddressRules:
         clients = self._addresses.header_clients
         if clients.authenticated and authenticated:
             return True
-        try:
-            given = ipaddress.ip_address(client.address.decode("ascii", "replace"))
-        except ValueError:
-            return False  # not by IP
-        address = getattr(given, "ipv4_mapped", None) or given
+        address = _ip(client.address)
+        if address is None:
+            return False
         if clients.interfaces and (address.is_loopback or is_local(address)):
             return True
         if clients.networks and await self._addresses.mynetworks.match(client.address):
@@ -117,10 +119,11 @@ class AddressRules:
         blind copy, as with Postfix's bounce(8).  Raises Unavailable, Unreasonable."""
         rewriter = self._addresses.rewriter
         found = await rewriter.envelope(mail.envelope, sender=not own, copies=not own)
-        work = _Work(mail, frozenset(_delivered(mail.headers)), own)
+        aliases = self._addresses.aliases
+        trail = frozenset[bytes]() if aliases is None else frozenset(_delivered(mail.headers))
+        work = _Work(mail, trail, own)
         work.steps += found.steps
         work.expanded += found.expanded
-        aliases = self._addresses.aliases
         if aliases is None:
             work.add(found.envelope, ())
         else:
@@ -204,6 +207,16 @@ class AddressRules:
         found = await self._addresses.rewriter.envelope(new, sender=False, copies=False)
         work.steps += found.steps
         await self._part(aliases, found.envelope, here, (*through, name), work)
+
+
+@functools.lru_cache(maxsize=1024)
+def _ip(text: bytes) -> IpAddress | None:
+    """The address that a client came from; None for one that came by something else."""
+    try:
+        given = ipaddress.ip_address(text.decode("ascii", "replace"))
+    except ValueError:
+        return None
+    return getattr(given, "ipv4_mapped", None) or given
 
 
 def _delivered(headers: Iterable[HeaderField]) -> Iterable[bytes]:

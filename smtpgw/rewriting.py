@@ -114,6 +114,32 @@ class Rewriter:
     options: RewriteOptions
     standard: Standard
     finder: Finder
+    _tables: dict[Part, list[tuple[str, Canonical]]] = field(init=False, repr=False, compare=False)
+    _masks: dict[Part, Masquerade | None] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Found out once: to ask a flag what is in it takes long for what is asked so often.
+        options = self.options
+        masks = {
+            part: options.masquerade if part in options.masquerade_classes else None
+            for part in Part
+        }
+        object.__setattr__(self, "_tables", {part: self._of(part) for part in Part})
+        object.__setattr__(self, "_masks", masks)
+
+    def _of(self, part: Part) -> list[tuple[str, Canonical]]:
+        """The tables that rewrite addresses there, in their order."""
+        options = self.options
+        rules = (
+            ("sender_canonical_maps", options.sender_canonical, options.sender_canonical_classes),
+            (
+                "recipient_canonical_maps",
+                options.recipient_canonical,
+                options.recipient_canonical_classes,
+            ),
+            ("canonical_maps", options.canonical, options.canonical_classes),
+        )
+        return [(rule, table) for rule, table, classes in rules if table and part in classes]
 
     async def envelope(
         self, envelope: Envelope, *, sender: bool = True, copies: bool = True
@@ -138,10 +164,10 @@ class Rewriter:
             await self._expanded(
                 Recipient(form.external(address), (b"NOTIFY=NEVER",)), address, work
             )
-        new = replace(
-            envelope,
-            sender=form.external(origin) if sender else envelope.sender,
-            recipients=tuple(work.recipients.values()),
+        new = Envelope(
+            form.external(origin) if sender else envelope.sender,
+            envelope.sender_args,
+            tuple(work.recipients.values()),
         )
         return Rewritten(new, tuple(work.steps), tuple(work.expanded))
 
@@ -182,23 +208,11 @@ class Rewriter:
         async def rewrite(address: bytes) -> bytes:
             return await self._address(address, part, work, local=local)
 
-        if not self._changes(part) and _COMPLETE.fullmatch(each.value):
+        changes = self._tables[part] or self._masks[part]
+        if not changes and _COMPLETE.fullmatch(each.value):
             return each
         value = await rewritten(each.value, rewrite)
         return each if value == each.value else replace(each, value=value)
-
-    def _changes(self, part: Part) -> bool:
-        """Whether a rule could change an address that is in standard form."""
-        options = self.options
-        return any(
-            rule is not None and part in classes
-            for rule, classes in (
-                (options.sender_canonical, options.sender_canonical_classes),
-                (options.recipient_canonical, options.recipient_canonical_classes),
-                (options.canonical, options.canonical_classes),
-                (options.masquerade, options.masquerade_classes),
-            )
-        )
 
     async def _address(
         self, address: bytes, part: Part, work: _Work, *, local: bool = True
@@ -211,19 +225,11 @@ class Rewriter:
         work.step("standard form", given, address)
         if not address:
             return address
-        for rule, table, classes in (
-            ("sender_canonical_maps", options.sender_canonical, options.sender_canonical_classes),
-            (
-                "recipient_canonical_maps",
-                options.recipient_canonical,
-                options.recipient_canonical_classes,
-            ),
-            ("canonical_maps", options.canonical, options.canonical_classes),
-        ):
-            if table is not None and part in classes:
-                address = await table.rewrite(address, work.by(rule))
-        if options.masquerade is not None and part in options.masquerade_classes:
-            given, address = address, options.masquerade.rewrite(address)
+        for rule, table in self._tables[part]:
+            address = await table.rewrite(address, work.by(rule))
+        masquerade = self._masks[part]
+        if masquerade is not None:
+            given, address = address, masquerade.rewrite(address)
             work.step("masquerade_domains", given, address)
         return address
 
@@ -242,10 +248,13 @@ class Rewriter:
         """The recipient, or what its virtual aliases lead to, under its own parameters; ORCPT
         says whom the sender meant (RFC 3461 section 5.2.3)."""
         virtual = self.options.virtual
-        those: Iterable[bytes] = (address,)
+        if virtual is None and address == given.address:
+            work.add(given)
+            return
+        those: tuple[bytes, ...] = (address,)
         if virtual is not None:
             those = await virtual.expand(address, work.by("virtual_alias_maps"))
-        several = len(tuple(those)) > 1
+        several = len(those) > 1
         if several and wants_success(given):
             work.expanded.append(Recipient(form.external(address), meant(given).args))
         for each in those:
