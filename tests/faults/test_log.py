@@ -96,5 +96,5 @@ def make_lines(gateway: Gateway, count: int) -> None:
         while done < count:
             client.sendall(b"RCPT TO:<u@elsewhere.example>\r\n" * STEP)
             for _ in range(STEP):
-                assert replies.readline().startswith(b"550 ")
+                assert replies.readline().startswith(b"554 ")
             done += STEP
