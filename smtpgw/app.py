@@ -11,14 +11,13 @@ import contextlib
 import os
 import socket
 import time
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from milterd.base import logs, metrics
 from smtpgw import wiring
-from smtpgw.addresses import Addresses, close_tables, open_addresses
+from smtpgw.addresses import Addresses, open_addresses
 from smtpgw.chain.health import Health
 from smtpgw.config import Smtpgw
 from smtpgw.control import Orders
@@ -30,8 +29,8 @@ from smtpgw.pickup import Pickup, PickupOptions
 from smtpgw.post import Post
 from smtpgw.queue.clock import Clock, SystemClock
 from smtpgw.queue.store import QueueError
+from smtpgw.retiring import Retiring
 from smtpgw.road import GatewayRoad, Means, Plan
-from smtpgw.tables.table import Table
 from smtpgw.takeover import Takeover
 
 COUNT_EVERY = 2.0
@@ -56,6 +55,7 @@ class App:
         self.posts, self._road = (post,), road
         self._clock, self._settings = clock, settings
         self._addresses: Addresses | None = None
+        self._retiring = Retiring()
         self._takeover = Takeover(
             post.shard,
             wiring.takeover(settings),
@@ -106,6 +106,8 @@ class App:
             edges[each.name] = wiring.edge(settings, each)
             plans[each.name] = wiring.plan(settings, each, addresses)
         self._settings, self._takeover.options = settings, wiring.takeover(settings)
+        if self._addresses is not None:
+            self._retiring.replaced(self._addresses)
         self._addresses = addresses
         for shard, taken in self._takeover.posts.items():
             taken.deliver(settings, addresses, self._takeover.failure_of(shard))
@@ -126,8 +128,7 @@ class App:
         """
         # In a thread, for a large file takes seconds to read.
         found = await asyncio.to_thread(open_addresses, settings, logs.get("tables"))
-        loop = asyncio.get_running_loop()
-        weakref.finalize(found, _let_go, loop, found.tables)
+        self._retiring.watch(found)
         return found
 
     async def _pick_up(self, settings: Smtpgw, failed: Callable[[BaseException], None]) -> None:
@@ -198,13 +199,8 @@ class App:
         )
         if self._looking is not None:
             await self._looking
+        await self._retiring.close()
         await asyncio.gather(*(each.close() for each in self.posts))
-
-
-def _let_go(loop: asyncio.AbstractEventLoop, tables: Iterable[Table]) -> None:
-    """Close what nobody uses any more; at the end of the process it closes by itself."""
-    if loop.is_running():
-        loop.call_soon_threadsafe(lambda: loop.create_task(close_tables(tables)))
 
 
 def spool(settings: Smtpgw) -> Path:
