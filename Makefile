@@ -24,8 +24,9 @@ test: ## install what is missing, then lint, types and the whole suite with real
 
 # One line for each test that has a long version: what makes it long.
 NIGHTLY := \
-  GATEPOST_ADDRESSES=250 \
+  GATEPOST_ADDRESSES=500 \
   GATEPOST_CUTS=300 \
+  GATEPOST_ENVELOPES=20 \
   GATEPOST_INJECTIONS=2000 \
   GATEPOST_KILLS=250 \
   GATEPOST_MAILS=10000 \

@@ -107,6 +107,7 @@ RESULTS = {
     "local_recipient_maps": (_key, lambda _dice: "x", 5),
     "virtual_mailbox_maps": (_key, lambda _dice: "x", 5),
     "relay_recipient_maps": (_key, lambda _dice: "x", 5),
+    "smtp_generic_maps": (_key, _one, 6),
 }  # fmt: skip
 """Parameter: what makes its keys, its values, and how many of them at most."""
 
@@ -194,13 +195,17 @@ class Configuration:
 
     def settings(self, place: Path) -> config.Smtpgw:
         """The same as settings of ours, read from a file."""
+        file = place / "gatepost.toml"
+        file.write_text(self.toml(place))
+        return config.load(file).smtpgw
+
+    def toml(self, place: Path) -> str:
+        """The table [smtpgw] of those settings."""
         lines = [f"[smtpgw]\nmyhostname = {json.dumps(HOST)}\nlocal_addresses = ['127.0.0.1']\n"]
         for name, text in self.write(place).items():
             if name in config.Smtpgw.model_fields:
                 lines.append(f"{name} = {_toml(name, text)}\n")
-        file = place / "gatepost.toml"
-        file.write_text("".join([*lines, f"tables.directory = {json.dumps(str(place))}\n"]))
-        return config.load(file).smtpgw
+        return "".join([*lines, f"tables.directory = {json.dumps(str(place))}\n"])
 
 
 def _file(path: Path, text: str) -> None:

@@ -87,13 +87,14 @@ def told(peer: Postfix, given: Configuration, number: int) -> None:
     main, base = peer.config / "main.cf", peer.config / "main.cf.first"
     if not base.exists():
         base.write_text(main.read_text())
-    set_here = {*CHOICES, *RESULTS}
+    values = given.write(peer.config)
+    set_here = {*CHOICES, *RESULTS, *values}
     lines = [
         line
         for line in base.read_text().splitlines()
         if line.partition("=")[0].strip() not in set_here
     ]
-    lines += [f"{name} = {value}" for name, value in given.write(peer.config).items()]
+    lines += [f"{name} = {value}" for name, value in values.items()]
     new = peer.config / "main.cf.new"
     new.write_text("\n".join(lines) + "\n")
     age(new)

@@ -27,6 +27,9 @@ FILES = {b"/lists/all": b"# everybody\nann, bob\n\nsub@elsewhere.example\n:inclu
          b"/lists/more": b"carol\n"}  # fmt: skip
 
 
+PLUS = Delimiter(b"+")
+
+
 class Fixed:
     """A table of these keys."""
 
@@ -48,11 +51,17 @@ async def _read(path: bytes) -> bytes:
     return FILES[path]
 
 
-def expand(content: Mapping[str, str], name: str, **limits: int) -> Expanded | None:
+def expand(
+    content: Mapping[str, str],
+    name: str,
+    origin: bytes = b"here.example",
+    delimiter: Delimiter = PLUS,
+    **limits: int,
+) -> Expanded | None:
     aliases = Aliases(
         Fixed(content),
-        Standard(StandardOptions(b"here.example")),
-        Delimiter(b"+"),
+        Standard(StandardOptions(origin)),
+        delimiter,
         _here,
         _read,
         AliasOptions(**limits),
@@ -109,6 +118,20 @@ def test_the_owner_of_a_list_gets_its_errors() -> None:
     owner = expand({"list": "ann", "owner-list": "boss", "owner-owner-list": "x"}, "owner-list")
     assert owner is not None
     assert owner.owner is None
+
+
+def test_no_owner_is_special_where_owner_request_special_is_off() -> None:
+    content = {"list": "ann", "owner-list": "boss"}
+    found = expand(content, "list", delimiter=Delimiter(b"+", owner_request=False))
+    assert found is not None
+    assert found.owner is None
+
+
+def test_a_name_belongs_to_myorigin_and_is_no_alias_where_that_is_elsewhere() -> None:
+    found = expand({"root": "ann", "ann": "bob", "owner-root": "x"}, "root", b"there.example")
+    assert found is not None
+    assert found.recipients == (b"ann@there.example",)
+    assert found.owner == b"owner-root@there.example"
 
 
 def test_what_has_no_end_is_refused_for_now() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from milterd.core.mail import Envelope, HeaderField, Recipient
 from smtpgw.address.canonical import Canonical
@@ -124,3 +125,14 @@ def test_mail_of_our_own_keeps_its_sender_and_nobody_gets_a_copy() -> None:
 def test_the_null_sender_stays() -> None:
     done = asyncio.run(rewriter().envelope(Envelope(b"", (), (Recipient(b"u@x.example"),))))
     assert done.envelope.sender == b""
+
+
+def test_the_null_sender_has_no_blind_copies() -> None:
+    made = rewriter()
+    options = replace(made.options, always_bcc=b"", sender_bcc_maps=open_maps(
+        "static:archive@x.example", Context()
+    ))  # fmt: skip
+    for sender, count in ((b"a@x.example", 2), (b"", 1)):
+        envelope = Envelope(sender, (), (Recipient(b"u@y.example"),))
+        found = asyncio.run(replace(made, options=options).envelope(envelope))
+        assert len(found.envelope.recipients) == count
