@@ -115,7 +115,7 @@ class _Room:
         """How many more."""
         if not site:
             return _ANY
-        wish, transport = self.wish, site.partition(":")[0]
+        wish, transport = self.wish, _transport(site)
         room = wish.room.get(site)
         if room is None:
             room = wish.each_of.get(transport, wish.each)
@@ -126,8 +126,13 @@ class _Room:
         """Take up to so many; how many it is."""
         taken = max(min(self.left(site), wanted), 0)
         self.used[site] += taken
-        self.of_transport[site.partition(":")[0]] += taken
+        self.of_transport[_transport(site)] += taken
         return taken
+
+
+def _transport(site: object) -> str:
+    """What stands before the colon; nothing where damage has left no text at all."""
+    return site.partition(":")[0] if isinstance(site, str) else ""
 
 
 def _of_lanes(
