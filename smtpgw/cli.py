@@ -118,14 +118,16 @@ def config() -> None:
 
 def _print_findings(findings: list[Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape as plain
     from rich.table import Table
 
     table = Table("", "", "", box=None, show_header=False, pad_edge=False)
     styles = {"ok": "green", "warning": "yellow", "error": "red"}
     for each in findings:
         level = f"[{styles[each.level]}]{each.level}[/]"
-        table.add_row(level, escape(each.subject), escape(each.detail, 2000))
-    Console(highlight=False).print(table)
+        # Brackets of settings and addresses are no markup.
+        table.add_row(level, plain(escape(each.subject)), plain(escape(each.detail, 2000)))
+    Console(highlight=False, emoji=False).print(table)
 
 
 def _print_json(value: object) -> None:

@@ -205,3 +205,9 @@ def test_what_people_read(settings: Path) -> None:
         "a destination",
         "    generic            <outside@example.org> to <u@slow.example>",
     ]
+
+
+def test_what_check_prints_is_no_markup(settings: Path) -> None:
+    command = [sys.executable, "-m", "smtpgw", "check", "-c", str(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert "no [[smtpgw.listener]]" in done.stdout
