@@ -1,4 +1,5 @@
-"""From the settings to what each room is told.  Pure, but for reading certificates.
+"""From the settings to what each room is told.  Pure, but for reading certificates and
+the file of myorigin.
 
 Everything a postmaster wrote becomes a room's own options here and nowhere else.
 """
@@ -10,6 +11,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TypeVar
 
 from milterd.base import sockets
@@ -124,7 +126,7 @@ def pickup(settings: Smtpgw) -> PickupOptions:
     return PickupOptions(
         directory=settings.queue.drop,
         public=Public(
-            myorigin=settings.hostname,
+            myorigin=_origin(settings),
             message_size_limit=settings.message_size_limit,
             header_size_limit=settings.header_size_limit,
             authorized_submit_users=settings.authorized_submit_users,
@@ -142,6 +144,12 @@ def pickup(settings: Smtpgw) -> PickupOptions:
             lifetime=settings.queue.maximal_queue_lifetime,
         ),
     )
+
+
+def _origin(settings: Smtpgw) -> str:
+    """myorigin, or the first word of the file that it names, which was read before."""
+    text = settings.expanded("myorigin")
+    return Path(text).read_text().split()[0] if text.startswith("/") else text
 
 
 def content(settings: Smtpgw) -> ContentOptions:

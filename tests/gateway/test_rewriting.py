@@ -272,7 +272,7 @@ def test_local_mail_waits_for_its_tables_and_is_rewritten_like_ours(gateway: Gat
     configure(gateway)
     gateway.stop()
     gateway.start()
-    (got,) = gateway.delivered("u@gw.example.net")
+    (got,) = gateway.delivered("u@example.net")
     assert value(got, "From") == "New.Name@example.net"
     assert b"Return-Path: <New.Name@example.net>" in got
 
