@@ -243,9 +243,17 @@ async def _rewritten(
             continue
         if there is not None:
             # Postfix adds fields that are missing.
-            there = replace(
-                there, fields={name: there.fields.get(name, []) for name in mine.fields}
-            )
+            fields = {name: there.fields.get(name, []) for name in mine.fields}
+            there = replace(there, fields=fields)
+            options = ours.rewriter.options
+            copies = options.sender_bcc_maps or options.recipient_bcc_maps or options.always_bcc
+            if copies and _folded(there) == _folded(mine):
+                # Of a recipient and its blind copy Postfix keeps the copy (docs/addresses.md).
+                there = replace(there, recipients=mine.recipients)
         found.compare("mails", mine, there, case)
         for each in mine.recipients:
             await _resolved(asking, ours, each, mine.sender, found)
+
+
+def _folded(mail: Queued) -> list[bytes]:
+    return sorted(each.lower() for each in mail.recipients)
