@@ -4,8 +4,8 @@ A mail is written in tmp, synced, renamed into new, and new is synced; then it i
 delivered.  Its name holds the queue id and the recipient's number, so a delivery that
 is repeated after a crash replaces the first instead of standing beside it.  Files
 have LF line ends, as Maildir readers expect, and on top Return-Path as RFC 5321 section 4.4
-wants it, X-Original-To and Delivered-To, as virtual(8) has them.  Nothing but [A-Za-z0-9.@_+=-] of an address reaches the file
-system as it is.
+wants it, X-Original-To and Delivered-To, as virtual(8) has them.  Nothing but
+[A-Za-z0-9.@_+=-] of an address reaches the file system as it is.
 """
 
 from __future__ import annotations
