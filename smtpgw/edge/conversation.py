@@ -245,6 +245,8 @@ class Conversation(SMTP):
         plain.pause_reading()  # the client's hello is for TLS, not for the inbox
         self._out += ready.encode()
         await self.flush()
+        # Not after the handshake: a client may send its next command with the end of it.
+        self.inbox.clear()
         timeout = self.options.deadlines.starttls
         try:
             secure = await self.loop.start_tls(
@@ -259,6 +261,5 @@ class Conversation(SMTP):
         self.transport = self._wire = secure
         self._writer._transport = secure  # type: ignore[attr-defined] # as aiosmtpd does
         self.inbox.attach(secure)
-        self.inbox.clear()  # what came before TLS
         self.secure = True
         return facts(secure.get_extra_info("ssl_object"))

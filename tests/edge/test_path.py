@@ -122,10 +122,10 @@ def test_8_bit_says_what_it_needs() -> None:
     [b"<" + b"@a," * 300_000, b"<" + b"a." * 500_000, b'<"' + b"\\a" * 500_000, b"<" * 10**6],
 )
 def test_hostile_length_costs_no_time(octets: bytes) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(PathError):
         parse_path(octets + b">")
-    assert time.perf_counter() - begin < 0.5
+    assert time.process_time() - begin < 0.5
 
 
 @given(st.binary(min_size=1, max_size=60))

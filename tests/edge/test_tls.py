@@ -20,12 +20,12 @@ CA = trustme.CA()
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> EdgeOptions:
-    """A listener with a certificate, and a short handshake deadline."""
+    """A listener with a certificate."""
     directory: Path = tmp_path_factory.mktemp("tls")
     certificate = CA.issue_cert("mx.example.net")
     certificate.private_key_and_cert_chain_pem.write_to_path(str(directory / "both.pem"))
     context = server_context(directory / "both.pem")
-    return replace(QUICK, tls_context=context, deadlines=Deadlines(starttls=0.7))
+    return replace(QUICK, tls_context=context)
 
 
 def start_tls(client: Client, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> None:
@@ -99,6 +99,32 @@ def test_starttls_takes_no_argument(options: EdgeOptions) -> None:  # D03
         client.command(b"NOOP", 250)
 
 
+def test_a_command_in_one_segment_with_the_end_of_the_handshake(options: EdgeOptions) -> None:
+    """A client of TLS 1.3 may speak as soon as it has sent its Finished (RFC 8446 section 2)."""
+    context = ssl.create_default_context()
+    CA.configure_trust(context)
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(received, sent, server_hostname="mx.example.net")
+    with Server(options) as server, server.client() as client:
+        client.command(b"STARTTLS", 220)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                client.socket.sendall(sent.read())
+                received.write(client.socket.recv(65536))
+        tls.write(b"EHLO x\r\n")
+        client.socket.sendall(sent.read())
+        said = b""
+        while not said.endswith(b"\r\n"):
+            try:
+                said += tls.read(65536)
+            except ssl.SSLWantReadError:
+                received.write(client.socket.recv(65536))
+        assert said.startswith(b"250-mx.example.net")
+
+
 def test_starttls_before_ehlo(options: EdgeOptions) -> None:
     with Server(options) as server, Client(server.port) as client:
         client.expect(220)
@@ -107,7 +133,7 @@ def test_starttls_before_ehlo(options: EdgeOptions) -> None:
 
 @pytest.mark.parametrize("octets", [b"garbage\r\n" * 9, b"MAIL FROM:<a@b>\r\n", b""])
 def test_no_handshake_is_an_end(options: EdgeOptions, octets: bytes) -> None:  # D04
-    with Server(options) as server:
+    with Server(replace(options, deadlines=Deadlines(starttls=0.7))) as server:
         client = server.client()
         client.command(b"STARTTLS", 220)
         client.send(octets)
