@@ -201,10 +201,18 @@ class AddressRules:
         here: list[Recipient] = []
         elsewhere: list[Recipient] = []
         for each in expanded.recipients:
-            those = here if await self._is_local(each, sender) else elsewhere
-            those.append(Recipient(form.external(each), args))
-        new = replace(envelope, sender=sender, recipients=tuple(elsewhere))
-        found = await self._addresses.rewriter.envelope(new, sender=False, copies=False)
+            new = Recipient(form.external(each), args)
+            if expanded.owner is not None:
+                # local(8) hands all of a list with an owner to cleanup(8), and looks for aliases
+                # again then; but a list that names itself would go in circles.
+                final = new.address.lower() == recipient.address.lower()
+            else:
+                final = await self._is_local(each, sender)
+            (here if final else elsewhere).append(new)
+        given = replace(envelope, sender=sender, recipients=tuple(elsewhere))
+        found = await self._addresses.rewriter.envelope(
+            given, sender=expanded.owner is not None, copies=False
+        )
         work.steps += found.steps
         await self._part(aliases, found.envelope, here, (*through, name), work)
 
