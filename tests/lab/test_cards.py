@@ -15,6 +15,7 @@ from tests.lab.cards.reproduce import line_that_fails, play_all, scenarios
 
 pytestmark = pytest.mark.timeout(400)  # all cards are made for the first test
 Rows = dict[str, list[cards.Row]]
+made_once = pytest.mark.xdist_group("milter-cards")  # not by every process of the suite
 WORKERS = 3
 """Cards at a time: what is waited for is mostly time."""
 OURS = [each for each in SUBJECTS if not each.package]
@@ -34,11 +35,13 @@ def _committed(subject: Subject) -> dict[str, str]:
     return cards.results((cards.CARDS / f"{subject.name}.md").read_text())
 
 
+@made_once
 @pytest.mark.parametrize("subject", OURS, ids=lambda each: each.name)
 def test_ours_fail_nothing(graded: Rows, subject: Subject) -> None:
     assert [each for each in graded[subject.name] if each.result == "fail"] == []
 
 
+@made_once
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda each: each.name)
 def test_the_page_says_what_is_so(graded: Rows, subject: Subject) -> None:
     seen = {each.check: (each.result, each.seen) for each in graded[subject.name]}

@@ -10,7 +10,10 @@ import pytest
 from tests.lab.cards import card as cards
 from tests.lab.cards.mtas import CARDS
 
-pytestmark = pytest.mark.timeout(240)  # both cards, on a machine that does other things too
+pytestmark = [
+    pytest.mark.timeout(240),  # both cards, on a machine that does other things too
+    pytest.mark.xdist_group("mta-cards"),  # made once, not by every process of the suite
+]
 Rows = dict[str, list[cards.Row]]
 
 
