@@ -243,7 +243,7 @@ def test_a_database_that_is_deleted_while_in_use_is_written_anew(
     for name in names:
         (gateway.queue / "00" / name).unlink()
     until(lambda: gateway.count("queue repaired") > repaired, what="the repair")
-    told = gateway.events("queue repaired")[-1]
+    told = gateway.told("queue repaired")[-1]
     assert (told["level"], told["unreadable"]) == ("critical", 0)
     assert told["mails"] >= 1
     gateway.arrives(waits)
@@ -263,7 +263,7 @@ def test_garbage_in_the_database_costs_what_was_overwritten(gateway: Later) -> N
     with database.open("r+b") as file:
         file.write(os.urandom(database.stat().st_size))
     until(lambda: gateway.count("queue repaired") > repaired, what="the repair")
-    told = gateway.events("queue repaired")[-1]
+    told = gateway.told("queue repaired")[-1]
     assert told["mails"] == 0
     assert Path(told["set_aside"], "queue.db").exists()
     assert gateway.arrives(gateway.send_new())

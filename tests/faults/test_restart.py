@@ -199,7 +199,7 @@ def test_what_cannot_be_read_is_tried_again_and_what_cannot_be_removed_is_not_se
         with place.failing(worker, "pread64:error=EIO", home, queue.path(0)):
             queue.command("release", queue_id)
             until(lambda: gateway.count("delivery", outcome="deferred") == 1)
-        (told,) = gateway.events("queue.read")
+        (told,) = gateway.told("queue.read")
         assert (told["queue_id"], told["reason"]) == (queue_id, "body file: Input/output error")
         # The postmaster is told of it by a mail of its own, which goes.
         (kept,) = until(lambda: (found := queue.listed()) and len(found) == 1 and found)
@@ -214,7 +214,7 @@ def test_what_cannot_be_read_is_tried_again_and_what_cannot_be_removed_is_not_se
         assert queue.path(0).exists()
         gateway.stop()
         gateway.start()
-        assert gateway.events("queue open")[-1]["orphans"] == 1
+        assert gateway.told("queue open")[-1]["orphans"] == 1
         assert not queue.path(0).exists()
         sent = gateway.count("delivery", outcome="delivered", recipient="u0@example.net")
         assert len(_arrived(gateway, 0)) == sent == 1
@@ -228,7 +228,7 @@ def test_a_directory_that_cannot_be_listed_stops_nothing() -> None:
         traced = ["strace", "-D", "-f", "--seccomp-bpf", "-o", str(home / "trace")]
         traced += ["-e", "trace=getdents64", "-e", "inject=getdents64:error=EIO"]
         gateway.start(prefix=[*traced, f"--trace-path={bodies}", f"--trace-path={taken}"])
-        (told,) = gateway.events("queue.bodies")
+        (told,) = gateway.told("queue.bodies")
         assert told["reason"] == f"{bodies}: Input/output error"
         until(lambda: queue.listed() == [])
         assert [len(_arrived(gateway, number)) for number in range(2)] == [1, 1]

@@ -160,6 +160,10 @@ default = "{delivery or f"maildir:{self.mail}"}"
             if line["event"] == name and all(line.get(key) == val for key, val in values.items())
         ]
 
+    def told(self, name: str, **values: object) -> list[dict[str, Any]]:
+        """The same, once there are any: the log is written after the answer that it tells of."""
+        return until(lambda: self.events(name, **values), what=f"{name} in the log")
+
     def count(self, name: str, **values: object) -> int:
         """How many of those there are."""
         return len(self.events(name, **values))

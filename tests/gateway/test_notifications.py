@@ -148,6 +148,6 @@ def test_what_somebody_answers_to_a_notice_goes_nowhere(gateway: Gateway) -> Non
     gateway.start()
     assert gateway.send(sender="", recipients=["Double-Bounce@gw.example.net"])[0] == 250
     until(lambda: gateway.count("queue.done"))
-    (line,) = gateway.events("delivery")
+    (line,) = gateway.told("delivery")
     assert line["destination"] == "discard:mail to double_bounce_sender"
     assert not gateway.mail.exists()

@@ -346,7 +346,7 @@ def test_networks_that_cannot_be_asked_lose_no_session() -> None:
                 return client.mail("s@x.example")[0] == client.rcpt("u@y.example")[0] == 250
 
             until(known, what="the networks in the same session")
-            assert ours.events("mynetworks cannot be asked")
+            assert ours.told("mynetworks cannot be asked")
 
 
 # -- networks --------------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def value(mail: bytes, name: str) -> str:
 
 def reasons(gateway: Gateway, queue_id: str) -> list[dict[str, str]]:
     """The decisions that the log has of a mail."""
+    gateway.told("message", queue_id=queue_id)  # the last line about it
     return [
         {**each["reason"], "source": each["filter"]}
         for each in gateway.events("decision", queue_id=queue_id)
@@ -255,7 +256,9 @@ def test_tables_that_cannot_answer_or_never_end(gateway: Gateway) -> None:
     gateway.start()
     code, text = gateway.send(recipients=["team@example.net"])
     assert (code, text.partition(",")[0]) == (451, "4.6.0 Alias expansion error")
-    failed = gateway.events("decision", filter="rewrite", outcome="failed")
+    about = {"filter": "rewrite", "outcome": "failed"}
+    until(lambda: gateway.count("decision", **about) == 2, what="both reasons in the log")
+    failed = gateway.events("decision", **about)
     assert "tcp:127.0.0.1" in failed[0]["reason"]["detail"]
     assert "too many" in failed[1]["reason"]["detail"]
     assert not gateway.mail.exists()

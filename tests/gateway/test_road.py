@@ -148,7 +148,7 @@ def test_our_own_fault_is_451_with_a_reference_that_the_log_has(gateway: Gateway
     reference = text.rpartition(" ")[2]
     (line,) = until(lambda: gateway.events("message", queue_id=reference))
     assert line["outcome"] == "failed"
-    assert "bodies" in str(gateway.events("decision", queue_id=reference)[0]["reason"])
+    assert "bodies" in str(gateway.told("decision", queue_id=reference)[0]["reason"])
     assert "/" not in text
     assert gateway.send()[0] == 250
     gateway.delivered()

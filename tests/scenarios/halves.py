@@ -171,6 +171,12 @@ class Halves:
             if line["event"] == event and all(line.get(key) == val for key, val in values.items())
         ]
 
+    def told(self, daemon_name: str, event: str, **values: object) -> list[dict[str, Any]]:
+        """The same, once there are any: a log is written after the answer that it tells of."""
+        about = f"{event} in the log of {daemon_name}"
+        wait_for(lambda: bool(self.events(daemon_name, event, **values)), about)
+        return self.events(daemon_name, event, **values)
+
     def troubles(self) -> list[dict[str, Any]]:
         """Every line of both logs that is a warning or worse."""
         lines = [*self.log("milterd"), *self.log("smtpgw")]

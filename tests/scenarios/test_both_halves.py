@@ -146,7 +146,7 @@ def test_without_clamd_mail_waits_or_passes_marked_as_the_settings_say(town: Tow
         assert [each.partition(b" (")[0] for each in status] == [b"unavailable"][action != "tag" :]
         assert fields(mail, "User-Agent") == []
         assert signed_by(mail, town.halves.records) == good_signatures("example.net")
-        line = town.halves.events("milterd", "decision", filter="clamav")[-1]
+        line = town.halves.told("milterd", "decision", filter="clamav")[-1]
         assert re.match(rf"clamav: unavailable \(action={action} ", line["reason"])
     town.start("clamd")
     town.configure()
@@ -221,15 +221,15 @@ def test_each_decision_is_one_line_whatever_the_mail_says(town: Town) -> None:
         octets = (halves.home / f"{name}.log").read_bytes()
         assert [each for each in octets.split(b"\n") if not PRINTABLE.fullmatch(each)] == []
         assert all("forged" not in each["event"] for each in halves.log(name)[start:])
-    (line,) = halves.events("smtpgw", "message", queue_id=queue_id)
+    (line,) = halves.told("smtpgw", "message", queue_id=queue_id)
     assert (line["listener"], line["client"]) == ("mx", "127.0.0.1")
     assert (line["outcome"], line["filter"]) == ("queued", "milter dkim")
     assert line["reason"] == f"250 2.0.0 Ok: queued as {queue_id}"
     assert line["sender"] == r'"\\",\\"event\\":\\"forgedü"@example.net'
     for each in FILTERS:
-        (decision,) = halves.events("milterd", "decision", queue_id=queue_id, filter=each)
+        (decision,) = halves.told("milterd", "decision", queue_id=queue_id, filter=each)
         assert {"client", "outcome", "reason"} <= set(decision)
-        (heard,) = halves.events("smtpgw", "decision", queue_id=queue_id, filter=f"milter {each}")
+        (heard,) = halves.told("smtpgw", "decision", queue_id=queue_id, filter=f"milter {each}")
         assert heard["outcome"] == "edited"
 
 

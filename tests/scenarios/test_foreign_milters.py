@@ -69,7 +69,7 @@ def test_eicar_is_refused_with_the_milters_own_words(town: Town) -> None:
     code, text = town.halves.send(infected(), ["bad@example.net"])
     assert (code, text) == (550, f"5.7.1 infected: {SIGNATURE}.UNOFFICIAL")
     assert town.halves.stored("bad@example.net") == []
-    (line,) = town.halves.events("smtpgw", "message", recipients=["bad@example.net"])
+    (line,) = town.halves.told("smtpgw", "message", recipients=["bad@example.net"])
     assert (line["outcome"], line["filter"]) == ("rejected", "milter clamav-milter")
     assert SIGNATURE in line["reason"]
 
