@@ -114,7 +114,7 @@ class App:
         self._road.plans = {**self._road.plans, **plans}
         for post in self.posts:
             post.deliver(settings, addresses, failed)
-        await self._pick_up(settings, failed)
+        await self._pick_up(settings, addresses, failed)
         await self._open_doors(edges, orders.listeners)
         if self._looking is None:
             self._looking = asyncio.ensure_future(self._takeover.run())
@@ -131,9 +131,11 @@ class App:
         self._retiring.watch(found)
         return found
 
-    async def _pick_up(self, settings: Smtpgw, failed: Callable[[BaseException], None]) -> None:
+    async def _pick_up(
+        self, settings: Smtpgw, addresses: Addresses, failed: Callable[[BaseException], None]
+    ) -> None:
         """Take local mail by these settings, if the queue's first part is ours."""
-        options = wiring.pickup(settings)
+        options = wiring.pickup(settings, addresses.standard.origin.decode())
         post = next((each for each in self.posts if each.shard == 0), None)
         if post is None or options == self._pickup_options:
             return

@@ -6,7 +6,6 @@ This is only the boundary: :mod:`smtpgw.wiring` makes the rooms' own options of 
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Literal
 
@@ -291,20 +290,9 @@ class Smtpgw(Addresses):
             raise ValueError("expected message_size_limit above header_size_limit")
         return self
 
-    @property
-    def hostname(self) -> str:
-        """What the gateway calls itself."""
-        return self.myhostname or _machine_name()
-
     def parameters(self) -> dict[str, str]:
         """What `$name` may stand for."""
         return super().parameters() | {"queue_directory": str(self.queue.directory)}
-
-
-def _machine_name() -> str:
-    """The machine's full name, or its bare one where nobody knows a domain for it."""
-    full = socket.getfqdn()
-    return full if "." in full else socket.gethostname()
 
 
 def _only(known: set[str], used: tuple[str, ...], where: str, kind: str) -> None:

@@ -5,6 +5,7 @@ ADDRESS_REWRITING_README); `$name` stands for another of them (:mod:`smtpgw.para
 
 from __future__ import annotations
 
+import socket
 from typing import Literal
 
 from pydantic import Field
@@ -305,7 +306,7 @@ class Addresses(Routing, Rewriting, Identity):
     @property
     def hostname(self) -> str:
         """What the gateway calls itself."""
-        raise NotImplementedError
+        return self.myhostname or _machine_name()
 
     def parameters(self) -> dict[str, str]:
         """What `$name` may stand for: all of these settings, lists as main.cf has them."""
@@ -321,6 +322,12 @@ class Addresses(Routing, Rewriting, Identity):
     def expanded(self, name: str) -> str:
         """One of them as text, with every `$name` replaced.  Raises parameters.ParameterError."""
         return parameters.expand(f"${name}", self.parameters())
+
+
+def _machine_name() -> str:
+    """The machine's full name, or its bare one where nobody knows a domain for it."""
+    full = socket.getfqdn()
+    return full if "." in full else socket.gethostname()
 
 
 def _written(value: object) -> str:

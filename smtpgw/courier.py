@@ -19,7 +19,7 @@ from milterd.core.mail import BytesBody
 from smtpgw import jobs, settling
 from smtpgw.delivery import router
 from smtpgw.delivery.fixed import failed
-from smtpgw.delivery.limits import LimitTable, ServiceLimits
+from smtpgw.delivery.limits import LimitTable
 from smtpgw.delivery.outcome import (
     Deferred,
     Delivered,
@@ -29,7 +29,7 @@ from smtpgw.delivery.outcome import (
     Outcome,
 )
 from smtpgw.delivery.paces import NoTurn, Paces
-from smtpgw.delivery.windows import WindowOptions, Windows
+from smtpgw.delivery.windows import Windows
 from smtpgw.dsn.report import DsnOptions
 from smtpgw.ending import Attempt, Ending
 from smtpgw.intake import Intake
@@ -60,27 +60,13 @@ Route = Callable[[bytes, bytes], Awaitable[Destination]]
 
 @dataclass(frozen=True, slots=True)
 class CourierOptions:
-    """ServiceLimits for each destination, by Postfix's names, `services` those of transports that
-    have their own; `pause` is seconds before a full disk is tried again."""
+    """Limits for each transport's destinations; `routing` is seconds in which tables must say
+    where all recipients of a mail go, `pause` those before a full disk is tried again."""
 
-    windows: WindowOptions = field(default_factory=WindowOptions)
-    default_destination_recipient_limit: int = 50
-    default_destination_rate_delay: float = 0.0
-    default_transport_rate_delay: float = 0.0
-    services: Mapping[str, ServiceLimits] = field(default_factory=dict)
+    limits: LimitTable = field(default_factory=LimitTable)
+    routing: float = 300.0
     pause: float = 1.0
     dsn: DsnOptions = field(default_factory=DsnOptions)
-
-    @property
-    def limits(self) -> LimitTable:
-        """Those of every transport."""
-        default = ServiceLimits(
-            self.windows,
-            self.default_destination_recipient_limit,
-            self.default_destination_rate_delay,
-            self.default_transport_rate_delay,
-        )
-        return LimitTable(default, self.services)
 
 
 class Courier:
@@ -273,13 +259,17 @@ class Courier:
         await asyncio.gather(*work)
 
     async def _ways(self, mail: QueuedMail) -> dict[int, Destination]:
-        """Where each recipient that is left goes now.  Tables in memory answer without a pause,
-        so others get their turn between some recipients."""
-        ways: dict[int, Destination] = {}
-        for number, each in enumerate(mail.open, 1):
-            ways[each.number] = await self._route(each.address, mail.sender)
-            if number % TOGETHER == 0:
-                await asyncio.sleep(0)
+        """Where each recipient that is left goes now; whom slow tables leave over waits.  Tables
+        in memory answer without a pause, so others get their turn between some recipients."""
+        limit = self._options.routing
+        late = Destination("retry", f"4.3.0 tables took more than {limit:g} s for all recipients")
+        ways = {each.number: late for each in mail.open}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                for number, each in enumerate(mail.open, 1):
+                    ways[each.number] = await self._route(each.address, mail.sender)
+                    if number % TOGETHER == 0:
+                        await asyncio.sleep(0)
         return ways
 
     async def _route(self, address: bytes, sender: bytes) -> Destination:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from milterd.core.decision import Reason
@@ -25,6 +25,8 @@ SiteOf = Callable[[Iterable[bytes], bytes], Awaitable[str]]
 """What a mail for recipients, from a sender, waits for in the queue."""
 TellExpanded = Callable[[NewMail, Sequence[Recipient]], Sequence[NewMail]]
 """The DSNs that tell a mail's sender that recipients were expanded into others."""
+LOOKUPS = 300.0
+"""Seconds in which tables must have answered for all addresses of a mail's envelope or header."""
 MOST_REASONS = 50
 """Steps of readdressing that the log and the store keep of a mail."""
 
@@ -83,7 +85,7 @@ class Intake:
         rules = self.rules
         if rules is None:
             return mail, ()
-        with _lookups():
+        async with _lookups():
             local = client is None or await rules.writes_here(client, authenticated=authenticated)
             mail, steps = await rules.headers(mail, local=local)
         return mail, tuple(_reasons(steps, "header"))
@@ -140,7 +142,7 @@ class Intake:
         rules = self.rules
         if rules is None:
             return (await self._routed(new),)
-        with _lookups():
+        async with _lookups():
             if new.doomed:
                 done = await rules.bounced(new.mail)
             else:
@@ -182,11 +184,14 @@ def _nobody_told(_mail: NewMail, _recipients: Sequence[Recipient]) -> Sequence[N
     return ()
 
 
-@contextlib.contextmanager
-def _lookups() -> Iterator[None]:
-    """What tables cannot do, as the answer that a client is given."""
+@contextlib.asynccontextmanager
+async def _lookups() -> AsyncIterator[None]:
+    """What tables cannot do, or not in time, as the answer that a client is given."""
     try:
-        yield
+        async with asyncio.timeout(LOOKUPS):
+            yield
+    except TimeoutError:
+        raise LookupFailed(f"tables took more than {LOOKUPS:g} s for all addresses") from None
     except Unavailable as error:
         raise LookupFailed(str(error)) from error
     except Unreasonable as error:

@@ -11,7 +11,6 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TypeVar
 
 from milterd.base import sockets
@@ -27,7 +26,7 @@ from smtpgw.config_types import check_network, parse_nameserver
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery import nexthop
 from smtpgw.delivery.hosts import HostOptions
-from smtpgw.delivery.limits import ServiceLimits
+from smtpgw.delivery.limits import LimitTable, ServiceLimits
 from smtpgw.delivery.order import OrderOptions
 from smtpgw.delivery.smtp import SmtpOptions
 from smtpgw.delivery.windows import WindowOptions
@@ -119,14 +118,14 @@ def _names(settings: Smtpgw) -> Iterator[str]:
             yield each.lower()
 
 
-def pickup(settings: Smtpgw) -> PickupOptions:
-    """The road of mail that is handed in on this machine."""
+def pickup(settings: Smtpgw, myorigin: str) -> PickupOptions:
+    """The road of mail that is handed in on this machine; `myorigin` as it was read."""
     wanted = set(settings.non_smtpd_milters)
     own = (_milter(each) for each in settings.milter if each.name in wanted)
     return PickupOptions(
         directory=settings.queue.drop,
         public=Public(
-            myorigin=_origin(settings),
+            myorigin=myorigin,
             message_size_limit=settings.message_size_limit,
             header_size_limit=settings.header_size_limit,
             authorized_submit_users=settings.authorized_submit_users,
@@ -144,12 +143,6 @@ def pickup(settings: Smtpgw) -> PickupOptions:
             lifetime=settings.queue.maximal_queue_lifetime,
         ),
     )
-
-
-def _origin(settings: Smtpgw) -> str:
-    """myorigin, or the first word of the file that it names, which was read before."""
-    text = settings.expanded("myorigin")
-    return Path(text).read_text().split()[0] if text.startswith("/") else text
 
 
 def content(settings: Smtpgw) -> ContentOptions:
@@ -231,14 +224,9 @@ def manager(settings: Smtpgw) -> ManagerOptions:
 
 def courier(settings: Smtpgw) -> CourierOptions:
     """How destinations are treated."""
-    usual = _limits(settings, Service())
+    services = {name: _limits(settings, row) for name, row in settings.services.items()}
     return CourierOptions(
-        windows=usual.windows,
-        default_destination_recipient_limit=usual.recipient_limit,
-        default_destination_rate_delay=usual.destination_rate_delay,
-        default_transport_rate_delay=usual.transport_rate_delay,
-        services={name: _limits(settings, row) for name, row in settings.services.items()},
-        dsn=dsn(settings),
+        limits=LimitTable(_limits(settings, Service()), services), dsn=dsn(settings)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from smtpgw.address.path import is_literal
@@ -11,6 +12,7 @@ MAX_NAME = 255
 MAX_LABEL = 63
 
 
+@functools.lru_cache(maxsize=4096)
 def mail_host(domain: bytes) -> bool:
     """A host name, or an address literal in brackets."""
     return is_literal(domain) if domain.startswith(b"[") else host_name(domain)

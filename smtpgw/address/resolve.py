@@ -118,14 +118,20 @@ class Resolver:
         local, domain, mark = await self._stripped(address)
         recipient = b"%b@%b" % (local, domain)
         found = Resolved(recipient, routed=any(each in local for each in (b"@", b"!", b"%")))
-        if not mail_host(domain):
+        if self._unreachable(local, domain):
             return replace(found, wrong=True)
         found = await self._classified(found, domain, sender, mark)
         found = await self._transported(found, domain)
-        found = await self._relocated(found)
-        if local.startswith(b"-") and not self.options.allow_min_user:
-            return replace(found, wrong=True)
-        return found
+        return await self._relocated(found)
+
+    async def wrong(self, address: bytes) -> bool:
+        """What Resolved.wrong says, found out without the tables of where mail goes.
+        Raises Unavailable."""
+        local, domain, _ = await self._stripped(address)
+        return self._unreachable(local, domain)
+
+    def _unreachable(self, local: bytes, domain: bytes) -> bool:
+        return not mail_host(domain) or (local.startswith(b"-") and not self.options.allow_min_user)
 
     async def _stripped(self, address: bytes) -> tuple[bytes, bytes, str]:
         """Local part and domain, after domains of ours and the signs of old routing; what made

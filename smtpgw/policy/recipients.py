@@ -53,8 +53,7 @@ class Recipients:
         """Why MAIL is refused.  Raises Unavailable."""
         if not sender:
             return None
-        resolved = await self.resolver.resolve(sender)
-        return Refusal("syntax", BAD_SENDER, _told(resolved.steps)) if resolved.wrong else None
+        return Refusal("syntax", BAD_SENDER) if await self.resolver.wrong(sender) else None
 
     async def rcpt(self, recipient: bytes, sender: bytes, *, own: bool) -> Refusal | None:
         """Why RCPT is refused to a client, `own` if it is one of ours.  Raises Unavailable."""

@@ -100,7 +100,7 @@ class Worker:
     def make_drop(self) -> None:
         """Make the drop directory, as a worker does at its start."""
         self.queue.mkdir(mode=0o700, parents=True, exist_ok=True)
-        options = wiring.pickup(self.settings.smtpgw)
+        options = wiring.pickup(self.settings.smtpgw, self.settings.smtpgw.hostname)
         DropRoom(options.directory).prepare(options.public, self.queue)
 
     async def start(self, fault: str = "") -> Running:

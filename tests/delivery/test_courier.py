@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from smtpgw.courier import CourierOptions
+from smtpgw.delivery.limits import LimitTable, ServiceLimits
 from smtpgw.delivery.outcome import Destination
 from smtpgw.delivery.windows import WindowOptions
 from smtpgw.dsn.report import DsnOptions
@@ -331,7 +332,7 @@ def test_one_dead_destination_hurts_nobody_else(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         dead = Peer({"CONNECT": STALL})
-        options = CourierOptions(windows=WindowOptions(limit=2))
+        options = CourierOptions(LimitTable(ServiceLimits(WindowOptions(limit=2))))
         async with listening(dead) as nowhere:
             exceptions = {"dead.example": nowhere}
             async with road(tmp_path, _maildir(tmp_path), exceptions, options=options) as way:
@@ -349,7 +350,8 @@ def test_one_dead_destination_hurts_nobody_else(tmp_path: Path) -> None:
 def test_a_destination_that_refuses_is_not_asked_for_each_mail(tmp_path: Path) -> None:
     async def scenario() -> None:
         peer = Peer({"CONNECT": b"421 4.3.2 busy\r\n" + CLOSE})
-        options = CourierOptions(windows=WindowOptions(limit=1, failed_cohort_limit=3))
+        windows = WindowOptions(limit=1, failed_cohort_limit=3)
+        options = CourierOptions(LimitTable(ServiceLimits(windows)))
         async with listening(peer) as where, road(tmp_path, where, options=options) as way:
             for _ in range(20):
                 await way.accept(message())

@@ -14,6 +14,7 @@ import structlog
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery.hop import Hop
 from smtpgw.delivery.hosts import Hosts
+from smtpgw.delivery.limits import LimitTable, ServiceLimits
 from smtpgw.delivery.nexthop import Nexthop, parse
 from smtpgw.delivery.order import Host
 from smtpgw.delivery.outcome import Delivered, Destination, Job, Outcome
@@ -166,7 +167,7 @@ def test_a_host_that_does_not_greet_is_no_session_and_its_words_do_not_hide_anot
 def test_a_destination_is_dead_only_if_all_its_hosts_are(tmp_path: Path) -> None:
     async def scenario() -> None:
         windows = WindowOptions(initial_destination_concurrency=1)
-        options = CourierOptions(windows=windows, dsn=DsnOptions("gw.example"))
+        options = CourierOptions(LimitTable(ServiceLimits(windows)), dsn=DsnOptions("gw.example"))
         busy = {"CONNECT": b"421 4.3.2 busy\r\n" + CLOSE}
         peers = {MX2: host(busy), OTHER: host()}
         async with internet(tmp_path, peers, options=options) as net:
@@ -226,7 +227,7 @@ def test_mail_waits_while_dns_is_down_and_goes_when_it_is_back(tmp_path: Path) -
 
     async def scenario() -> None:
         windows = WindowOptions(initial_destination_concurrency=1)
-        options = CourierOptions(windows=windows, dsn=DsnOptions("gw.example"))
+        options = CourierOptions(LimitTable(ServiceLimits(windows)), dsn=DsnOptions("gw.example"))
         peers = {MX1: host()}
         async with internet(tmp_path, peers, options=options) as net:
             net.dns.faults["*"] = faulty.SERVFAIL

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from smtpgw.courier import CourierOptions
-from smtpgw.delivery.limits import ServiceLimits
+from smtpgw.delivery.limits import LimitTable, ServiceLimits
 from smtpgw.delivery.outcome import Destination
 from smtpgw.delivery.paces import WAITING, NoTurn, Paces
 from smtpgw.delivery.windows import WindowOptions, Windows
@@ -128,7 +128,8 @@ def test_destinations_of_a_transport_that_pauses_stand_in_nobodys_way(tmp_path: 
 
 
 def _options(limits: ServiceLimits) -> CourierOptions:
-    return CourierOptions(services={"lmtp": limits}, pause=0.01, dsn=DsnOptions("gw.example"))
+    table = LimitTable(services={"lmtp": limits})
+    return CourierOptions(table, pause=0.01, dsn=DsnOptions("gw.example"))
 
 
 async def _has(way: Road, peer: Peer, count: int) -> None:

@@ -42,7 +42,7 @@ def known(gateway: Gateway) -> Gateway:
     """A gateway that is down, with a drop directory as an earlier start left it."""
     settings = load(gateway.file).smtpgw
     gateway.queue.mkdir(mode=0o700)
-    options = wiring.pickup(settings)
+    options = wiring.pickup(settings, settings.hostname)
     DropRoom(options.directory).prepare(options.public, gateway.queue)
     return gateway
 

@@ -29,7 +29,7 @@ def test_a_poke_does_not_keep_it_from_ending(tmp_path: Path, turns: int) -> None
         async with opened(settings.queue.directory / "00") as store:
             intake = Intake(store, QueueClock(SystemClock()))
             means = LocalMeans(intake, Health(time.monotonic), log, time.time, time.monotonic)
-            pickup = Pickup(store, means, wiring.pickup(settings), log)
+            pickup = Pickup(store, means, wiring.pickup(settings, settings.hostname), log)
             await pickup.start(settings.queue.directory, lambda _: None)
             await asyncio.sleep(0.1)  # it has looked, and waits
             pickup._rung()  # as the command's datagram does, but at this very moment
