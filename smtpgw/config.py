@@ -15,15 +15,24 @@ from milterd.base import settings, toml_file
 from milterd.base.fields import Duration, Size
 from milterd.base.toml_file import ConfigError
 from smtpgw import config_names, queue_place
-from smtpgw.config_addresses import Addresses, Service
+from smtpgw.config_addresses import Addresses, Service, written
 from smtpgw.config_bounce import Bounce
 from smtpgw.config_delivery import Dns
 from smtpgw.config_dialogue import Peers, TlsPeer, TlsPolicy
+from smtpgw.config_reception import (
+    Overrides,
+    Profile,
+    Reception,
+    Stress,
+    expandable,
+    resolved,
+)
 from smtpgw.config_types import Address, Destination, Domain, IpAddress, Name
 
 
-class Listener(settings.Table):
-    """Where the gateway listens, and for whom."""
+class Listener(Overrides):
+    """Where the gateway listens, and for whom.  Every key of [smtpgw] about reception may stand
+    here too, for this listener alone, as with -o in master.cf."""
 
     name: Name = Field(
         description="its name in log, metrics, socket activation and other settings",
@@ -32,7 +41,7 @@ class Listener(settings.Table):
     address: Address = Field(
         description='"host:port", "[v6]:port" or "inet:port@host"', examples=["0.0.0.0:25"]
     )
-    profile: Literal["mx", "submission"] = Field(
+    profile: Profile = Field(
         default="mx",
         description='"mx" takes mail from anybody for our own domains; "submission" takes mail '
         "from mynetworks only, for anywhere the gateway can deliver to",
@@ -157,7 +166,7 @@ class Queue(settings.Table):
         return self.drop_directory or self.directory / "drop"
 
 
-class Smtpgw(Addresses):
+class Smtpgw(Addresses, Reception):
     """The gateway.  Names are Postfix's, see postconf(5)."""
 
     local_addresses: tuple[IpAddress, ...] = Field(
@@ -188,37 +197,8 @@ class Smtpgw(Addresses):
         "from no listener",
         examples=[["dkim"]],
     )
-    header_size_limit: Size = Field(
-        default=102400, ge=1024, description="octets of all header fields of a message"
-    )
-    smtpd_recipient_limit: int = Field(
-        default=1000, ge=100, description="recipients of a message; more are told 452"
-    )
-    hopcount_limit: int = Field(
-        default=50, ge=1, description="Received fields at which a mail is looping"
-    )
-    bare_newline: Literal["normalize", "reject"] = Field(
-        default="normalize",
-        description="a line feed without carriage return in a message: made CRLF, never taken as "
-        "the end of the message, or refused (smtpd_forbid_bare_newline)",
-    )
-    smtpd_timeout: Duration = Field(
-        default=300.0, gt=0, description="how long a client may be silent"
-    )
-    smtpd_client_connection_count_limit: int = Field(
-        default=50, ge=1, description="connections of one client address to one worker at once"
-    )
     default_process_limit: int = Field(
         default=1000, ge=1, description="connections to one worker at once"
-    )
-    smtpd_junk_command_limit: int = Field(
-        default=100, ge=1, description="NOOP, RSET, VRFY and the like before a client is sent away"
-    )
-    smtpd_soft_error_limit: int = Field(
-        default=10, ge=1, description="refused commands before each answer is delayed by a second"
-    )
-    smtpd_hard_error_limit: int = Field(
-        default=20, ge=1, description="refused commands before a client is sent away"
     )
     workers: int = Field(
         default=1,
@@ -241,6 +221,13 @@ class Smtpgw(Addresses):
         description="how long a worker may be gone until another one delivers what is in its part "
         "of the queue",
     )
+    define: dict[Name, str] = Field(
+        default={},
+        description="Names of your own: `$name` stands for their text, and those that "
+        "smtpd_restriction_classes lists are restriction lists.",
+        examples=[{"mua_sender_restrictions": "permit_sasl_authenticated, reject"}],
+    )
+    stress: Stress = Stress()
     listener: tuple[Listener, ...] = Field(default=(), description="Where the gateway listens.")
     milter: tuple[Milter, ...] = Field(
         default=(), description="Milters, asked in the order of these tables."
@@ -290,9 +277,25 @@ class Smtpgw(Addresses):
             raise ValueError("expected message_size_limit above header_size_limit")
         return self
 
-    def parameters(self) -> dict[str, str]:
-        """What `$name` may stand for."""
-        return super().parameters() | {"queue_directory": str(self.queue.directory)}
+    def reception(self, listener: Listener, *, stress: bool = False) -> Reception:
+        """What a listener goes by, usually or under stress.  Raises pydantic.ValidationError
+        where keys do not go together."""
+        return resolved(self, listener.profile, listener, self.stress if stress else None)
+
+    def parameters(
+        self, reception: Reception | None = None, *, stress: bool = False
+    ) -> dict[str, str]:
+        """What `$name` may stand for, in a listener that goes by `reception`."""
+        own = {
+            "queue_directory": str(self.queue.directory),
+            "stress": "yes" if stress else "",
+        }
+        return (
+            dict(self.define)
+            | written(reception or self, expandable(Reception))
+            | super().parameters()
+            | own
+        )
 
 
 def _only(known: set[str], used: tuple[str, ...], where: str, kind: str) -> None:

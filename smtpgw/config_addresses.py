@@ -6,6 +6,7 @@ ADDRESS_REWRITING_README); `$name` stands for another of them (:mod:`smtpgw.para
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
@@ -141,12 +142,6 @@ class Identity(settings.Table):
     )
     relay_recipient_maps: Tables = Field(
         default=(), description="users of relay_domains; without tables, all are taken"
-    )
-    smtpd_reject_unlisted_recipient: bool = Field(
-        default=True, description="refuse recipients that no table of their class has"
-    )
-    smtpd_reject_unlisted_sender: bool = Field(
-        default=False, description="refuse senders of our domains that nobody is known by"
     )
     show_user_unknown_table_name: bool = Field(
         default=True, description='say "in virtual mailbox table" and the like in a refusal'
@@ -315,8 +310,7 @@ class Addresses(Routing, Rewriting, Identity):
             "mail_name": "Gatepost",
         }
         for model in (Identity, Rewriting, Routing):
-            for name in model.model_fields:
-                found[name] = _written(getattr(self, name))
+            found |= written(self, model.model_fields)
         return found | {"myhostname": self.hostname, "mydomain": self.domain}
 
     def expanded(self, name: str) -> str:
@@ -328,6 +322,11 @@ def _machine_name() -> str:
     """The machine's full name, or its bare one where nobody knows a domain for it."""
     full = socket.getfqdn()
     return full if "." in full else socket.gethostname()
+
+
+def written(table: settings.Table, names: Iterable[str]) -> dict[str, str]:
+    """Settings as main.cf has them."""
+    return {name: _written(getattr(table, name)) for name in names}
 
 
 def _written(value: object) -> str:

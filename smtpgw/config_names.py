@@ -6,8 +6,10 @@ import json
 
 from pydantic import ValidationError
 
+from milterd.base.settings import Table
 from milterd.base.toml_file import Problem
 from smtpgw.config_addresses import Addresses, Identity, Rewriting, Routing
+from smtpgw.config_reception import Reception, expandable
 from smtpgw.parameters import ParameterError
 
 
@@ -15,17 +17,15 @@ def problems(settings: Addresses) -> list[Problem]:
     """What is wrong in them once every name is replaced, by key.  What stands nowhere in the
     file has its default, and what is wrong there is so for another key's sake."""
     found: list[Problem] = []
-    for model in (Identity, Rewriting, Routing):
-        for name in sorted(settings.model_fields_set & model.model_fields.keys()):
+    for model in (Identity, Rewriting, Routing, Reception):
+        for name in sorted(settings.model_fields_set.intersection(expandable(model))):
             written = getattr(settings, name)
             if "$" in str(written):
                 found += _looked_at(settings, model, name)
     return found
 
 
-def _looked_at(
-    settings: Addresses, model: type[Identity | Rewriting | Routing], name: str
-) -> list[Problem]:
+def _looked_at(settings: Addresses, model: type[Table], name: str) -> list[Problem]:
     key = f"smtpgw.{name}"
     try:
         text = settings.expanded(name)

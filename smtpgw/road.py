@@ -27,7 +27,7 @@ from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.chain.results import ChainResult, StageResult
 from smtpgw.cleanup import Arrival, CleanupOptions, prepare
 from smtpgw.edge.content import Content
-from smtpgw.edge.road import Answer, Connection, Hello, SessionRoad
+from smtpgw.edge.road import Answer, Connection, Hello, Login, SessionRoad
 from smtpgw.intake import Intake, LookupFailed
 from smtpgw.policy import relay
 from smtpgw.policy.recipients import Recipients, Refusal
@@ -96,9 +96,15 @@ class GatewaySession:
     """A :class:`~smtpgw.edge.road.SessionRoad`."""
 
     def __init__(self, means: Means, plan: Plan, connection: Connection) -> None:
-        self._means, self._plan, self._connection = means, plan, connection
+        self._means, self._plan = means, plan
         self._hello = Hello(b"", esmtp=False)
         self._transaction: _Transaction | None = None
+        self._begin(connection)
+
+    def _begin(self, connection: Connection) -> None:
+        """Who is there, and who is asked about it."""
+        means, plan = self._means, self._plan
+        self._connection = connection
         self._log = means.log.bind(
             listener=connection.listener,
             client=connection.client.address or connection.client.name,
@@ -134,6 +140,16 @@ class GatewaySession:
         result = await self._chain.helo(hello.name, _tls_macros(hello))
         return self._stage("HELO", result) if result.hangup else None
 
+    async def login(self, login: Login) -> Answer | None:
+        self._hello = replace(self._hello, login=login)
+        return None
+
+    async def readmit(self, connection: Connection, login: Login | None) -> Answer | None:
+        await self._chain.close()
+        self._begin(connection)
+        self._hello = Hello(b"", esmtp=False, tls=self._hello.tls, login=login)
+        return await self.connect()
+
     async def mail(self, sender: Path, params: MailParams) -> Answer | None:
         try:
             self._means.intake.check(params.size or 0)
@@ -147,8 +163,9 @@ class GatewaySession:
         transaction = _Transaction(self._means.intake.new_id(), sender, params, direction)
         self._transaction = transaction
         macros = {"i": transaction.queue_id.encode()}
-        if self._hello.auth is not None:
-            macros |= {"auth_authen": self._hello.auth, "auth_type": b"PLAIN"}
+        login = self._hello.login
+        if login is not None:
+            macros |= {"auth_authen": login.name, "auth_type": login.method.encode()}
         result = await self._chain.mail(
             sender.address, params.args, macros, direction=transaction.direction
         )
@@ -161,7 +178,7 @@ class GatewaySession:
         refusal = await self._admission.rcpt(
             recipient,
             self._transaction.sender if self._transaction else None,
-            authenticated=self._hello.auth is not None,
+            authenticated=self._hello.login is not None,
         )
         if refusal is not None:
             await self._chain.rcpt_rejected(recipient.address, params.args, refusal.reply)
@@ -222,7 +239,7 @@ class GatewaySession:
 
     async def _ask(self, transaction: _Transaction, mail: Mail) -> ChainResult:
         """What the milters say to the mail, whose header is rewritten before they sign it."""
-        authenticated = self._hello.auth is not None
+        authenticated = self._hello.login is not None
         mail, transaction.rewritten = await self._means.intake.headers(
             mail, self._connection.client, authenticated=authenticated
         )
@@ -339,7 +356,7 @@ class GatewaySession:
     @property
     def _own(self) -> bool:
         """Whether the client is one of ours, who may send anywhere."""
-        return self._admission.own or self._hello.auth is not None
+        return self._admission.own or self._hello.login is not None
 
     def _direction(self) -> Direction:
         return relay.direction(self._own)

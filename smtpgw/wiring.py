@@ -22,6 +22,7 @@ from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.cleanup import MAIL_NAME, CleanupOptions
 from smtpgw.config import Listener, Milter, Smtpgw
 from smtpgw.config_addresses import Service
+from smtpgw.config_reception import Reception
 from smtpgw.config_types import check_network, parse_nameserver
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery import nexthop
@@ -77,6 +78,7 @@ def _milter(settings: Milter) -> MilterOptions:
 def plan(settings: Smtpgw, listener: Listener, addresses: Addresses) -> Plan:
     """The road of a listener's mail."""
     submission = listener.profile == "submission"
+    reception = settings.reception(listener)
     return Plan(
         cleanup=CleanupOptions(
             myhostname=settings.hostname,
@@ -87,8 +89,8 @@ def plan(settings: Smtpgw, listener: Listener, addresses: Addresses) -> Plan:
         recipients=Recipients(
             RecipientOptions(
                 not submission,
-                settings.smtpd_reject_unlisted_recipient,
-                settings.smtpd_reject_unlisted_sender,
+                reception.smtpd_reject_unlisted_recipient,
+                reception.smtpd_reject_unlisted_sender,
             ),
             addresses.resolver,
             addresses.recipients,
@@ -131,7 +133,7 @@ def pickup(settings: Smtpgw, myorigin: str) -> PickupOptions:
             authorized_submit_users=settings.authorized_submit_users,
         ),
         local=LocalPlan(
-            content=content(settings),
+            content=content(settings, settings),
             cleanup=CleanupOptions(myhostname=settings.hostname),
             milters=tuple(replace(each, listeners=frozenset()) for each in own),
             macros={
@@ -145,31 +147,32 @@ def pickup(settings: Smtpgw, myorigin: str) -> PickupOptions:
     )
 
 
-def content(settings: Smtpgw) -> ContentOptions:
+def content(settings: Smtpgw, reception: Reception) -> ContentOptions:
     """The limits on a message."""
     return ContentOptions(
         message_size_limit=settings.message_size_limit,
-        header_size_limit=settings.header_size_limit,
-        hopcount_limit=settings.hopcount_limit,
-        bare_newline=settings.bare_newline,
+        header_size_limit=reception.header_size_limit,
+        hopcount_limit=reception.hopcount_limit,
+        bare_newline=reception.bare_newline,
         spool_directory=settings.queue.directory / "spool",
     )
 
 
 def edge(settings: Smtpgw, listener: Listener) -> EdgeOptions:
     """How a listener speaks SMTP.  Raises ConfigError for unusable certificates."""
+    reception = settings.reception(listener)
     return EdgeOptions(
         listener=listener.name,
         myhostname=settings.hostname,
-        content=content(settings),
-        deadlines=Deadlines(smtpd_timeout=settings.smtpd_timeout),
+        content=content(settings, reception),
+        deadlines=Deadlines(smtpd_timeout=reception.smtpd_timeout),
         limits=Limits(
-            recipient_limit=settings.smtpd_recipient_limit,
-            junk_command_limit=settings.smtpd_junk_command_limit,
-            soft_error_limit=settings.smtpd_soft_error_limit,
-            hard_error_limit=settings.smtpd_hard_error_limit,
+            recipient_limit=reception.smtpd_recipient_limit,
+            junk_command_limit=reception.smtpd_junk_command_limit,
+            soft_error_limit=reception.smtpd_soft_error_limit,
+            hard_error_limit=reception.smtpd_hard_error_limit,
             connections=settings.default_process_limit,
-            client_connections=settings.smtpd_client_connection_count_limit,
+            client_connections=reception.smtpd_client_connection_count_limit,
             client_limit_exceptions=tuple(_networks(settings)),
         ),
         tls_context=tls_context(listener),

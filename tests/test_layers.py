@@ -47,7 +47,20 @@ ROOMS: dict[str, set[str]] = {
     "smtpgw.chain": {"milterd.core", "milterd.wire", "milterd.base", "smtpgw.address"},
     "smtpgw.edge": {"milterd.core", "milterd.base", "smtpgw.address"},
     "smtpgw.local": {"milterd.core", "smtpgw.address"},
-    "smtpgw.policy": {"milterd.core", "milterd.base", "smtpgw.address", "smtpgw.edge"},
+    "smtpgw.policy": {
+        "milterd.core", "milterd.base", "smtpgw.address", "smtpgw.edge", "smtpgw.dns",
+        "smtpgw.tables",
+    },
+    # How clients log in; before the dialogue; how often they may come.
+    "smtpgw.sasl": {"milterd.base", "smtpgw.edge"},
+    "smtpgw.screen": {"milterd.base", "milterd.core", "smtpgw.dns", "smtpgw.edge"},
+    "smtpgw.rates": {"milterd.base"},
+    # Postfix's policy protocol, both sides, and what is decided there.
+    "smtpgw.delegation": {"milterd.base"},
+    "smtpgw.greylist": {"milterd.base"},
+    "smtpgw.verify": {"milterd.base", "milterd.core", "smtpgw.address"},
+    # What was decided, kept for `smtpgw why`.
+    "smtpgw.decisions": {"milterd.base", "milterd.core", "smtpgw.policy"},
     "smtpgw.queue": {"milterd.core", "milterd.base"},
     "smtpgw.dns": set(),
     "smtpgw.delivery": {
@@ -58,7 +71,8 @@ ROOMS: dict[str, set[str]] = {
     "smtpgw": {
         "milterd.core", "milterd.wire", "milterd.base", "smtpgw.address", "smtpgw.chain",
         "smtpgw.edge", "smtpgw.policy", "smtpgw.queue", "smtpgw.delivery", "smtpgw.dns",
-        "smtpgw.dsn", "smtpgw.local", "smtpgw.tables",
+        "smtpgw.dsn", "smtpgw.local", "smtpgw.tables", "smtpgw.sasl", "smtpgw.screen",
+        "smtpgw.rates", "smtpgw.delegation", "smtpgw.greylist", "smtpgw.verify", "smtpgw.decisions",
     },
 }  # fmt: skip
 

@@ -22,3 +22,11 @@ Duration = Annotated[float, BeforeValidator(durations.seconds), Kind("duration")
 
 Size = Annotated[int, BeforeValidator(durations.octets), Kind("size")]
 """A pydantic field type: octets, or a string with a unit."""
+
+INHERITED = "inherited"
+"""In a field's json_schema_extra: another table tells of this key, so the reference does not
+repeat it."""
+
+VERBATIM = "verbatim"
+"""In a field's json_schema_extra: `$name` in it is no other setting's, but something that is
+known only when the value is used."""

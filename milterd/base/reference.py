@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from milterd.base.fields import Kind
+from milterd.base.fields import INHERITED, Kind
 
 _PAGE = """# Settings
 
@@ -116,7 +116,8 @@ def _table(path: str, field: FieldInfo, *, shown: bool) -> Iterator[_Part]:
     shown = shown or shape != "one" or _default(field) is None
     text = field.description or _first_paragraph(model)
     below = [(key, each) for key, each in model.model_fields.items() if _is_table(each)]
-    keys = tuple((key, each) for key, each in model.model_fields.items() if not _is_table(each))
+    plain = ((key, each) for key, each in model.model_fields.items() if not _is_table(each))
+    keys = tuple((key, each) for key, each in plain if not _marked(each, INHERITED))
     example = field.examples[0] if field.examples else {}
     if shape == "named" and example:
         name, example = next(iter(example.items()))
@@ -129,9 +130,12 @@ def _table(path: str, field: FieldInfo, *, shown: bool) -> Iterator[_Part]:
 def _is_table(field: FieldInfo) -> bool:
     """Whether a field is written as tables of its own, and not inline as one value."""
     shape, model = _shape(field.annotation)
+    return (model is not None or shape == "table") and not _marked(field, "inline")
+
+
+def _marked(field: FieldInfo, mark: str) -> bool:
     extra = field.json_schema_extra
-    inline = isinstance(extra, dict) and extra.get("inline")
-    return (model is not None or shape == "table") and not inline
+    return isinstance(extra, dict) and bool(extra.get(mark))
 
 
 def _shape(annotation: Any) -> tuple[str, type[BaseModel] | None]:

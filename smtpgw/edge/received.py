@@ -53,7 +53,7 @@ def protocol(hello: Hello, envelope: Envelope) -> bytes:
         return b"SMTP"
     utf8 = any(each.upper() == b"SMTPUTF8" for each in envelope.sender_args)
     base = b"UTF8SMTP" if utf8 else b"ESMTP"
-    return base + (b"S" if hello.tls else b"") + (b"A" if hello.auth is not None else b"")
+    return base + (b"S" if hello.tls else b"") + (b"A" if hello.login is not None else b"")
 
 
 def _client(client: Client) -> bytes:

@@ -8,6 +8,7 @@ becomes 451 with a trace id, so a road need not catch what it does not expect.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,12 +68,18 @@ class Answer:
         return b"".join(each.encode("utf-8", "replace")[:MAX_LINE] + b"\r\n" for each in raw)
 
 
+def _nothing_pending() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """Who connected, and where to.
 
     `local_address` and `local_port` are ours (milter macros {daemon_addr} and
-    {daemon_port}); `session` names this connection in the log.
+    {daemon_port}); `session` names this connection in the log.  `pending` says whether
+    the client has sent more than was read; `stressed`, whether the session goes by the
+    shorter limits.
     """
 
     listener: str
@@ -80,25 +87,51 @@ class Connection:
     local_address: bytes = b""
     local_port: int = 0
     session: str = ""
+    pending: Callable[[], bool] = _nothing_pending
+    stressed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """A client's certificate: common names of subject and issuer, digests of the certificate and
+    of its public key as pairs of hexadecimal digits with colons, and whether a CA that we trust
+    vouches for it."""
+
+    subject: str
+    issuer: str
+    fingerprint: str
+    public_key_fingerprint: str
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What was negotiated: protocol version, cipher name, and its bits."""
+    """What was negotiated: protocol version, cipher name, and its bits; the name asked for by
+    SNI; the client's certificate, if it has shown one."""
 
     version: str
     cipher: str
     bits: int
+    server_name: str = ""
+    certificate: PeerCertificate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who has logged in, and by which mechanism (RFC 4954)."""
+
+    name: bytes
+    method: str = "PLAIN"
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """EHLO or HELO: the name given, which verb, TLS facts, authenticated identity."""
+    """EHLO, HELO or LHLO: the name given, which verb, TLS facts, who has logged in."""
 
     name: bytes
     esmtp: bool
     tls: Tls | None = None
-    auth: bytes | None = None
+    login: Login | None = None
 
 
 class SessionRoad(Protocol):
@@ -115,6 +148,15 @@ class SessionRoad(Protocol):
 
     async def helo(self, hello: Hello) -> Answer | None:
         """EHLO or HELO; again after STARTTLS.  Ends a transaction."""
+        ...
+
+    async def login(self, login: Login) -> Answer | None:
+        """AUTH has succeeded; an answer says that it counts for nothing."""
+        ...
+
+    async def readmit(self, connection: Connection, login: Login | None) -> Answer | None:
+        """XCLIENT: from now on the client is this one, as if it had just connected and, with
+        `login`, logged in."""
         ...
 
     async def mail(self, sender: Path, params: MailParams) -> Answer | None:

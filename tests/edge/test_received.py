@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from milterd.core.mail import Client, Envelope, Family, Recipient
 from smtpgw.edge.received import received_field
-from smtpgw.edge.road import Hello, Tls
+from smtpgw.edge.road import Hello, Login, Tls
 
 TLS = Tls("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256)
 ONE = Envelope(b"a@b", (), (Recipient(b"u@example.net"),))
@@ -43,10 +43,10 @@ def test_the_whole_field() -> None:
         (Hello(b"x", False, TLS), (), b"SMTP"),
         (Hello(b"x", True), (), b"ESMTP"),
         (Hello(b"x", True, TLS), (), b"ESMTPS"),
-        (Hello(b"x", True, None, b"me"), (), b"ESMTPA"),
-        (Hello(b"x", True, TLS, b"me"), (b"SIZE=1",), b"ESMTPSA"),
+        (Hello(b"x", True, None, Login(b"me")), (), b"ESMTPA"),
+        (Hello(b"x", True, TLS, Login(b"me")), (b"SIZE=1",), b"ESMTPSA"),
         (Hello(b"x", True), (b"smtputf8",), b"UTF8SMTP"),
-        (Hello(b"x", True, TLS, b"me"), (b"SMTPUTF8",), b"UTF8SMTPSA"),
+        (Hello(b"x", True, TLS, Login(b"me")), (b"SMTPUTF8",), b"UTF8SMTPSA"),
         (Hello(b"with ESMTPSA id 1", True), (), b"ESMTP"),  # D13
     ],
 )

@@ -20,7 +20,7 @@ from milterd.core.mail import (
 )
 from smtpgw.cleanup import Arrival, CleanupOptions, prepare
 from smtpgw.edge.content import Content
-from smtpgw.edge.road import Hello
+from smtpgw.edge.road import Hello, Login
 
 NOW = 1_800_000_000.0
 CLIENT = Client(b"laptop.example.org", Family.INET, b"192.0.2.7", 4000)
@@ -30,7 +30,7 @@ SUBJECT = HeaderField(b"Subject", b" one")
 def _prepare(direction: Direction, *fields: HeaderField, **options: Any) -> Mail:
     arrival = Arrival(
         Session(CLIENT, b"laptop", direction),
-        Hello(b"laptop", True, auth=b"u"),
+        Hello(b"laptop", True, login=Login(b"u")),
         Envelope(b"a@example.net", (), (Recipient(b"postmaster"), Recipient(b"b@example.org"))),
         Content(fields, CRLF, BytesBody(b"text\r\n"), 100),
         "8DmSxv9DQ00DCS",

@@ -1,0 +1,93 @@
+"""What a listener may have of its own, as with `-o` in master.cf.
+
+Every key of :class:`Reception` may stand in [smtpgw], for all listeners, and in a listener's own
+table.  What a listener goes by is, from the weakest to the strongest: [smtpgw], what its profile
+is for (:data:`PROFILES`), its own keys and, under stress, [smtpgw.stress].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+
+from pydantic import Field, create_model
+from pydantic.fields import FieldInfo
+
+from milterd.base import settings
+from milterd.base.fields import INHERITED, VERBATIM
+from smtpgw.config_access import Access
+from smtpgw.config_limits import ClientLimits
+from smtpgw.config_sasl import ServerSasl
+from smtpgw.config_screen import Screen
+from smtpgw.config_smtpd import Smtpd
+from smtpgw.config_tls_server import ServerTls
+
+Profile = Literal["mx", "submission", "submissions", "internal", "lmtp"]
+
+
+class Reception(Access, ServerTls, ServerSasl, Screen, ClientLimits, Smtpd):
+    """All of them, with values."""
+
+
+PROFILES: Mapping[Profile, Mapping[str, object]] = MappingProxyType({
+    "mx": {},
+    "submission": {},
+    "submissions": {},
+    "internal": {},
+    "lmtp": {},
+})  # fmt: skip
+"""What each kind of listener has instead of what [smtpgw] says."""
+
+
+def _optional(field: FieldInfo) -> tuple[Any, Any]:
+    """The same key, which need not be there."""
+    inner: Any = field.annotation
+    if field.metadata:
+        inner = Annotated[(inner, *field.metadata)]
+    # Not `inner | None`: Annotated knows no such thing in Python 3.11.
+    shape: Any = Optional[inner]  # noqa: UP045
+    return shape, Field(
+        default=None, description=field.description, json_schema_extra={INHERITED: True}
+    )
+
+
+if TYPE_CHECKING:
+    Overrides = settings.Table
+else:
+    Overrides = create_model(
+        "Overrides",
+        __base__=settings.Table,
+        __module__=__name__,
+        __doc__="The keys of Reception that take the place of others.",
+        **{name: _optional(each) for name, each in Reception.model_fields.items()},
+    )
+
+
+class Stress(Overrides):
+    """What changes while the gateway is under stress: any key of [smtpgw] about reception."""
+
+
+def expandable(model: type[settings.Table]) -> list[str]:
+    """The keys of a model in which `$name` stands for another setting."""
+    found = []
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if not (isinstance(extra, dict) and extra.get(VERBATIM)):
+            found.append(name)
+    return found
+
+
+def given(table: settings.Table) -> dict[str, object]:
+    """What a table of overrides says."""
+    found = {name: getattr(table, name, None) for name in Reception.model_fields}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def resolved(
+    general: Reception, profile: Profile, own: settings.Table, stress: settings.Table | None = None
+) -> Reception:
+    """What a listener goes by.  Raises pydantic.ValidationError where keys do not go together."""
+    base = {name: getattr(general, name) for name in Reception.model_fields}
+    under_stress = given(stress) if stress is not None else {}
+    return Reception.model_validate({**base, **PROFILES[profile], **given(own), **under_stress})

@@ -1,0 +1,44 @@
+"""The settings of [smtpgw] and of its listeners about the dialogue itself (smtpd(8))."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from milterd.base import settings
+from milterd.base.fields import Duration, Size
+
+
+class Smtpd(settings.Table):
+    """How clients are spoken to, and how much they may have of anything."""
+
+    header_size_limit: Size = Field(
+        default=102400, ge=1024, description="octets of all header fields of a message"
+    )
+    hopcount_limit: int = Field(
+        default=50, ge=1, description="Received fields at which a mail is looping"
+    )
+    bare_newline: Literal["normalize", "reject"] = Field(
+        default="normalize",
+        description="a line feed without carriage return in a message: made CRLF, never taken as "
+        "the end of the message, or refused (smtpd_forbid_bare_newline)",
+    )
+    smtpd_recipient_limit: int = Field(
+        default=1000, ge=100, description="recipients of a message; more are told 452"
+    )
+    smtpd_timeout: Duration = Field(
+        default=300.0, gt=0, description="how long a client may be silent"
+    )
+    smtpd_client_connection_count_limit: int = Field(
+        default=50, ge=1, description="connections of one client address to one worker at once"
+    )
+    smtpd_junk_command_limit: int = Field(
+        default=100, ge=1, description="NOOP, RSET, VRFY and the like before a client is sent away"
+    )
+    smtpd_soft_error_limit: int = Field(
+        default=10, ge=1, description="refused commands before each answer is delayed by a second"
+    )
+    smtpd_hard_error_limit: int = Field(
+        default=20, ge=1, description="refused commands before a client is sent away"
+    )
