@@ -58,9 +58,13 @@ class Intake:
     stays as it is.  `tell_expanded` makes the DSNs that rules call for."""
 
     def __init__(
-        self, store: Store, clock: QueueClock, wake: Callable[[], None] = lambda: None
+        self,
+        store: Store,
+        clock: QueueClock,
+        wake: Callable[[], None] = lambda: None,
+        lookups: float = LOOKUPS,
     ) -> None:
-        self._store, self._clock = store, clock
+        self._store, self._clock, self._limit = store, clock, lookups
         self.wake = wake
         self.site_of: SiteOf = _any_site
         self.rules: AddressRules | None = None
@@ -85,7 +89,7 @@ class Intake:
         rules = self.rules
         if rules is None:
             return mail, ()
-        async with _lookups():
+        async with _lookups(self._limit):
             local = client is None or await rules.writes_here(client, authenticated=authenticated)
             mail, steps = await rules.headers(mail, local=local)
         return mail, tuple(_reasons(steps, "header"))
@@ -140,14 +144,14 @@ class Intake:
     async def _readdressed(self, new: NewMail, *, own: bool) -> tuple[NewMail, ...]:
         """The mails that are to be queued for this one, which is the first of them."""
         rules = self.rules
-        if rules is None:
-            return (await self._routed(new),)
-        async with _lookups():
+        async with _lookups(self._limit):
+            if rules is None:
+                return (await self._routed(new),)
             if new.doomed:
                 done = await rules.bounced(new.mail)
             else:
                 done = await rules.mail(new.mail, own=own)
-        mails = [await self._routed(each) for each in self._copies(new, done)]
+            mails = [await self._routed(each) for each in self._copies(new, done)]
         if done.expanded:
             sent = replace(new.mail.envelope, sender=done.sender)
             source = replace(new, mail=replace(new.mail, envelope=sent))
@@ -185,13 +189,13 @@ def _nobody_told(_mail: NewMail, _recipients: Sequence[Recipient]) -> Sequence[N
 
 
 @contextlib.asynccontextmanager
-async def _lookups() -> AsyncIterator[None]:
+async def _lookups(limit: float) -> AsyncIterator[None]:
     """What tables cannot do, or not in time, as the answer that a client is given."""
     try:
-        async with asyncio.timeout(LOOKUPS):
+        async with asyncio.timeout(limit):
             yield
     except TimeoutError:
-        raise LookupFailed(f"tables took more than {LOOKUPS:g} s for all addresses") from None
+        raise LookupFailed(f"tables took more than {limit:g} s for all addresses") from None
     except Unavailable as error:
         raise LookupFailed(str(error)) from error
     except Unreasonable as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from milterd.core.mail import BytesBody, Mail
-from smtpgw.courier import Courier, CourierOptions
+from smtpgw.courier import Courier, CourierOptions, Route
 from smtpgw.delivery.fixed import Fixed
 from smtpgw.delivery.hop import Hop
 from smtpgw.delivery.maildir import MaildirDelivery
@@ -292,6 +292,7 @@ async def road(
     manager_options: ManagerOptions | None = None,
     deliverers: Pool | None = None,
     smtp: Deliverer | None = None,
+    route: Route | None = None,
 ) -> AsyncIterator[Road]:
     clock = clock or FakeClock()
     chance = random.Random(7)
@@ -310,7 +311,7 @@ async def road(
             manager=manager,
             clock=queue_clock,
             schedule=Schedule(schedule or ScheduleOptions()),
-            route=table.route,
+            route=route or table.route,
             deliverers={
                 "lmtp": connections,
                 "smtp": smtp or connections,

@@ -327,6 +327,30 @@ def test_corrupt_mail_is_set_aside_and_stops_nothing(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_recipient_whose_tables_do_not_answer_waits_and_no_other_does(tmp_path: Path) -> None:
+    """The lease of a mail must not run out while tables think."""
+
+    async def route(address: bytes, _sender: bytes) -> Destination:
+        if address.startswith(b"slow"):
+            await asyncio.Event().wait()
+        return _maildir(tmp_path)
+
+    async def scenario() -> None:
+        options = CourierOptions(routing=0.05, dsn=DsnOptions("gw.example"))
+        async with road(tmp_path, _maildir(tmp_path), options=options, route=route) as way:
+            both = (b"u@example.net", b"slow@example.net")
+            queue_id = await way.accept(message(rcpts=both))
+            async with asyncio.timeout(10):
+                while (await way.store.show(queue_id)).state is not MailState.DEFERRED:  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0.005)
+            assert len(_boxes(tmp_path, "u@example.net")) == 1
+            [left] = (await way.store.show(queue_id)).open
+            assert left.address == b"slow@example.net"
+            assert (left.enhanced, "took more than" in left.text) == ("4.3.0", True)
+
+    run(scenario())
+
+
 def test_one_dead_destination_hurts_nobody_else(tmp_path: Path) -> None:
     """Mail for a peer that stalls fills its own share of connections, no more."""
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milterd.core.mail import BytesBody, FileBody, HeaderField
-from smtpgw.intake import Intake, NoRecipients
+from smtpgw.intake import Intake, LookupFailed, NoRecipients
 from smtpgw.queue import handover, schema, tools
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.shard import Shard
@@ -585,6 +585,23 @@ def test_the_intake_answers_by_type(tmp_path: Path) -> None:
             with pytest.raises(QueueError) as failed:
                 intake.check(10)
             assert (failed.value.code, failed.value.enhanced) == (451, "4.3.0")
+
+    run(scenario())
+
+
+def test_tables_that_do_not_answer_hold_no_client_up(tmp_path: Path) -> None:
+    async def never(_recipients: object, _sender: bytes) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "00") as store:
+            intake = Intake(store, QueueClock(FakeClock()), lookups=0.01)
+            intake.site_of = never
+            with pytest.raises(LookupFailed) as late:
+                await intake.accept(message(), queue_id=intake.new_id())
+            assert (late.value.code, late.value.enhanced) == (451, "4.3.0")
+            assert await store.list(Filter()) == []
 
     run(scenario())
 
