@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Generic, Protocol, TypeVar
 
@@ -43,26 +43,31 @@ class Mx:
 class Found(Generic[R_co]):
     """There are such records; those of them with names no host can have are left out, which
     may be all.  `secure` says that the resolver has validated them (AD, RFC 4035 section
-    3.2.3); believe that only of a resolver whose path to us is trusted."""
+    3.2.3); believe that only of a resolver whose path to us is trusted.  `ttl`: the seconds
+    that this is still good for by the word of its servers; it makes no other answer of it."""
 
     records: tuple[R_co, ...]
     secure: bool = False
+    ttl: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class NoName:
-    """The name does not exist (NXDOMAIN), or cannot exist."""
+    """The name does not exist (NXDOMAIN), or cannot exist.  `ttl` as in :class:`Found`; 0 where
+    the servers do not say."""
 
     reason: str
     secure: bool = False
+    ttl: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class NoData:
-    """The name exists, but has no such records."""
+    """The name exists, but has no such records.  `ttl` as in :class:`NoName`."""
 
     reason: str
     secure: bool = False
+    ttl: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,8 @@ class TryAgain:
 Missing = NoName | NoData | TryAgain
 MxAnswer = Found[Mx] | Missing
 AddressAnswer = Found[IpAddress] | Missing
+NamesAnswer = Found[str] | Missing
+TextAnswer = Found[bytes] | Missing
 
 
 class Resolver(Protocol):
@@ -89,6 +96,18 @@ class Resolver(Protocol):
 
     async def address(self, name: str, family: Family, limit: float) -> AddressAnswer:
         """The addresses of a host, aliases followed."""
+        ...
+
+    async def ptr(self, address: IpAddress, limit: float) -> NamesAnswer:
+        """The names of an address, in the order of the answer."""
+        ...
+
+    async def txt(self, name: str, limit: float) -> TextAnswer:
+        """The texts of a name, the strings of each record joined."""
+        ...
+
+    async def ns(self, name: str, limit: float) -> NamesAnswer:
+        """The name servers of a domain."""
         ...
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -26,7 +26,11 @@ import dns.rcode
 import dns.rdata
 import dns.rdatatype
 import dns.resolver
+import dns.reversename
 from dns.rdtypes.ANY.MX import MX
+from dns.rdtypes.ANY.NS import NS
+from dns.rdtypes.ANY.PTR import PTR
+from dns.rdtypes.ANY.TXT import TXT
 
 from smtpgw.dns.answers import (
     AddressAnswer,
@@ -36,8 +40,10 @@ from smtpgw.dns.answers import (
     Missing,
     Mx,
     MxAnswer,
+    NamesAnswer,
     NoData,
     NoName,
+    TextAnswer,
     TryAgain,
     host_name,
 )
@@ -91,6 +97,20 @@ def _read_resolv_conf() -> tuple[Server, ...]:
     return tuple(found) or (("127.0.0.1", 53),)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An answer, and when it came."""
+
+    answer: Found[Any] | Missing
+    at: float
+
+    def now(self, when: float) -> Found[Any] | Missing:
+        """The answer with the time that it is still good for."""
+        if isinstance(self.answer, TryAgain) or when <= self.at:
+            return self.answer
+        return replace(self.answer, ttl=max(0.0, self.answer.ttl - (when - self.at)))
+
+
 class DnsResolver:
     """A :class:`~smtpgw.dns.answers.Resolver`.  `clock` gives monotonic seconds; `observe`
     gets the type of each question and the kind of its answer."""
@@ -101,8 +121,8 @@ class DnsResolver:
         clock: Callable[[], float],
         observe: Callable[[str, str], None] = lambda _type, _outcome: None,
     ) -> None:
-        self._options, self._observe = options, observe
-        self._cache: Cache[Found[Any] | Missing] = Cache(options.cache, clock)
+        self._options, self._clock, self._observe = options, clock, observe
+        self._cache: Cache[_Kept] = Cache(options.cache, clock)
         self._room = asyncio.Semaphore(options.queries)
         self._servers: list[dns.nameserver.Nameserver] = []
 
@@ -128,6 +148,19 @@ class DnsResolver:
         kind = dns.rdatatype.A if family is Family.IPV4 else dns.rdatatype.AAAA
         return await self._lookup(name, kind, limit, _addresses)
 
+    async def ptr(self, address: IpAddress, limit: float) -> NamesAnswer:
+        """The names of an address, those no host can have left out."""
+        name = dns.reversename.from_address(str(address)).to_text(omit_final_dot=True)
+        return await self._lookup(name, dns.rdatatype.PTR, limit, _names)
+
+    async def txt(self, name: str, limit: float) -> TextAnswer:
+        """The texts of a name."""
+        return await self._lookup(name, dns.rdatatype.TXT, limit, _texts)
+
+    async def ns(self, name: str, limit: float) -> NamesAnswer:
+        """The name servers of a domain; those with names no host can have are left out."""
+        return await self._lookup(name, dns.rdatatype.NS, limit, _names)
+
     async def _lookup(
         self, name: str, kind: dns.rdatatype.RdataType, limit: float, read: _Read[R]
     ) -> Found[R] | Missing:
@@ -138,17 +171,17 @@ class DnsResolver:
         limit = min(limit, self._options.query_timeout)
         try:
             async with asyncio.timeout(limit):
-                answer = await self._cache.get((name, kind), lambda: self._ask(name, kind, read))
+                kept = await self._cache.get((name, kind), lambda: self._ask(name, kind, read))
         except TimeoutError:
             return TryAgain(f"no answer within {limit:.3g} s")
-        return cast(Found[R] | Missing, answer)
+        return cast(Found[R] | Missing, kept.now(self._clock()))
 
     async def _ask(
         self, name: str, kind: dns.rdatatype.RdataType, read: _Read[R]
-    ) -> tuple[Found[R] | Missing, float]:
+    ) -> tuple[_Kept, float]:
         answer, good = await self._answer(name, kind, read)
         self._observe(kind.name, type(answer).__name__.lower())
-        return answer, good
+        return _Kept(answer, self._clock()), good
 
     async def _answer(
         self, name: str, kind: dns.rdatatype.RdataType, read: _Read[R]
@@ -160,18 +193,21 @@ class DnsResolver:
                 found = await self._resolve(absolute, kind)
         except dns.resolver.NXDOMAIN as error:
             response = error.kwargs["responses"][absolute]
-            ttl = response.resolve_chaining().minimum_ttl
-            return NoName("no such name", _secure(response)), self._good(ttl)
+            good = response.resolve_chaining().minimum_ttl
+            ttl = _denied(response, good)
+            return NoName("no such name", _secure(response), ttl), self._good(good)
         except (dns.exception.DNSException, OSError) as error:
             return TryAgain(_reason(error)), 0.0
         except TimeoutError:
             return TryAgain(f"no answer within {self._options.query_timeout:.3g} s"), 0.0
         if found.response.flags & dns.flags.TC:
             return TryAgain(f"{found.nameserver}: an answer that does not fit"), 0.0
-        good, secure = self._good(found.chaining_result.minimum_ttl), _secure(found.response)
+        good, secure = found.chaining_result.minimum_ttl, _secure(found.response)
         if found.rrset is None:
-            return NoData(f"no {kind.name} record", secure), good
-        return Found(read(list(found.rrset))[: self._options.records], secure), good
+            ttl = _denied(found.response, good)
+            return NoData(f"no {kind.name} record", secure, ttl), self._good(good)
+        records = read(list(found.rrset))[: self._options.records]
+        return Found(records, secure, float(good)), self._good(good)
 
     async def _resolve(
         self, name: dns.name.Name, kind: dns.rdatatype.RdataType
@@ -191,6 +227,12 @@ class DnsResolver:
         await self._cache.close()
 
 
+def _denied(response: dns.message.Message, ttl: int) -> float:
+    """How long "there is none" is good for; 0 where no SOA says it (RFC 2308 section 5)."""
+    said = any(each.rdtype == dns.rdatatype.SOA for each in response.authority)
+    return float(ttl) if said else 0.0
+
+
 def _secure(response: dns.message.Message) -> bool:
     return bool(response.flags & dns.flags.AD)
 
@@ -203,6 +245,18 @@ def _exchangers(records: Sequence[dns.rdata.Rdata]) -> tuple[Mx, ...]:
         with contextlib.suppress(ValueError):
             found.append(Mx(each.preference, "" if host == "." else host_name(host)))
     return tuple(sorted(found))
+
+
+def _names(records: Sequence[dns.rdata.Rdata]) -> tuple[str, ...]:
+    found = []
+    for each in cast("Sequence[NS | PTR]", records):
+        with contextlib.suppress(ValueError):
+            found.append(host_name(each.target.to_text(omit_final_dot=True)))
+    return tuple(dict.fromkeys(found))
+
+
+def _texts(records: Sequence[dns.rdata.Rdata]) -> tuple[bytes, ...]:
+    return tuple(b"".join(each.strings) for each in cast(Sequence[TXT], records))
 
 
 def _addresses(records: Sequence[dns.rdata.Rdata]) -> tuple[IpAddress, ...]:

@@ -23,8 +23,10 @@ from smtpgw.dns.answers import (
     IpAddress,
     Mx,
     MxAnswer,
+    NamesAnswer,
     NoName,
     Resolver,
+    TextAnswer,
     TryAgain,
 )
 from smtpgw.dns.native import native_address
@@ -268,6 +270,15 @@ class Scripted:
         if family is Family.IPV6:
             return NoName("not there")
         return self._addresses[name]
+
+    async def ptr(self, address: IpAddress, limit: float) -> NamesAnswer:  # noqa: ARG002
+        raise AssertionError("nobody asks for that here")
+
+    async def txt(self, name: str, limit: float) -> TextAnswer:  # noqa: ARG002
+        raise AssertionError("nobody asks for that here")
+
+    async def ns(self, name: str, limit: float) -> NamesAnswer:  # noqa: ARG002
+        raise AssertionError("nobody asks for that here")
 
     async def close(self) -> None:
         return

@@ -94,7 +94,7 @@ class DnsServer:
     def _spoilt(
         self, fault: str, query: dns.message.Message, answer: dns.message.Message, *, tcp: bool
     ) -> list[bytes]:
-        right = answer.to_wire(max_size=65535)
+        right = answer.to_wire(max_size=65535, want_shuffle=False)
         forged = (query.id ^ 0x5A5A).to_bytes(2, "big") + right[2:]
         if fault in (SERVFAIL, REFUSED, NXDOMAIN):
             answer = dns.message.make_response(query, recursion_available=True)
@@ -116,7 +116,7 @@ class DnsServer:
             return [dns.message.make_response(other).to_wire()]
         if fault == NXDOMAIN_WITH_DATA:
             answer.set_rcode(dns.rcode.NXDOMAIN)
-            return [answer.to_wire(max_size=65535)]
+            return [answer.to_wire(max_size=65535, want_shuffle=False)]
         if fault == FORGED_FIRST:
             return [forged, right]
         named = {SILENT: [], WRONG_ID: [forged], GARBAGE: [b"\xff" * 40]}
