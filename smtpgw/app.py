@@ -19,8 +19,11 @@ from milterd.base import logs, metrics
 from smtpgw import wiring
 from smtpgw.addresses import Addresses, open_addresses
 from smtpgw.chain.health import Health
+from smtpgw.client_name import ClientNames
 from smtpgw.config import Smtpgw
 from smtpgw.control import Orders
+from smtpgw.dns.changing import ChangingResolver
+from smtpgw.dns.hosts_file import HostsFile
 from smtpgw.edge.listener import Listener
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.fastflush import FastFlush
@@ -51,8 +54,15 @@ class _Door:
 class App:
     """A worker's rooms.  Use :meth:`open`, then :meth:`apply`."""
 
-    def __init__(self, post: Post, road: GatewayRoad, clock: Clock, settings: Smtpgw) -> None:
-        self.posts, self._road = (post,), road
+    def __init__(
+        self,
+        post: Post,
+        road: GatewayRoad,
+        clock: Clock,
+        settings: Smtpgw,
+        resolver: ChangingResolver,
+    ) -> None:
+        self.posts, self._road, self._resolver = (post,), road, resolver
         self._clock, self._settings = clock, settings
         self._addresses: Addresses | None = None
         self._retiring = Retiring()
@@ -76,6 +86,7 @@ class App:
         spool(settings).mkdir(mode=0o700, parents=True, exist_ok=True)
         clock = SystemClock()
         post = await Post.open(shard, settings, clock, patience)
+        resolver = ChangingResolver(wiring.dns(settings), time.monotonic, _observe_dns)
         means = Means(
             intake=post.intake,
             health=Health(time.monotonic),
@@ -83,8 +94,9 @@ class App:
             wall=time.time,
             clock=time.monotonic,
             flush=FastFlush(settings.queue.directory),
+            names=ClientNames(resolver, HostsFile(), settings.dns.mail_timeout, time.monotonic),
         )
-        return cls(post, GatewayRoad(means, {}), clock, settings)
+        return cls(post, GatewayRoad(means, {}), clock, settings, resolver)
 
     async def _take_over(self, shard: int, failed: Callable[[BaseException], None]) -> Post:
         post = await Post.open(shard, self._settings, self._clock, 0.0)
@@ -106,6 +118,7 @@ class App:
             edges[each.name] = wiring.edge(settings, each)
             plans[each.name] = wiring.plan(settings, each, addresses)
         self._settings, self._takeover.options = settings, wiring.takeover(settings)
+        self._resolver.configure(wiring.dns(settings))
         if self._addresses is not None:
             self._retiring.replaced(self._addresses)
         self._addresses = addresses
@@ -202,7 +215,11 @@ class App:
         if self._looking is not None:
             await self._looking
         await self._retiring.close()
-        await asyncio.gather(*(each.close() for each in self.posts))
+        await asyncio.gather(self._resolver.close(), *(each.close() for each in self.posts))
+
+
+def _observe_dns(kind: str, outcome: str) -> None:
+    metrics.DNS_QUESTIONS.labels(kind, outcome).inc()
 
 
 def spool(settings: Smtpgw) -> Path:

@@ -26,6 +26,7 @@ from smtpgw.chain.health import Health
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.chain.results import ChainResult, StageResult
 from smtpgw.cleanup import Arrival, CleanupOptions, prepare
+from smtpgw.client_name import ClientNames
 from smtpgw.edge.content import Content
 from smtpgw.edge.road import Answer, Connection, Hello, Login, SessionRoad
 from smtpgw.intake import Intake, LookupFailed
@@ -50,6 +51,7 @@ class Plan:
     milters: tuple[MilterOptions, ...] = ()
     macros: Mapping[str, bytes] = field(default_factory=dict)
     limits: EditLimits = field(default_factory=EditLimits)
+    peername_lookup: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Means:
 
     `wall` is seconds since the epoch, for dates; `clock` only measures.  `flush` makes all
     that waits for some domains due now and says how much it was; None where nobody can.
+    `names` finds the names of clients; None where they stay unknown.
     """
 
     intake: Intake
@@ -66,6 +69,7 @@ class Means:
     wall: Callable[[], float]
     clock: Callable[[], float]
     flush: Callable[[Sequence[str]], Awaitable[int]] | None = None
+    names: ClientNames | None = None
 
 
 class GatewayRoad:
@@ -99,6 +103,8 @@ class GatewaySession:
         self._means, self._plan = means, plan
         self._hello = Hello(b"", esmtp=False)
         self._transaction: _Transaction | None = None
+        looks = plan.peername_lookup and means.names is not None
+        self._naming = means.names.begin(connection.client) if means.names and looks else None
         self._begin(connection)
 
     def _begin(self, connection: Connection) -> None:
@@ -108,6 +114,7 @@ class GatewaySession:
         self._log = means.log.bind(
             listener=connection.listener,
             client=connection.client.address or connection.client.name,
+            client_name=connection.client.name,
             session=connection.session,
         )
         self._admission = Admission(
@@ -125,6 +132,12 @@ class GatewaySession:
         )
 
     async def connect(self) -> Answer | None:
+        if self._naming is not None:
+            naming, self._naming = self._naming, None
+            self._begin(await naming.done(self._connection))
+            peer = self._connection.peer
+            if peer is not None and peer.reason:
+                self._log.info("client name", status=int(peer.status), reason=peer.reason)
         await self._admission.know()
         result = await self._chain.connect(self._session())
         answer = self._stage("CONNECT", result) if _at_once(result) else None
@@ -219,6 +232,8 @@ class GatewaySession:
         await self._chain.abort()
 
     async def close(self) -> None:
+        if self._naming is not None:
+            await self._naming.stop()
         await self._chain.close()
 
     async def message(self, envelope: Envelope, content: Content) -> Answer:
@@ -366,7 +381,7 @@ class GatewaySession:
             client=self._connection.client,
             helo=self._hello.name,
             direction=self._direction(),
-            macros=_tls_macros(self._hello),
+            macros={**_tls_macros(self._hello), **_peer_macros(self._connection)},
         )
 
 
@@ -394,6 +409,10 @@ def _local_macros(connection: Connection) -> dict[str, bytes]:
         "daemon_addr": connection.local_address,
         "daemon_port": b"%d" % connection.local_port,
     }
+
+
+def _peer_macros(connection: Connection) -> dict[str, bytes]:
+    return connection.peer.macros if connection.peer is not None else {}
 
 
 def _tls_macros(hello: Hello) -> dict[str, bytes]:

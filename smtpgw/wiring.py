@@ -103,6 +103,7 @@ def plan(settings: Smtpgw, listener: Listener, addresses: Addresses) -> Plan:
             "daemon_name": b"ORIGINATING" if submission else listener.name.encode(),
         },
         limits=EditLimits(body_size=settings.message_size_limit),
+        peername_lookup=reception.smtpd_peername_lookup,
     )
 
 

@@ -6,10 +6,8 @@ import asyncio
 import ipaddress
 
 from milterd.core.mail import Client, Family
+from smtpgw.edge.names import UNKNOWN_NAME
 from smtpgw.edge.road import Connection
-
-UNKNOWN_NAME = b"unknown"
-"""The client's name while nobody has verified one (Postfix's word for it)."""
 
 
 def connection_of(transport: asyncio.BaseTransport, listener: str, session: str) -> Connection:

@@ -17,6 +17,7 @@ from milterd.core.mail import Client, Envelope
 from smtpgw.address.params import MailParams, RcptParams
 from smtpgw.address.path import Path
 from smtpgw.edge.content import Content
+from smtpgw.edge.names import PeerName
 
 MAX_LINE = 510
 """Octets of a reply line before its CRLF (RFC 5321 section 4.5.3.1.5)."""
@@ -79,7 +80,8 @@ class Connection:
     `local_address` and `local_port` are ours (milter macros {daemon_addr} and
     {daemon_port}); `session` names this connection in the log.  `pending` says whether
     the client has sent more than was read; `stressed`, whether the session goes by the
-    shorter limits.
+    shorter limits; `peer`, what the name service says of the client, None while that is not
+    known.
     """
 
     listener: str
@@ -89,6 +91,7 @@ class Connection:
     session: str = ""
     pending: Callable[[], bool] = _nothing_pending
     stressed: bool = False
+    peer: PeerName | None = None
 
 
 @dataclass(frozen=True, slots=True)

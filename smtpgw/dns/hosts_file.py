@@ -1,0 +1,74 @@
+"""/etc/hosts (hosts(5)), which knows names before the name service does, as nsswitch.conf has it.
+
+The file is read again when it changes.  One that cannot be read, or is larger than
+:data:`LIMIT`, knows nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from smtpgw.dns.answers import IpAddress, host_name
+
+LIMIT = 1_000_000
+"""Octets of the file that are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    names: dict[IpAddress, str] = field(default_factory=dict)
+    addresses: dict[str, tuple[IpAddress, ...]] = field(default_factory=dict)
+
+
+class HostsFile:
+    """What the file says now."""
+
+    def __init__(self, path: Path = Path("/etc/hosts")) -> None:
+        self._path = path
+        self._stamp: tuple[int, int] | None = None
+        self._known = _Known()
+
+    def name(self, address: IpAddress) -> str | None:
+        """The first name on the first line with this address."""
+        return self._read().names.get(address)
+
+    def addresses(self, name: str) -> tuple[IpAddress, ...]:
+        """All addresses of a name, given as DNS has it."""
+        return self._read().addresses.get(name, ())
+
+    def _read(self) -> _Known:
+        try:
+            status = self._path.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+            if stamp != self._stamp:
+                text = self._path.read_text("utf-8", "replace") if status.st_size <= LIMIT else ""
+                self._known, self._stamp = _parse(text), stamp
+        except OSError:
+            self._known, self._stamp = _Known(), None
+        return self._known
+
+
+def _parse(text: str) -> _Known:
+    known = _Known()
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        try:
+            address = ip_address(words[0].partition("%")[0]) if len(words) > 1 else None
+        except ValueError:
+            continue
+        if address is None:
+            continue
+        known.names.setdefault(address, words[1])
+        for each in words[1:]:
+            _add(known, each, address)
+    return known
+
+
+def _add(known: _Known, text: str, address: IpAddress) -> None:
+    try:
+        name = host_name(text)
+    except ValueError:
+        return
+    known.addresses[name] = (*known.addresses.get(name, ()), address)
