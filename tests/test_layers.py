@@ -57,8 +57,10 @@ ROOMS: dict[str, set[str]] = {
     "smtpgw.rates": {"milterd.base"},
     # Postfix's policy protocol, both sides, and what is decided there.
     "smtpgw.delegation": {"milterd.base"},
-    "smtpgw.greylist": {"milterd.base"},
-    "smtpgw.verify": {"milterd.base", "milterd.core", "smtpgw.address"},
+    "smtpgw.greylist": {"milterd.base", "smtpgw.stores"},
+    "smtpgw.verify": {"milterd.base", "milterd.core", "smtpgw.address", "smtpgw.stores"},
+    # What workers remember together and may lose.
+    "smtpgw.stores": set(),
     # What was decided, kept for `smtpgw why`.
     "smtpgw.decisions": {"milterd.base", "milterd.core", "smtpgw.policy"},
     "smtpgw.queue": {"milterd.core", "milterd.base"},
@@ -73,6 +75,7 @@ ROOMS: dict[str, set[str]] = {
         "smtpgw.edge", "smtpgw.policy", "smtpgw.queue", "smtpgw.delivery", "smtpgw.dns",
         "smtpgw.dsn", "smtpgw.local", "smtpgw.tables", "smtpgw.sasl", "smtpgw.screen",
         "smtpgw.rates", "smtpgw.delegation", "smtpgw.greylist", "smtpgw.verify", "smtpgw.decisions",
+        "smtpgw.stores",
     },
 }  # fmt: skip
 
@@ -85,7 +88,13 @@ LIBRARIES = {
     "milter": {"milterd.host"},
     "aiosmtpd": {"smtpgw.edge"},
     "dns": {"smtpgw.dns"},
-    "sqlite3": {"smtpgw.queue", "smtpgw.tables"},
+    "sqlite3": {
+        "smtpgw.queue",
+        "smtpgw.tables",
+        "smtpgw.stores",
+        "smtpgw.greylist",
+        "smtpgw.verify",
+    },
     "lmdb": {"smtpgw.tables"},
     "asyncmy": {"smtpgw.tables"},
     "asyncpg": {"smtpgw.tables"},

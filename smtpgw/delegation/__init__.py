@@ -1,0 +1,1 @@
+"""Postfix's policy protocol (SMTPD_POLICY_README): who is asked, and who answers."""

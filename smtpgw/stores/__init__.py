@@ -1,0 +1,1 @@
+"""What several workers remember together, in a file below the queue's directory."""
