@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milterd.base import logs, metrics
-from smtpgw import wiring
+from smtpgw import decision_store, wiring
 from smtpgw.addresses import Addresses, open_addresses
 from smtpgw.chain.health import Health
 from smtpgw.client_name import ClientNames
@@ -95,6 +95,7 @@ class App:
             clock=time.monotonic,
             flush=FastFlush(settings.queue.directory),
             names=ClientNames(resolver, HostsFile(), settings.dns.mail_timeout, time.monotonic),
+            recorder=decision_store.recorder(shard, settings),
         )
         return cls(post, GatewayRoad(means, {}), clock, settings, resolver)
 
@@ -119,6 +120,9 @@ class App:
             plans[each.name] = wiring.plan(settings, each, addresses)
         self._settings, self._takeover.options = settings, wiring.takeover(settings)
         self._resolver.configure(wiring.dns(settings))
+        self._road.means.recorder.configure(
+            kept=settings.decisions.kept, in_replies=settings.decisions.in_replies
+        )
         if self._addresses is not None:
             self._retiring.replaced(self._addresses)
         self._addresses = addresses
@@ -178,7 +182,12 @@ class App:
                 listening[name].close()
                 self._doors[name] = before.pop(name)
             else:
-                listener = Listener(options, self._road, log=logs.get("edge"))
+                listener = Listener(
+                    options,
+                    self._road,
+                    log=logs.get("edge"),
+                    note=self._road.means.recorder.edge,
+                )
                 await listener.start(listening[name])
                 self._doors[name] = _Door(listener, inode)
         for door in before.values():
@@ -216,6 +225,7 @@ class App:
             await self._looking
         await self._retiring.close()
         await asyncio.gather(self._resolver.close(), *(each.close() for each in self.posts))
+        await asyncio.to_thread(self._road.means.recorder.close)
 
 
 def _observe_dns(kind: str, outcome: str) -> None:

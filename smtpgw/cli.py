@@ -19,6 +19,7 @@ from milterd.base.toml_file import ConfigError
 from smtpgw.lookup_cli import lookup
 from smtpgw.queue_cli import queue
 from smtpgw.route_cli import route
+from smtpgw.why_cli import why
 
 CONFIG_ERROR = 78
 DEFAULT_FILE = Path("/etc/gatepost/gatepost.toml")
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(queue, name="queue")
 app.command(epilog="Example: smtpgw lookup hash:/etc/postfix/virtual u@example.net")(lookup)
 app.command(epilog="Example: smtpgw route u@example.net --from a@example.org")(route)
+app.command(epilog="Example: smtpgw why 7kq2m9xd")(why)
 
 ConfigOption = Annotated[
     Path,

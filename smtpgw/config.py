@@ -17,6 +17,7 @@ from milterd.base.toml_file import ConfigError
 from smtpgw import config_names, queue_place
 from smtpgw.config_addresses import Addresses, Service, written
 from smtpgw.config_bounce import Bounce
+from smtpgw.config_decisions import Decisions
 from smtpgw.config_delivery import Dns
 from smtpgw.config_dialogue import Peers, TlsPeer, TlsPolicy
 from smtpgw.config_reception import (
@@ -236,6 +237,7 @@ class Smtpgw(Addresses, Reception):
     delivery: Peers = Peers()
     bounce: Bounce = Bounce()
     dns: Dns = Dns()
+    decisions: Decisions = Decisions()
     services: dict[Name, Service] = Field(
         default={},
         description="Transports with names of their own, and limits of those that are there, as in "

@@ -33,6 +33,7 @@ from smtpgw.intake import Intake, LookupFailed
 from smtpgw.policy import relay
 from smtpgw.policy.recipients import Recipients, Refusal
 from smtpgw.queue.store import QueueError
+from smtpgw.recording import Case, Recorder, reasons
 from smtpgw.tables.table import Unavailable
 
 _REFUSALS = {
@@ -70,6 +71,7 @@ class Means:
     clock: Callable[[], float]
     flush: Callable[[Sequence[str]], Awaitable[int]] | None = None
     names: ClientNames | None = None
+    recorder: Recorder = field(default_factory=Recorder)
 
 
 class GatewayRoad:
@@ -77,11 +79,11 @@ class GatewayRoad:
     reload, are for new sessions."""
 
     def __init__(self, means: Means, plans: Mapping[str, Plan]) -> None:
-        self._means = means
+        self.means = means
         self.plans = plans
 
     def session(self, connection: Connection) -> SessionRoad:
-        return GatewaySession(self._means, self.plans[connection.listener], connection)
+        return GatewaySession(self.means, self.plans[connection.listener], connection)
 
 
 @dataclass(slots=True)
@@ -145,7 +147,7 @@ class GatewaySession:
             return None
         # RFC 5321 section 4.3.2 knows no other codes in place of a banner.
         code = 554 if answer.code >= 500 else 421
-        return Answer(code, answer.enhanced, answer.text, hangup=True)
+        return replace(answer, code=code, hangup=True)
 
     async def helo(self, hello: Hello) -> Answer | None:
         self._hello = hello
@@ -249,8 +251,7 @@ class GatewaySession:
             source = "rewrite" if isinstance(error, LookupFailed) else "queue"
             transaction.reasons.append(Reason(source, "failed", {"detail": str(error)}))
             answer, outcome = Answer.of(_own(error, transaction.queue_id)), "failed"
-        self._account(transaction, result, content, answer, outcome)
-        return answer
+        return self._account(transaction, result, content, answer, outcome)
 
     async def _ask(self, transaction: _Transaction, mail: Mail) -> ChainResult:
         """What the milters say to the mail, whose header is rewritten before they sign it."""
@@ -301,8 +302,22 @@ class GatewaySession:
         content: Content,
         answer: Answer,
         outcome: str,
-    ) -> None:
-        """The log's lines and the metrics' count for one message."""
+    ) -> Answer:
+        """The log's lines, the metrics' count and the record for one message; its answer."""
+        those = tuple(each.address for each in result.mail.envelope.recipients)
+        case = Case(
+            "message",
+            _decider(transaction.reasons),
+            outcome,
+            transaction.sender.address,
+            those,
+            transaction.queue_id,
+            {"size": content.size, "notes": content.notes},
+            reasons((*transaction.rewritten, *transaction.reasons)),
+        )
+        answer, reference = self._means.recorder.decided(
+            self._connection, self._hello, case, answer
+        )
         log = self._log.bind(queue_id=transaction.queue_id)
         for each in (*transaction.rewritten, *transaction.reasons):
             log.info("decision", filter=each.source, outcome=each.outcome, reason=dict(each.facts))
@@ -313,11 +328,13 @@ class GatewaySession:
             filter=_decider(transaction.reasons),
             reason=f"{answer.code} {answer.enhanced} {answer.text}".replace("\n", " "),
             sender=transaction.sender.address,
-            recipients=[each.address for each in result.mail.envelope.recipients],
+            recipients=list(those),
             size=content.size,
             edits={name: len(edits) for name, edits in result.edits},
             notes=content.notes,
+            reference=reference,
         )
+        return answer
 
     def _mail(self, transaction: _Transaction, envelope: Envelope, content: Content) -> Mail:
         return prepare(
@@ -353,6 +370,20 @@ class GatewaySession:
     ) -> Answer:
         outcome = "rejected" if reply.code >= 500 else "tempfailed"
         transaction = self._transaction
+        sender = transaction.sender.address if transaction else b""
+        about = facts.get("recipient")
+        case = Case(
+            command,
+            source,
+            outcome,
+            sender,
+            (about,) if isinstance(about, bytes) else (),
+            transaction.queue_id if transaction else "",
+            facts,
+        )
+        answer, reference = self._means.recorder.decided(
+            self._connection, self._hello, case, Answer.of(reply, hangup=hangup)
+        )
         self._log.info(
             "command",
             command=command,
@@ -361,10 +392,11 @@ class GatewaySession:
             reason=str(reply),
             queue_id=transaction.queue_id if transaction else "",
             helo=self._hello.name,
-            **{"sender": transaction.sender.address if transaction else b"", **facts},
+            reference=reference,
+            **{"sender": sender, **facts},
         )
         metrics.REFUSALS.labels(self._connection.listener, command.lower(), outcome).inc()
-        return Answer.of(reply, hangup=hangup)
+        return answer
 
     # -- who is there ----------------------------------------------------------------
 

@@ -93,6 +93,7 @@ LIBRARIES = {
         "smtpgw.tables",
         "smtpgw.stores",
         "smtpgw.greylist",
+        "smtpgw.decisions",
         "smtpgw.verify",
     },
     "lmdb": {"smtpgw.tables"},

@@ -65,6 +65,9 @@ FILTER_SECONDS = Histogram(
 FILTER_FAILURES = Counter(
     "gatepost_filter_failures", "Failures of a filter or milter by kind", ["filter", "kind"]
 )
+DECISIONS_LOST = Counter(
+    "gatepost_decisions_lost", "Decisions that could not be kept for smtpgw why"
+)
 LOG_DROPPED = Gauge(
     "gatepost_log_lines_dropped",
     "Log lines that found no room",

@@ -18,7 +18,7 @@ from smtpgw.edge.conversation import Conversation
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.peer import connection_of
 from smtpgw.edge.protocol import GatewaySMTP
-from smtpgw.edge.road import Answer, Road
+from smtpgw.edge.road import Answer, Note, Road, no_note
 from smtpgw.edge.session import Session
 
 BUSY = Answer(421, "4.3.2", "Too many connections, try again later", hangup=True)
@@ -49,9 +49,11 @@ class Listener:
         *,
         log: FilteringBoundLogger | None = None,
         trace: Callable[[], str] = new_trace,
+        note: Note = no_note,
     ) -> None:
         self.reconfigure(options)
         self._road = road
+        self._note = note
         self._log = log or logs.get("edge")
         self._trace = trace
         self._server: asyncio.Server | None = None
@@ -90,6 +92,7 @@ class Listener:
         def admit(protocol: GatewaySMTP, transport: asyncio.Transport) -> Session | Answer:
             connection = connection_of(transport, self._options.listener, trace)
             protocol.log = bound = log.bind(client=connection.client.address)
+            protocol.connection, protocol.note = connection, self._note
             refusal = self._refusal(connection.client.address, transport)
             if refusal is not None:
                 self._turned_away.add(protocol)

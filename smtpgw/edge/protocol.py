@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 from structlog.typing import FilteringBoundLogger
@@ -23,7 +24,7 @@ from smtpgw.edge.conversation import SHUTDOWN, Conversation, Goodbye
 from smtpgw.edge.data import DRAIN_FACTOR, BdatReader, DataReader
 from smtpgw.edge.inbox import EndOfInputError, LineTooLongError
 from smtpgw.edge.options import EdgeOptions
-from smtpgw.edge.road import Answer
+from smtpgw.edge.road import Answer, Connection, Note, Refused, no_note
 from smtpgw.edge.session import OK, Session
 from smtpgw.edge.sink import TOO_LARGE
 
@@ -71,6 +72,8 @@ class GatewaySMTP(Conversation):
     ) -> None:
         super().__init__(options, ended, log)
         self._admit = admit
+        self.connection: Connection | None = None
+        self.note: Note = no_note
         self._budget = Budget(options.limits)
         self._admitted: Session | Answer = SHUTDOWN
         self._chunks: BdatReader | None = None
@@ -114,8 +117,9 @@ class GatewaySMTP(Conversation):
 
     async def _part(self, answer: Answer) -> None:
         """Turn the client away."""
-        self.log.info("turned away", code=answer.code, reason=answer.text)
-        await self.say(_closing(answer))
+        said = self._noted(answer, "")
+        self.log.info("turned away", code=said.code, reason=said.text, reference=said.reference)
+        await self.say(_closing(said))
 
     async def _one_command(self) -> None:
         try:
@@ -164,13 +168,25 @@ class GatewaySMTP(Conversation):
     async def _refuse(self, answer: Answer, verb: str = "") -> None:
         """Say no, as slowly as the client's errors so far have earned."""
         said, delay = self._budget.error(answer)
+        said = self._noted(said, verb)
         self.log.info(
-            "refused", command=verb, code=said.code, enhanced=said.enhanced, reason=said.text
-        )
+            "refused", command=verb, code=said.code, enhanced=said.enhanced, reason=said.text,
+            reference=said.reference,
+        )  # fmt: skip
         if delay:
             await self.flush()
             await asyncio.sleep(delay)
         await self.say(_closing(said) if answer.hangup else said)
+
+    def _noted(self, answer: Answer, verb: str) -> Answer:
+        """The answer with the reference that it is found by; the road's own have one already."""
+        if answer.reference or self.connection is None:
+            return answer
+        helo, sender = b"", b""
+        if not isinstance(self._admitted, Answer):
+            helo, sender = self._admitted.known
+        refused = Refused(self.connection, verb, answer, helo, sender)
+        return replace(answer, reference=self.note(refused))
 
     async def smtp_EHLO(self, hostname: str) -> Answer:  # noqa: N802 - aiosmtpd's names
         """RFC 5321 section 4.1.1.1."""
@@ -328,4 +344,4 @@ def _octets(argument: str) -> bytes:
 
 
 def _closing(answer: Answer) -> Answer:
-    return Answer(answer.code, answer.enhanced, answer.text, hangup=True)
+    return replace(answer, hangup=True)

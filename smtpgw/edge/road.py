@@ -30,7 +30,8 @@ class Answer:
     """An SMTP reply (RFC 5321 section 4.2, RFC 2034), and whether to close after it.
 
     `enhanced` may be empty (banner, EHLO, 354).  `text` may hold several lines,
-    parted by LF, each sent as a line of the reply.  Raises ValueError where
+    parted by LF, each sent as a line of the reply.  `reference` is what the decision
+    behind it is found by; it ends the last line.  Raises ValueError where
     code and enhanced code disagree or the text holds another control character.
     """
 
@@ -38,6 +39,7 @@ class Answer:
     enhanced: str
     text: str
     hangup: bool = False
+    reference: str = ""
 
     def __post_init__(self) -> None:
         if not 200 <= self.code <= 599:
@@ -66,7 +68,11 @@ class Answer:
         lines = self.text.split("\n")
         seps = "-" * (len(lines) - 1) + " "
         raw = (f"{self.code}{sep}{lead}{each}" for sep, each in zip(seps, lines, strict=True))
-        return b"".join(each.encode("utf-8", "replace")[:MAX_LINE] + b"\r\n" for each in raw)
+        octets = [each.encode("utf-8", "replace")[:MAX_LINE] for each in raw]
+        if self.reference:
+            end = f" [{self.reference}]".encode()
+            octets[-1] = octets[-1][: MAX_LINE - len(end)] + end
+        return b"".join(each + b"\r\n" for each in octets)
 
 
 def _nothing_pending() -> bool:
@@ -92,6 +98,27 @@ class Connection:
     pending: Callable[[], bool] = _nothing_pending
     stressed: bool = False
     peer: PeerName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What the edge itself says no to, before or beside any road: the verb (empty: on connecting),
+    and what was known of the client then."""
+
+    connection: Connection
+    verb: str
+    answer: Answer
+    helo: bytes = b""
+    sender: bytes = b""
+
+
+Note = Callable[[Refused], str]
+"""Keeps a refusal of the edge for whoever asks later; the reference to find it by, or nothing."""
+
+
+def no_note(_refused: Refused) -> str:
+    """Keep nothing."""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

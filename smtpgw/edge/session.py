@@ -89,8 +89,14 @@ class Session:
         self._new_trace = new_trace
         self._log = log
         self._tls: Tls | None = None
+        self._helo = b""
         self._transaction: Transaction | None = None
         self._handover: asyncio.Task[Answer] | None = None
+
+    @property
+    def known(self) -> tuple[bytes, bytes]:
+        """The name of the last EHLO or HELO, and the sender of the transaction."""
+        return self._helo, self._transaction.sender.address if self._transaction else b""
 
     def refusal(self, verb: str) -> Answer | None:
         """Why `verb` may not be used now, if it may not."""
@@ -112,7 +118,7 @@ class Session:
         answer = await self._ask(self._road.helo(Hello(argument, esmtp, self._tls)))
         if answer is not None and not answer.positive:
             return answer
-        self.state = State.GREETED
+        self.state, self._helo = State.GREETED, argument
         offer = self._offer() if esmtp else ()
         self.announced = frozenset(each.partition(" ")[0] for each in offer)
         return Answer(250, "", "\n".join((self._options.myhostname, *offer)))

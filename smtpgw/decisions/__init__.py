@@ -1,0 +1,1 @@
+"""What was decided about clients and their mail, and why, kept for `smtpgw why`."""

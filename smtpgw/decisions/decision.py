@@ -1,0 +1,88 @@
+"""One decision: what a client was told, and everything that led to it.
+
+A refusal has a reference of its own, which its text carries; a mail that was taken is known by
+its queue id, which its answer carries too.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
+"""No character that is taken for another one when it is read out."""
+WIDTH = 8
+LONGEST = 16_384
+"""Octets of a decision that are kept; of one with more, the first steps and this note."""
+_TEXT = 1000
+"""Characters of each text of a decision that is too long."""
+
+
+def new_reference() -> str:
+    """An id that has not been given before, but for one chance in 850 thousand million."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(WIDTH))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`at` is in seconds since the epoch.  `source` is the rule, the milter or the limit that had
+    the last word, `outcome` what became of it: accepted, held, discarded, rejected, tempfailed or
+    failed.  `facts` say more of why, `steps` which rules were asked on the way and what they said,
+    both of values that JSON has."""
+
+    reference: str
+    at: float
+    session: str
+    listener: str
+    command: str
+    code: int
+    enhanced: str
+    text: str
+    source: str
+    outcome: str
+    client: str = ""
+    client_name: str = ""
+    helo: str = ""
+    sender: str = ""
+    recipient: str = ""
+    queue_id: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    steps: Sequence[Mapping[str, object]] = ()
+
+    def encode(self) -> str:
+        """As JSON, not longer than `LONGEST`."""
+        text = _json(asdict(self))
+        return text if len(text) <= LONGEST else self._shortened()
+
+    def _shortened(self) -> str:
+        short = {k: v[:_TEXT] if isinstance(v, str) else v for k, v in asdict(self).items()}
+        kept: list[dict[str, object]] = []
+        short |= {"facts": _cut(self.facts), "steps": kept}
+        room = LONGEST - len(_json(short)) - 100
+        for each in self.steps:
+            cut = _cut(each)
+            room -= len(_json(cut)) + 1
+            if room < 0:
+                break
+            kept.append(cut)
+        kept.append({"left_out": len(self.steps) - len(kept)})
+        return _json(short)
+
+
+def decode(text: str) -> Decision:
+    """The same again.  Raises ValueError, TypeError for what is no decision."""
+    return Decision(**json.loads(text))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), default=str)
+
+
+def _cut(facts: Mapping[str, object]) -> dict[str, object]:
+    said = {key: _json(each) for key, each in list(facts.items())[:30]}
+    return {
+        key: facts[key] if len(each) <= _TEXT else each[:_TEXT] + "..."
+        for key, each in said.items()
+    }
