@@ -79,6 +79,9 @@ class Gateway:
         """
         if "[smtpgw.dns]" not in tables:
             tables += '\n[smtpgw.dns]\nnameservers = ["127.0.0.1:1"]\n'
+        if "[smtpgw.decisions]" not in tables:
+            # Replies are compared as they are written elsewhere; references are told one by one.
+            tables += "\n[smtpgw.decisions]\nin_replies = false\n"
         self.file.write_text(
             f"""
 [log]
