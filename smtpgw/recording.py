@@ -33,8 +33,8 @@ class Case:
 
 @dataclass(slots=True)
 class Recorder:
-    """Keeps decisions in `store`, if there is one.  `wall` is in seconds since the epoch; with `in_replies` off, answers do
-    not carry references, but the log does."""
+    """Keeps decisions in `store`, if there is one.  `wall` is in seconds since the epoch; with
+    `in_replies` off, answers do not carry references, but the log does."""
 
     store: DecisionStore | None = None
     wall: Callable[[], float] = _never
