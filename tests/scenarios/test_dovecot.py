@@ -21,10 +21,12 @@ from typing import Any
 import pytest
 
 from milterd.base import logs, settings
+from smtpgw import wiring
 from smtpgw.app import App, spool
 from smtpgw.chain.health import Health
 from smtpgw.config import GatewaySettings
 from smtpgw.control import Orders
+from smtpgw.dns.changing import ChangingResolver
 from smtpgw.post import Post
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import Filter, QueuedMail
@@ -127,7 +129,8 @@ async def gateway(directory: Path, peer: Dovecot) -> AsyncIterator[Gateway]:
         wall=clock.wall,
         clock=clock.monotonic,
     )
-    app = App(post, GatewayRoad(means, {}), clock, loaded.smtpgw)
+    resolver = ChangingResolver(wiring.dns(loaded.smtpgw), clock.monotonic)
+    app = App(post, GatewayRoad(means, {}), clock, loaded.smtpgw, resolver)
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
     port = listening.getsockname()[1]
