@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -32,6 +32,7 @@ from smtpgw.address.virtual import Virtual, VirtualOptions
 from smtpgw.config import Smtpgw
 from smtpgw.config_addresses import Classes, Service
 from smtpgw.delivery import router
+from smtpgw.door_tables import DoorTables, open_door
 from smtpgw.rewriting import Part, RewriteOptions, Rewriter
 from smtpgw.routes import RouteOptions, Routes, Transport
 from smtpgw.table_room import Given, TableRoom
@@ -84,6 +85,7 @@ class Addresses:
     mynetworks: ClientList
     fast_flush: DomainList
     header_clients: HeaderClients
+    doors: Mapping[str, DoorTables]
     tables: tuple[Table, ...] = ()
 
     async def close(self) -> None:
@@ -144,6 +146,7 @@ class _Builder:
             room.clients("mynetworks"),
             room.domains("fast_flush_domains", parents="fast_flush_domains" in parents, below=True),
             self._header_clients(),
+            {each.name: open_door(settings, each, room) for each in settings.listener},
             room.tables,
         )
 

@@ -116,7 +116,7 @@ class App:
         edges: dict[str, EdgeOptions] = {}
         plans: dict[str, Plan] = {}
         for each in settings.listener:
-            edges[each.name] = wiring.edge(settings, each)
+            edges[each.name] = wiring.edge(settings, each, addresses.doors[each.name])
             plans[each.name] = wiring.plan(settings, each, addresses)
         self._settings, self._takeover.options = settings, wiring.takeover(settings)
         self._resolver.configure(wiring.dns(settings))

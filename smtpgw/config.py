@@ -45,7 +45,10 @@ class Listener(Overrides):
     profile: Profile = Field(
         default="mx",
         description='"mx" takes mail from anybody for our own domains; "submission" takes mail '
-        "from mynetworks only, for anywhere the gateway can deliver to",
+        "of our own users only, for anywhere the gateway can deliver to, and nothing before "
+        'STARTTLS; "submissions" the same with TLS from the first octet; "internal" takes back '
+        'mail from mynetworks, and asks no milters that it does not name; "lmtp" speaks LMTP '
+        "(RFC 2033)",
     )
     tls_cert: Path | None = Field(
         default=None,
@@ -79,7 +82,8 @@ class Listener(Overrides):
     @property
     def hides_client(self) -> bool:
         """Whether our trace of originating mail leaves out where it came from."""
-        return self.profile == "submission" if self.hide_client is None else self.hide_client
+        submission = self.profile in ("submission", "submissions")
+        return submission if self.hide_client is None else self.hide_client
 
 
 class Milter(settings.Table):

@@ -32,8 +32,8 @@ class Reception(Access, ServerTls, ServerSasl, Screen, ClientLimits, Smtpd):
 
 PROFILES: Mapping[Profile, Mapping[str, object]] = MappingProxyType({
     "mx": {},
-    "submission": {},
-    "submissions": {},
+    "submission": {"smtpd_tls_security_level": "encrypt"},
+    "submissions": {"smtpd_tls_wrappermode": True, "smtpd_tls_security_level": "encrypt"},
     "internal": {},
     "lmtp": {},
 })  # fmt: skip

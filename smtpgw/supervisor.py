@@ -24,7 +24,7 @@ from milterd.base import logs, metrics, notify, sockets, toml_file
 from milterd.base.settings import placed
 from milterd.base.supervise import Backoff, Child, Supervisor
 from milterd.base.toml_file import ConfigError, Problem
-from smtpgw import config, control, trial
+from smtpgw import config, control, trial, wiring
 from smtpgw.config import GatewaySettings
 from smtpgw.queue import handover
 
@@ -237,6 +237,7 @@ class Gateway:
     async def _looked_at(self) -> GatewaySettings:
         """What the file says now, its tables opened once.  Raises ConfigError."""
         new = config.load(self._path)
+        _usable(self._path, new)
         require_unchanged(self._path, self._settings, new)
         problems = await trial.opened_meanwhile(new)
         if problems:
@@ -261,6 +262,14 @@ def _raise(task: asyncio.Task[None]) -> None:
     """What should not happen goes where the loop puts such things: into the log."""
     if not task.cancelled():
         task.result()
+
+
+def _usable(path: Path, settings: GatewaySettings) -> None:
+    """Raises ConfigError for what can be told without opening tables: certificates, say."""
+    try:
+        wiring.check(settings.smtpgw)
+    except ConfigError as error:
+        raise _in_file(path, error.problems) from error
 
 
 def _in_file(path: Path, problems: Iterable[Problem]) -> ConfigError:
@@ -362,6 +371,7 @@ def run(path: Path) -> int:
         raise ConfigError([found])
     logs.setup(settings.log.format, settings.log.level, daemon="smtpgw")
     with contextlib.suppress(KeyboardInterrupt):
+        _usable(path, settings)
         problems = trial.opened(settings)
         if problems:
             raise _in_file(path, problems)

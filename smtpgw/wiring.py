@@ -7,7 +7,6 @@ Everything a postmaster wrote becomes a room's own options here and nowhere else
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -16,7 +15,7 @@ from typing import TypeVar
 from milterd.base import sockets
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.core.mail import Direction
-from smtpgw import peers
+from smtpgw import peers, wiring_tls
 from smtpgw.addresses import Addresses
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.cleanup import MAIL_NAME, CleanupOptions
@@ -32,9 +31,9 @@ from smtpgw.delivery.order import OrderOptions
 from smtpgw.delivery.smtp import SmtpOptions
 from smtpgw.delivery.windows import WindowOptions
 from smtpgw.dns.resolver import DnsOptions
+from smtpgw.door_tables import NO_TABLES, DoorTables
 from smtpgw.dsn.report import DsnOptions, NoticeOptions
 from smtpgw.edge.options import ContentOptions, Deadlines, EdgeOptions, Limits
-from smtpgw.edge.tls import server_context
 from smtpgw.local.drop import Public
 from smtpgw.local_mail import LocalPlan
 from smtpgw.pickup import PickupOptions
@@ -52,6 +51,8 @@ N = TypeVar("N", int, float)
 def milters(settings: Smtpgw, listener: Listener) -> tuple[MilterOptions, ...]:
     """The milters of a listener, in the order of their tables."""
     wanted = None if listener.milters is None else set(listener.milters)
+    if wanted is None and listener.profile == "internal":
+        wanted = set()  # what comes back was judged when it came
     return tuple(_milter(each) for each in settings.milter if wanted is None or each.name in wanted)
 
 
@@ -77,7 +78,7 @@ def _milter(settings: Milter) -> MilterOptions:
 
 def plan(settings: Smtpgw, listener: Listener, addresses: Addresses) -> Plan:
     """The road of a listener's mail."""
-    submission = listener.profile == "submission"
+    submission = listener.profile in ("submission", "submissions")
     reception = settings.reception(listener)
     return Plan(
         cleanup=CleanupOptions(
@@ -88,7 +89,7 @@ def plan(settings: Smtpgw, listener: Listener, addresses: Addresses) -> Plan:
         addresses=addresses,
         recipients=Recipients(
             RecipientOptions(
-                not submission,
+                not submission and listener.profile != "internal",
                 reception.smtpd_reject_unlisted_recipient,
                 reception.smtpd_reject_unlisted_sender,
             ),
@@ -159,14 +160,17 @@ def content(settings: Smtpgw, reception: Reception) -> ContentOptions:
     )
 
 
-def edge(settings: Smtpgw, listener: Listener) -> EdgeOptions:
+def edge(settings: Smtpgw, listener: Listener, tables: DoorTables = NO_TABLES) -> EdgeOptions:
     """How a listener speaks SMTP.  Raises ConfigError for unusable certificates."""
     reception = settings.reception(listener)
+    door = wiring_tls.doorway(settings, listener, tables.server_names)
     return EdgeOptions(
         listener=listener.name,
         myhostname=settings.hostname,
         content=content(settings, reception),
-        deadlines=Deadlines(smtpd_timeout=reception.smtpd_timeout),
+        deadlines=Deadlines(
+            smtpd_timeout=reception.smtpd_timeout, starttls=reception.smtpd_starttls_timeout
+        ),
         limits=Limits(
             recipient_limit=reception.smtpd_recipient_limit,
             junk_command_limit=reception.smtpd_junk_command_limit,
@@ -176,22 +180,13 @@ def edge(settings: Smtpgw, listener: Listener) -> EdgeOptions:
             client_connections=reception.smtpd_client_connection_count_limit,
             client_limit_exceptions=tuple(_networks(settings)),
         ),
-        tls_context=tls_context(listener),
+        tls=door.server,
+        tls_required=door.required,
+        tls_wrapper=door.wrapper,
+        tls_certificate=door.certificate,
+        tls_logged=reception.smtpd_tls_loglevel > 0,
         etrn=bool(settings.expanded("fast_flush_domains")),
     )
-
-
-def tls_context(listener: Listener) -> ssl.SSLContext | None:
-    """What STARTTLS needs, or None where it is not offered.  Raises ConfigError."""
-    if listener.tls_cert is None or listener.tls_key is None:
-        return None
-    try:
-        return server_context(listener.tls_cert, listener.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        found = f"{listener.tls_cert}, {listener.tls_key}: {error.strerror or error}"
-        wanted = "a certificate chain and its key, both PEM"
-        where = f"listener {listener.name}: tls_cert"
-        raise ConfigError([Problem("settings", 0, where, found, wanted)]) from error
 
 
 def schedule(settings: Smtpgw) -> ScheduleOptions:

@@ -51,6 +51,8 @@ ROOMS: dict[str, set[str]] = {
         "milterd.core", "milterd.base", "smtpgw.address", "smtpgw.edge", "smtpgw.dns",
         "smtpgw.tables",
     },
+    # TLS with clients: certificates, what is negotiated, who the client is.
+    "smtpgw.tls": {"milterd.base", "smtpgw.edge"},
     # How clients log in; before the dialogue; how often they may come.
     "smtpgw.sasl": {"milterd.base", "smtpgw.edge"},
     "smtpgw.screen": {"milterd.base", "milterd.core", "smtpgw.dns", "smtpgw.edge"},
@@ -75,7 +77,7 @@ ROOMS: dict[str, set[str]] = {
         "smtpgw.edge", "smtpgw.policy", "smtpgw.queue", "smtpgw.delivery", "smtpgw.dns",
         "smtpgw.dsn", "smtpgw.local", "smtpgw.tables", "smtpgw.sasl", "smtpgw.screen",
         "smtpgw.rates", "smtpgw.delegation", "smtpgw.greylist", "smtpgw.verify", "smtpgw.decisions",
-        "smtpgw.stores",
+        "smtpgw.stores", "smtpgw.tls",
     },
 }  # fmt: skip
 
@@ -83,7 +85,7 @@ LIBRARIES = {
     # Each row: the only rooms that may import it.
     "clamd": {"milterd.ports"},
     "dkim": {"milterd.ports"},
-    "cryptography": {"milterd.ports"},
+    "cryptography": {"milterd.ports", "smtpgw.tls"},
     "Milter": {"milterd.host"},
     "milter": {"milterd.host"},
     "aiosmtpd": {"smtpgw.edge"},

@@ -33,7 +33,7 @@ from smtpgw.edge import commands
 from smtpgw.edge.inbox import AttentionError, DeadlineError, EndOfInputError, Inbox
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.road import Answer, Tls
-from smtpgw.edge.tls import facts
+from smtpgw.edge.secure import secured, told
 
 TIMEOUT = Answer(421, "4.4.2", "Timeout exceeded", hangup=True)
 SHUTDOWN = Answer(421, "4.3.2", "Service shutting down", hangup=True)
@@ -72,7 +72,6 @@ class Conversation(SMTP):
             enable_SMTPUTF8=True,
             hostname=options.myhostname,
             ident=options.mail_name,
-            tls_context=options.tls_context,
             timeout=options.deadlines.smtpd_timeout,
             loop=asyncio.get_running_loop(),
         )
@@ -234,23 +233,25 @@ class Conversation(SMTP):
             self._flushing = False
             self._cancel_timer()
 
-    async def start_tls(self, ready: Answer) -> Tls:
+    async def start_tls(self, ready: Answer | None) -> Tls:
         """Send `ready`, forget all plaintext input, and shake hands (RFC 3207 section 4.2).
 
+        Without `ready` TLS comes first, and what is there already is a part of it (RFC 8314).
         Raises Goodbye where that fails.
         """
-        plain, context = self._wire, self.tls_context
-        if plain is None or context is None:
+        plain, security = self._wire, self.options.security
+        if plain is None or security is None:
             raise Goodbye
         plain.pause_reading()  # the client's hello is for TLS, not for the inbox
-        self._out += ready.encode()
-        await self.flush()
+        if ready is not None:
+            self._out += ready.encode()
+            await self.flush()
         # Not after the handshake: a client may send its next command with the end of it.
-        self.inbox.clear()
+        early = self.inbox.clear()
         timeout = self.options.deadlines.starttls
         try:
-            secure = await self.loop.start_tls(
-                plain, self, context, server_side=True, ssl_handshake_timeout=timeout
+            secure = await secured(
+                plain, self, security.context(), timeout, b"" if ready is not None else early
             )
         except (OSError, ssl.SSLError) as error:
             self.log.info("TLS handshake failed", reason=str(error))
@@ -262,4 +263,7 @@ class Conversation(SMTP):
         self._writer._transport = secure  # type: ignore[attr-defined] # as aiosmtpd does
         self.inbox.attach(secure)
         self.secure = True
-        return facts(secure.get_extra_info("ssl_object"))
+        found = security.facts(secure.get_extra_info("ssl_object"))
+        if self.options.tls_logged:
+            self.log.info("TLS connection", **told(found))
+        return found

@@ -132,10 +132,12 @@ class Inbox:
         self._buffer[:0] = data
         self._searched = 0
 
-    def clear(self) -> None:
-        """Forget what is unread."""
+    def clear(self) -> bytes:
+        """Forget what is unread, and say what it was."""
+        unread = bytes(self._buffer)
         self._drop(len(self._buffer))
         self._skipped = 0
+        return unread
 
     async def more(self) -> None:
         """Wait until more octets came.  Raises EndOfInputError, DeadlineError, AttentionError."""

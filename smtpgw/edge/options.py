@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from smtpgw.edge.tls import FixedSecurity, Security
+
 BareNewline = Literal["normalize", "reject"]
 
 
@@ -77,9 +79,12 @@ class EdgeOptions:
     `strict_rfc821_envelopes` wants angle brackets and no space before them.
     `greet_delay` is seconds of silence asked of a client before the banner; one
     that talks is refused (0: not asked).  `forbid_unauth_pipelining` closes on a
-    client that sends the message before our 354.  STARTTLS is offered where
-    `tls_context` is given, and all mail before it refused with `tls_required`
-    (never on a public MX, RFC 3207 section 4).  ETRN (RFC 1985) is offered with `etrn`.
+    client that sends the message before our 354.  STARTTLS is offered where `tls`
+    is given (or `tls_context`, which never changes), and all mail before it refused
+    with `tls_required` (never on a public MX, RFC 3207 section 4).  With `tls_wrapper`
+    TLS begins before the banner (RFC 8314); with `tls_certificate` who has shown no
+    certificate that a CA of ours vouches for is sent away.  ETRN (RFC 1985) is offered
+    with `etrn`.  `banner` is the text after 220, empty for the usual one.
     """
 
     listener: str = "mx"
@@ -94,3 +99,15 @@ class EdgeOptions:
     tls_context: ssl.SSLContext | None = None
     tls_required: bool = False
     etrn: bool = False
+    tls: Security | None = None
+    tls_wrapper: bool = False
+    tls_certificate: bool = False
+    tls_logged: bool = True
+    banner: str = ""
+
+    @property
+    def security(self) -> Security | None:
+        """How TLS is done here, if it is."""
+        if self.tls is None and self.tls_context is not None:
+            return FixedSecurity(self.tls_context)
+        return self.tls

@@ -25,6 +25,7 @@ from smtpgw.edge.data import DRAIN_FACTOR, BdatReader, DataReader
 from smtpgw.edge.inbox import EndOfInputError, LineTooLongError
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.road import Answer, Connection, Note, Refused, no_note
+from smtpgw.edge.secure import missing_certificate
 from smtpgw.edge.session import OK, Session
 from smtpgw.edge.sink import TOO_LARGE
 
@@ -105,7 +106,11 @@ class GatewaySMTP(Conversation):
 
     async def _greet(self) -> None:
         if isinstance(self._admitted, Answer):
+            if self.options.tls_wrapper:
+                self.abort()  # a handshake costs more than there is to say
             await self._part(self._admitted)
+        if self.options.tls_wrapper:
+            await self._secure(None)
         if self.options.greet_delay:
             await asyncio.sleep(self.options.greet_delay)
             if self.inbox.waiting:
@@ -304,14 +309,24 @@ class GatewaySMTP(Conversation):
     async def smtp_STARTTLS(self, arg: str) -> Answer | None:  # noqa: N802
         """RFC 3207.  No answer once TLS is on: the dialogue starts anew."""
         refusal = NO_ARGUMENT if arg else None
-        if self.tls_context is None:
+        if self.options.security is None:
             refusal = NOT_OFFERED
         elif self.secure:
             refusal = TLS_ALREADY
         refusal = refusal or self.dialogue.refusal("STARTTLS")
         if refusal is None:
-            self.dialogue.secured(await self.start_tls(READY_FOR_TLS))
+            await self._secure(READY_FOR_TLS)
         return refusal
+
+    async def _secure(self, ready: Answer | None) -> None:
+        """TLS, after which the dialogue starts anew."""
+        tls = await self.start_tls(ready)
+        objection = missing_certificate(tls) if self.options.tls_certificate else None
+        self.dialogue.secured(tls)
+        if objection is not None:
+            if ready is not None:
+                await self.next_line()  # an answer is heard only after a command
+            await self._part(objection)
 
     async def smtp_QUIT(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.10."""

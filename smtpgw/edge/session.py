@@ -106,7 +106,9 @@ class Session:
 
     async def connect(self) -> Answer:
         """The banner, or why there is none."""
-        usual = f"{self._options.myhostname} ESMTP {self._options.mail_name}"
+        usual = self._options.banner or (
+            f"{self._options.myhostname} ESMTP {self._options.mail_name}"
+        )
         return await self._ask(self._road.connect()) or Answer(220, "", usual)
 
     async def hello(self, argument: bytes, *, esmtp: bool) -> Answer:
@@ -126,7 +128,7 @@ class Session:
     def _offer(self) -> tuple[str, ...]:
         size = f"SIZE {self._options.content.message_size_limit}"
         offer = ("PIPELINING", size, *EXTENSIONS, *(("ETRN",) if self._options.etrn else ()))
-        can_tls = self._options.tls_context is not None and self._tls is None
+        can_tls = self._options.security is not None and self._tls is None
         return (*offer, "STARTTLS") if can_tls else offer
 
     def secured(self, tls: Tls) -> None:

@@ -1,0 +1,1 @@
+"""TLS with clients: certificates, what is negotiated, who the client is (TLS_README)."""
