@@ -22,6 +22,7 @@ from smtpgw.chain.health import Health
 from smtpgw.client_name import ClientNames
 from smtpgw.config import Smtpgw
 from smtpgw.control import Orders
+from smtpgw.counting import Counting
 from smtpgw.dns.changing import ChangingResolver
 from smtpgw.dns.hosts_file import HostsFile
 from smtpgw.edge.listener import Listener
@@ -61,8 +62,11 @@ class App:
         clock: Clock,
         settings: Smtpgw,
         resolver: ChangingResolver,
+        counting: Counting,
     ) -> None:
         self.posts, self._road, self._resolver = (post,), road, resolver
+        self._counting = counting
+        self._reporting: asyncio.Task[None] | None = None
         self._clock, self._settings = clock, settings
         self._addresses: Addresses | None = None
         self._retiring = Retiring()
@@ -87,6 +91,7 @@ class App:
         clock = SystemClock()
         post = await Post.open(shard, settings, clock, patience)
         resolver = ChangingResolver(wiring.dns(settings), time.monotonic, _observe_dns)
+        counting = Counting.open()
         means = Means(
             intake=post.intake,
             health=Health(time.monotonic),
@@ -96,8 +101,9 @@ class App:
             flush=FastFlush(settings.queue.directory),
             names=ClientNames(resolver, HostsFile(), settings.dns.mail_timeout, time.monotonic),
             recorder=decision_store.recorder(shard, settings),
+            counters=counting.counters,
         )
-        return cls(post, GatewayRoad(means, {}), clock, settings, resolver)
+        return cls(post, GatewayRoad(means, {}), clock, settings, resolver, counting)
 
     async def _take_over(self, shard: int, failed: Callable[[BaseException], None]) -> Post:
         post = await Post.open(shard, self._settings, self._clock, 0.0)
@@ -113,11 +119,13 @@ class App:
         """
         settings = orders.settings.smtpgw
         addresses = await self._opened(settings)
-        edges: dict[str, EdgeOptions] = {}
+        edges: dict[str, tuple[EdgeOptions, EdgeOptions]] = {}
         plans: dict[str, Plan] = {}
+        stressed: dict[str, Plan] = {}
         for each in settings.listener:
-            edges[each.name] = wiring.edge(settings, each, addresses.doors[each.name])
+            edges[each.name] = wiring.edges(settings, each, addresses.doors[each.name])
             plans[each.name] = wiring.plan(settings, each, addresses)
+            stressed[each.name] = wiring.plan(settings, each, addresses, stress=True)
         self._settings, self._takeover.options = settings, wiring.takeover(settings)
         self._resolver.configure(wiring.dns(settings))
         self._road.means.recorder.configure(
@@ -129,10 +137,14 @@ class App:
         for shard, taken in self._takeover.posts.items():
             taken.deliver(settings, addresses, self._takeover.failure_of(shard))
         self._road.plans = {**self._road.plans, **plans}
+        self._road.stressed = {**self._road.stressed, **stressed}
         for post in self.posts:
             post.deliver(settings, addresses, failed)
         await self._pick_up(settings, addresses, failed)
+        await self._counting.apply(settings)
         await self._open_doors(edges, orders.listeners)
+        if self._reporting is None:
+            self._reporting = asyncio.ensure_future(self._counting.report())
         if self._looking is None:
             self._looking = asyncio.ensure_future(self._takeover.run())
 
@@ -169,22 +181,25 @@ class App:
             self._log.error("local mail is not taken", reason=str(error))
 
     async def _open_doors(
-        self, edges: Mapping[str, EdgeOptions], listening: Mapping[str, socket.socket]
+        self,
+        edges: Mapping[str, tuple[EdgeOptions, EdgeOptions]],
+        listening: Mapping[str, socket.socket],
     ) -> None:
         """Serve these listeners.  One that was served before on the same socket goes on
         with its new options; one that is no more accepts nobody, and its sessions go on."""
         before, self._doors = self._doors, {}
-        for name, options in edges.items():
+        for name, (options, stressed) in edges.items():
             inode = os.fstat(listening[name].fileno()).st_ino
             door = before.get(name)
             if door is not None and door.inode == inode:
-                door.listener.reconfigure(options)
+                door.listener.reconfigure(options, stressed)
                 listening[name].close()
                 self._doors[name] = before.pop(name)
             else:
                 listener = Listener(
                     options,
                     self._road,
+                    stressed=stressed,
                     log=logs.get("edge"),
                     note=self._road.means.recorder.edge,
                 )
@@ -223,6 +238,9 @@ class App:
         )
         if self._looking is not None:
             await self._looking
+        if self._reporting is not None:
+            self._reporting.cancel()
+        await self._counting.close()
         await self._retiring.close()
         await asyncio.gather(self._resolver.close(), *(each.close() for each in self.posts))
         await asyncio.to_thread(self._road.means.recorder.close)

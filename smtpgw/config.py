@@ -20,6 +20,7 @@ from smtpgw.config_bounce import Bounce
 from smtpgw.config_decisions import Decisions
 from smtpgw.config_delivery import Dns
 from smtpgw.config_dialogue import Peers, TlsPeer, TlsPolicy
+from smtpgw.config_limits import Counting
 from smtpgw.config_reception import (
     Overrides,
     Profile,
@@ -171,7 +172,7 @@ class Queue(settings.Table):
         return self.drop_directory or self.directory / "drop"
 
 
-class Smtpgw(Addresses, Reception):
+class Smtpgw(Addresses, Reception, Counting):
     """The gateway.  Names are Postfix's, see postconf(5)."""
 
     local_addresses: tuple[IpAddress, ...] = Field(

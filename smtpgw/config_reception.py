@@ -15,7 +15,7 @@ from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
 from milterd.base import settings
-from milterd.base.fields import INHERITED, VERBATIM
+from milterd.base.fields import INHERITED, VERBATIM, Duration
 from smtpgw.config_access import Access
 from smtpgw.config_limits import ClientLimits
 from smtpgw.config_sasl import ServerSasl
@@ -65,7 +65,25 @@ else:
 
 
 class Stress(Overrides):
-    """What changes while the gateway is under stress: any key of [smtpgw] about reception."""
+    """What changes while the gateway is under stress: any key of [smtpgw] about reception.  These
+    defaults are for keys that stand nowhere else; one that is set keeps its value unless it is
+    set here too (STRESS_README)."""
+
+    smtpd_timeout: Duration | None = Field(
+        default=10.0, gt=0, description="for a command, and the next octets of a message"
+    )
+    smtpd_starttls_timeout: Duration | None = Field(
+        default=10.0, gt=0, description="for the whole TLS handshake"
+    )
+    smtpd_hard_error_limit: int | None = Field(
+        default=1, ge=1, description="errors without a mail at which a client is sent away"
+    )
+    smtpd_junk_command_limit: int | None = Field(
+        default=1, ge=0, description="commands that bring no mail nearer, before they are errors"
+    )
+    smtpd_per_request_deadline: bool | None = Field(
+        default=True, description="whether a message has to keep up smtpd_min_data_rate"
+    )
 
 
 def expandable(model: type[settings.Table]) -> list[str]:
@@ -89,5 +107,19 @@ def resolved(
 ) -> Reception:
     """What a listener goes by.  Raises pydantic.ValidationError where keys do not go together."""
     base = {name: getattr(general, name) for name in Reception.model_fields}
-    under_stress = given(stress) if stress is not None else {}
-    return Reception.model_validate({**base, **PROFILES[profile], **given(own), **under_stress})
+    usual = {**base, **PROFILES[profile], **given(own)}
+    under_stress = _meant(given(stress), usual) if stress is not None else {}
+    return Reception.model_validate({**usual, **under_stress})
+
+
+def _meant(stress: dict[str, object], usual: dict[str, object]) -> dict[str, object]:
+    """What stress changes: not by a default what somebody has set."""
+    defaults = {name: each.default for name, each in Stress.model_fields.items()}
+    set_elsewhere = {
+        name for name, each in Reception.model_fields.items() if usual[name] != each.default
+    }
+    return {
+        name: value
+        for name, value in stress.items()
+        if value != defaults[name] or name not in set_elsewhere
+    }

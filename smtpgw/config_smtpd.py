@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from milterd.base import settings
-from milterd.base.fields import Duration, Size
+from milterd.base.fields import Size
 
 
 class Smtpd(settings.Table):
@@ -26,19 +26,4 @@ class Smtpd(settings.Table):
     )
     smtpd_recipient_limit: int = Field(
         default=1000, ge=100, description="recipients of a message; more are told 452"
-    )
-    smtpd_timeout: Duration = Field(
-        default=300.0, gt=0, description="how long a client may be silent"
-    )
-    smtpd_client_connection_count_limit: int = Field(
-        default=50, ge=1, description="connections of one client address to one worker at once"
-    )
-    smtpd_junk_command_limit: int = Field(
-        default=100, ge=1, description="NOOP, RSET, VRFY and the like before a client is sent away"
-    )
-    smtpd_soft_error_limit: int = Field(
-        default=10, ge=1, description="refused commands before each answer is delayed by a second"
-    )
-    smtpd_hard_error_limit: int = Field(
-        default=20, ge=1, description="refused commands before a client is sent away"
     )

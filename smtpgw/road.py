@@ -28,11 +28,13 @@ from smtpgw.chain.results import ChainResult, StageResult
 from smtpgw.cleanup import Arrival, CleanupOptions, prepare
 from smtpgw.client_name import ClientNames
 from smtpgw.edge.content import Content
-from smtpgw.edge.road import Answer, Connection, Hello, Login, SessionRoad
+from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, SessionRoad
 from smtpgw.intake import Intake, LookupFailed
+from smtpgw.limiting import LimitPlan, excepted, limiter, refusal
 from smtpgw.policy import relay
 from smtpgw.policy.recipients import Recipients, Refusal
 from smtpgw.queue.store import QueueError
+from smtpgw.rates.limits import Counters, Excess
 from smtpgw.recording import Case, Recorder, reasons
 from smtpgw.tables.table import Unavailable
 
@@ -52,6 +54,7 @@ class Plan:
     milters: tuple[MilterOptions, ...] = ()
     macros: Mapping[str, bytes] = field(default_factory=dict)
     limits: EditLimits = field(default_factory=EditLimits)
+    clients: LimitPlan = field(default_factory=LimitPlan)
     peername_lookup: bool = False
 
 
@@ -70,20 +73,25 @@ class Means:
     wall: Callable[[], float]
     clock: Callable[[], float]
     flush: Callable[[Sequence[str]], Awaitable[int]] | None = None
+    counters: Counters | None = None
     names: ClientNames | None = None
     recorder: Recorder = field(default_factory=Recorder)
 
 
 class GatewayRoad:
-    """A :class:`~smtpgw.edge.road.Road`.  `plans` are by listener; new ones, after a
-    reload, are for new sessions."""
+    """A :class:`~smtpgw.edge.road.Road`.  `plans` are by listener, `stressed` those for sessions
+    that begin under stress; new ones, after a reload, are for new sessions."""
 
     def __init__(self, means: Means, plans: Mapping[str, Plan]) -> None:
         self.means = means
         self.plans = plans
+        self.stressed: Mapping[str, Plan] = {}
 
     def session(self, connection: Connection) -> SessionRoad:
-        return GatewaySession(self.means, self.plans[connection.listener], connection)
+        plan = self.plans[connection.listener]
+        if connection.stressed:
+            plan = self.stressed.get(connection.listener, plan)
+        return GatewaySession(self.means, plan, connection)
 
 
 @dataclass(slots=True)
@@ -107,6 +115,9 @@ class GatewaySession:
         self._transaction: _Transaction | None = None
         looks = plan.peername_lookup and means.names is not None
         self._naming = means.names.begin(connection.client) if means.names and looks else None
+        self._limiter = limiter(
+            means.counters, plan.clients, connection.listener, connection.client.address
+        )
         self._begin(connection)
 
     def _begin(self, connection: Connection) -> None:
@@ -155,17 +166,36 @@ class GatewaySession:
         result = await self._chain.helo(hello.name, _tls_macros(hello))
         return self._stage("HELO", result) if result.hangup else None
 
+    async def attempt(self, what: Attempt) -> Answer | None:
+        if what == "connection":
+            client = self._connection.client.address
+            self._limiter.exempt |= await excepted(self._plan.clients, client, self._log)
+        count = {
+            "connection": self._limiter.connect,
+            "auth": self._limiter.auth,
+            "starttls": self._limiter.starttls,
+            "newtls": self._limiter.newtls,
+        }[what]
+        excess = await count()
+        return None if excess is None else self._exceeds(what.upper(), excess)
+
     async def login(self, login: Login) -> Answer | None:
         self._hello = replace(self._hello, login=login)
         return None
 
     async def readmit(self, connection: Connection, login: Login | None) -> Answer | None:
         await self._chain.close()
+        # Who may say who its clients are is not counted, as with Postfix.
+        self._limiter.exempt = True
+        await self._limiter.close()
         self._begin(connection)
         self._hello = Hello(b"", esmtp=False, tls=self._hello.tls, login=login)
         return await self.connect()
 
     async def mail(self, sender: Path, params: MailParams) -> Answer | None:
+        excess = await self._limiter.message()
+        if excess is not None:
+            return self._exceeds("MAIL", excess, sender=sender.address)
         try:
             self._means.intake.check(params.size or 0)
         except QueueError as error:
@@ -190,6 +220,9 @@ class GatewaySession:
         return answer
 
     async def rcpt(self, recipient: Path, params: RcptParams) -> Answer | None:
+        excess = await self._limiter.recipient()
+        if excess is not None:
+            return self._exceeds("RCPT", excess, recipient=recipient.address)
         refusal = await self._admission.rcpt(
             recipient,
             self._transaction.sender if self._transaction else None,
@@ -234,6 +267,7 @@ class GatewaySession:
         await self._chain.abort()
 
     async def close(self) -> None:
+        await self._limiter.close()
         if self._naming is not None:
             await self._naming.stop()
         await self._chain.close()
@@ -364,6 +398,11 @@ class GatewaySession:
         """What the policy refuses, with the parameters and tables that decided it."""
         facts["decided"] = list(refusal.decided)
         return self._refuse(command, refusal.source, refusal.reply, hangup=False, **facts)
+
+    def _exceeds(self, command: str, excess: Excess, **facts: object) -> Answer:
+        """What a client that is over a limit is told."""
+        reply, why = refusal(excess, self._connection.listener)
+        return self._refuse(command, "limits", reply, hangup=reply.code == 421, **why, **facts)
 
     def _refuse(
         self, command: str, source: str, reply: Reply, *, hangup: bool = False, **facts: object

@@ -24,9 +24,11 @@ from milterd.base import logs, metrics, notify, sockets, toml_file
 from milterd.base.settings import placed
 from milterd.base.supervise import Backoff, Child, Supervisor
 from milterd.base.toml_file import ConfigError, Problem
-from smtpgw import config, control, trial, wiring
+from smtpgw import config, control, counting, trial, wiring
 from smtpgw.config import GatewaySettings
 from smtpgw.queue import handover
+from smtpgw.rates import service
+from smtpgw.rates.counts import Counts
 
 KILL_AFTER = 5.0
 """Seconds beyond stop_timeout that a worker has to end by itself."""
@@ -58,6 +60,10 @@ class Gateway:
         self._source = metrics.registry(self._numbers)
         self._endpoint: metrics.Endpoint | None = None
         self._channels: dict[str, tuple[socket.socket, socket.socket | None]] = {}
+        self._counts = service.CountService(
+            Counts(time.monotonic, settings.smtpgw.anvil_rate_time_unit), self._log
+        )
+        self._counting: dict[str, tuple[socket.socket, socket.socket]] = {}
         self._waiting: set[str] = set()
         self._supervisor: Supervisor | None = None
         self._changing: asyncio.Task[None] | None = None
@@ -161,10 +167,19 @@ class Gateway:
     def _prepare(self, child: Child) -> Child:
         ours, theirs = control.pair()
         self._channels[child.name] = ours, theirs
-        environ = {**child.environ, control.CHANNEL: str(theirs.fileno())}
-        return Child(child.name, child.command, (theirs.fileno(),), environ)
+        counts = (pair := service.pair())[1]
+        self._counting[child.name] = pair
+        environ = {
+            **child.environ,
+            control.CHANNEL: str(theirs.fileno()),
+            counting.CHANNEL: str(counts.fileno()),
+        }
+        return Child(child.name, child.command, (theirs.fileno(), counts.fileno()), environ)
 
-    def _started(self, name: str, _pid: int) -> None:
+    def _started(self, name: str, pid: int) -> None:
+        counted, counts = self._counting.pop(name)
+        counts.close()
+        self._counts.attach(f"{name} {pid}", counted)
         ours, theirs = self._channels[name]
         if theirs is not None:
             theirs.close()
@@ -248,6 +263,7 @@ class Gateway:
         self, supervisor: Supervisor, new: GatewaySettings, listeners: dict[str, socket.socket]
     ) -> None:
         self._settings, self._listeners = new, listeners
+        self._counts.counts.unit = new.smtpgw.anvil_rate_time_unit
         logs.setup(new.log.format, new.log.level, daemon="smtpgw")
         self._waiting = {each.name for each in self._children(new)}
         running = set(supervisor.pids())

@@ -15,14 +15,14 @@ from typing import TypeVar
 from milterd.base import sockets
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.core.mail import Direction
-from smtpgw import peers, wiring_tls
+from smtpgw import peers, wiring_limits, wiring_tls
 from smtpgw.addresses import Addresses
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.cleanup import MAIL_NAME, CleanupOptions
 from smtpgw.config import Listener, Milter, Smtpgw
 from smtpgw.config_addresses import Service
 from smtpgw.config_reception import Reception
-from smtpgw.config_types import check_network, parse_nameserver
+from smtpgw.config_types import parse_nameserver
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery import nexthop
 from smtpgw.delivery.hosts import HostOptions
@@ -33,7 +33,7 @@ from smtpgw.delivery.windows import WindowOptions
 from smtpgw.dns.resolver import DnsOptions
 from smtpgw.door_tables import NO_TABLES, DoorTables
 from smtpgw.dsn.report import DsnOptions, NoticeOptions
-from smtpgw.edge.options import ContentOptions, Deadlines, EdgeOptions, Limits
+from smtpgw.edge.options import ContentOptions, EdgeOptions
 from smtpgw.local.drop import Public
 from smtpgw.local_mail import LocalPlan
 from smtpgw.pickup import PickupOptions
@@ -76,10 +76,12 @@ def _milter(settings: Milter) -> MilterOptions:
     )
 
 
-def plan(settings: Smtpgw, listener: Listener, addresses: Addresses) -> Plan:
-    """The road of a listener's mail."""
+def plan(
+    settings: Smtpgw, listener: Listener, addresses: Addresses, *, stress: bool = False
+) -> Plan:
+    """The road of a listener's mail, usually or under stress."""
     submission = listener.profile in ("submission", "submissions")
-    reception = settings.reception(listener)
+    reception = settings.reception(listener, stress=stress)
     return Plan(
         cleanup=CleanupOptions(
             myhostname=settings.hostname,
@@ -104,15 +106,9 @@ def plan(settings: Smtpgw, listener: Listener, addresses: Addresses) -> Plan:
             "daemon_name": b"ORIGINATING" if submission else listener.name.encode(),
         },
         limits=EditLimits(body_size=settings.message_size_limit),
+        clients=wiring_limits.clients(settings, reception, addresses),
         peername_lookup=reception.smtpd_peername_lookup,
     )
-
-
-def _networks(settings: Smtpgw) -> Iterator[str]:
-    """The networks in mynetworks; what its tables hold is not looked through."""
-    for each in spec.split(settings.expanded("mynetworks")):
-        with contextlib.suppress(ValueError):
-            yield check_network(each)
 
 
 def _names(settings: Smtpgw) -> Iterator[str]:
@@ -168,24 +164,28 @@ def edge(settings: Smtpgw, listener: Listener, tables: DoorTables = NO_TABLES) -
         listener=listener.name,
         myhostname=settings.hostname,
         content=content(settings, reception),
-        deadlines=Deadlines(
-            smtpd_timeout=reception.smtpd_timeout, starttls=reception.smtpd_starttls_timeout
-        ),
-        limits=Limits(
-            recipient_limit=reception.smtpd_recipient_limit,
-            junk_command_limit=reception.smtpd_junk_command_limit,
-            soft_error_limit=reception.smtpd_soft_error_limit,
-            hard_error_limit=reception.smtpd_hard_error_limit,
-            connections=settings.default_process_limit,
-            client_connections=reception.smtpd_client_connection_count_limit,
-            client_limit_exceptions=tuple(_networks(settings)),
-        ),
+        deadlines=wiring_limits.deadlines(reception),
+        limits=wiring_limits.limits(settings, reception),
         tls=door.server,
         tls_required=door.required,
         tls_wrapper=door.wrapper,
         tls_certificate=door.certificate,
         tls_logged=reception.smtpd_tls_loglevel > 0,
         etrn=bool(settings.expanded("fast_flush_domains")),
+    )
+
+
+def edges(
+    settings: Smtpgw, listener: Listener, tables: DoorTables = NO_TABLES
+) -> tuple[EdgeOptions, EdgeOptions]:
+    """How it does usually, and under stress; with the same certificates.  Raises ConfigError."""
+    usual = edge(settings, listener, tables)
+    stressed = settings.reception(listener, stress=True)
+    return usual, replace(
+        usual,
+        content=content(settings, stressed),
+        deadlines=wiring_limits.deadlines(stressed),
+        limits=wiring_limits.limits(settings, stressed),
     )
 
 

@@ -59,6 +59,24 @@ DELIVERIES = Counter(
 DNS_QUESTIONS = Counter(
     "gatepost_dns_questions", "Questions to name servers by what came of them", ["type", "outcome"]
 )
+COUNTER_FAILURES = Counter(
+    "gatepost_counter_failures", "Times that clients could not be counted together"
+)
+CLIENT_EXCESSES = Counter(
+    "gatepost_client_excesses", "Times that a client was over a limit", ["listener", "limit"]
+)
+CLIENT_PEAKS = Gauge(
+    "gatepost_client_peak",
+    "The highest count or rate of one client since the last report",
+    ["limit"],
+    multiprocess_mode="livemax",
+)
+STRESS = Gauge(
+    "gatepost_stress",
+    "Workers whose listener is under stress",
+    ["listener"],
+    multiprocess_mode="livesum",
+)
 FILTER_SECONDS = Histogram(
     "gatepost_filter_seconds", "Time a filter took for a mail", ["filter"], buckets=_TIMES
 )

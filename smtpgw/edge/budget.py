@@ -1,20 +1,21 @@
-"""How many errors and how much idle talk a client has left (Postfix: smtpd(8))."""
+"""How many errors and how much idle talk a client has left, counted as smtpd(8) counts them."""
 
 from __future__ import annotations
 
 from smtpgw.edge.options import Limits
 from smtpgw.edge.road import Answer
 
-TOO_MANY_ERRORS = Answer(421, "4.7.0", "Too many errors", hangup=True)
-TOO_MUCH_JUNK = Answer(421, "4.7.0", "Too many commands without mail", hangup=True)
+TOO_MANY_ERRORS = Answer(421, "4.7.0", "Error: too many errors", hangup=True)
 TOO_MANY_RECIPIENTS = Answer(452, "4.5.3", "Too many recipients")
 
-JUNK = frozenset({"HELO", "EHLO", "NOOP", "RSET", "VRFY", "EXPN", "ETRN", "HELP"})
+JUNK = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "RSET", "VRFY", "EXPN", "ETRN", "HELP"})
 """Verbs that bring no mail nearer."""
 
 
 class Budget:
     """Counts for one session; an accepted mail restores them."""
+
+    __slots__ = ("_errors", "_junk", "_limits", "_overshoot")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -22,24 +23,34 @@ class Budget:
         self._junk = 0
         self._overshoot = 0
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether there is nothing left to say but :data:`TOO_MANY_ERRORS`."""
+        return self._errors >= self._limits.hard_error_limit
+
+    @property
+    def delay(self) -> float:
+        """Seconds that each reply is held back."""
+        slow = self._errors >= self._limits.soft_error_limit
+        return self._limits.error_sleep_time if slow else 0.0
+
     def restore(self) -> None:
         """A mail was accepted."""
         self._errors = self._junk = self._overshoot = 0
 
-    def command(self, verb: str) -> Answer | None:
-        """A command came; an answer means it is one too many."""
+    def spend(self, verb: str, answer: Answer | None) -> None:
+        """A command was answered.  Junk beyond its limit is an error even where the answer is
+        positive; a recipient too many is none until there are too many of those."""
+        if answer is not None and not answer.positive:
+            self._errors += self._is_error(answer)
+        elif verb == "MAIL":
+            self._overshoot = 0
         if verb in JUNK:
+            self._errors += self._junk > self._limits.junk_command_limit
             self._junk += 1
-        return TOO_MUCH_JUNK if self._junk > self._limits.junk_command_limit else None
 
-    def error(self, answer: Answer) -> tuple[Answer, float]:
-        """A command is refused with `answer`: what to send, and seconds to wait first."""
-        if answer is TOO_MANY_RECIPIENTS:
-            self._overshoot += 1
-            if self._overshoot <= self._limits.recipient_overshoot_limit:
-                return answer, 0.0
-        self._errors += 1
-        if self._errors > self._limits.hard_error_limit:
-            return TOO_MANY_ERRORS, 0.0
-        slow = self._errors > self._limits.soft_error_limit
-        return answer, self._limits.error_sleep_time if slow else 0.0
+    def _is_error(self, answer: Answer) -> bool:
+        if answer is not TOO_MANY_RECIPIENTS:
+            return True
+        self._overshoot += 1
+        return self._overshoot > self._limits.recipient_overshoot_limit

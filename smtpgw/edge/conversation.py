@@ -126,6 +126,12 @@ class Conversation(SMTP):
         super().connection_lost(error)
         self._release()
 
+    @property
+    def resumed(self) -> bool:
+        """Whether TLS goes on with a session of before, which costs nobody a full handshake."""
+        found = self._wire.get_extra_info("ssl_object") if self.secure and self._wire else None
+        return bool(found is not None and found.session_reused)
+
     def drain(self) -> None:
         """Finish the transaction under way, if there is one, and then say goodbye."""
         self._draining = True

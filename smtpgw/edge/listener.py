@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import resource
 import secrets
 import socket
-from collections import Counter
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
 from milterd.base import logs
 from smtpgw.edge.conversation import Conversation
-from smtpgw.edge.options import EdgeOptions
+from smtpgw.edge.options import EdgeOptions, StressMode
 from smtpgw.edge.peer import connection_of
 from smtpgw.edge.protocol import GatewaySMTP
 from smtpgw.edge.road import Answer, Note, Road, no_note
 from smtpgw.edge.session import Session
+from smtpgw.edge.stress import Stress
 
 BUSY = Answer(421, "4.3.2", "Too many connections, try again later", hangup=True)
 NO_ROOM = Answer(421, "4.3.2", "Too many files open here, try again later", hangup=True)
-BUSY_WITH_YOU = Answer(421, "4.7.0", "Too many connections from your address", hangup=True)
 
 _BACKLOG = 1024
 """Connections that may wait to be accepted."""
@@ -47,20 +46,20 @@ class Listener:
         options: EdgeOptions,
         road: Road,
         *,
+        stressed: EdgeOptions | None = None,
         log: FilteringBoundLogger | None = None,
         trace: Callable[[], str] = new_trace,
         note: Note = no_note,
     ) -> None:
-        self.reconfigure(options)
+        self.reconfigure(options, stressed)
         self._road = road
         self._note = note
         self._log = log or logs.get("edge")
+        self._stress = Stress(options.listener, self._log)
         self._trace = trace
         self._server: asyncio.Server | None = None
         self._sessions: dict[Conversation, Session] = {}
         self._turned_away: set[Conversation] = set()
-        self._addresses: dict[Conversation, bytes] = {}
-        self._by_address: Counter[bytes] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -84,16 +83,21 @@ class Listener:
     def _protocol(self) -> GatewaySMTP:
         trace = self._trace()
         log = self._log.bind(listener=self._options.listener, session=trace)
-        return GatewaySMTP(self._options, self._admit(trace, log), self._gone, log)
+        stressed = self._stress.look(len(self._sessions) + 1, *self._stressful)
+        options = self._stressed if stressed else self._options
+        admit = self._admit(trace, log, stressed=stressed)
+        return GatewaySMTP(options, admit, self._gone, log)
 
     def _admit(
-        self, trace: str, log: FilteringBoundLogger
+        self, trace: str, log: FilteringBoundLogger, *, stressed: bool
     ) -> Callable[[GatewaySMTP, asyncio.Transport], Session | Answer]:
         def admit(protocol: GatewaySMTP, transport: asyncio.Transport) -> Session | Answer:
-            connection = connection_of(transport, self._options.listener, trace)
+            options = protocol.options
+            connection = connection_of(transport, options.listener, trace)
+            connection = replace(connection, stressed=stressed)
             protocol.log = bound = log.bind(client=connection.client.address)
             protocol.connection, protocol.note = connection, self._note
-            refusal = self._refusal(connection.client.address, transport)
+            refusal = self._refusal(transport)
             if refusal is not None:
                 self._turned_away.add(protocol)
                 return refusal
@@ -103,43 +107,27 @@ class Listener:
                 bound.exception("no road for a session", trace=trace)
                 self._turned_away.add(protocol)
                 return Answer(421, "4.3.0", f"Internal error, reference {trace}", hangup=True)
-            session = Session(
-                road, self._options, spawn=self._spawn, new_trace=self._trace, log=bound
-            )
+            session = Session(road, options, spawn=self._spawn, new_trace=self._trace, log=bound)
             self._sessions[protocol] = session
-            self._addresses[protocol] = connection.client.address
-            self._by_address[connection.client.address] += 1
             return session
 
         return admit
 
-    def _refusal(self, address: bytes, transport: asyncio.Transport) -> Answer | None:
+    def _refusal(self, transport: asyncio.Transport) -> Answer | None:
         limits = self._options.limits
         if _scarce(transport.get_extra_info("socket")):
             return NO_ROOM
         if len(self._sessions) >= limits.connections:
             return BUSY
-        if self._by_address[address] >= limits.client_connections and not self._exempts(address):
-            return BUSY_WITH_YOU
         return None
-
-    def _exempts(self, address: bytes) -> bool:
-        """Whether this client, or one without an address, may come as often as it likes."""
-        if not address:
-            return True
-        parsed = ipaddress.ip_address(address.decode("ascii"))
-        return any(parsed in each for each in self._exempt)
 
     def _gone(self, protocol: Conversation) -> None:
         self._turned_away.discard(protocol)
         session = self._sessions.pop(protocol, None)
         if session is None:
             return
-        address = self._addresses.pop(protocol)
-        self._by_address[address] -= 1
-        if not self._by_address[address]:
-            del self._by_address[address]
         self._spawn(session.close())
+        self._stress.look(len(self._sessions), *self._stressful)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task that is kept until it is done, whatever becomes of its client."""
@@ -148,14 +136,15 @@ class Listener:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def reconfigure(self, options: EdgeOptions) -> None:
-        """Serve whoever connects from now on by these options; sessions keep theirs.
+    def reconfigure(self, options: EdgeOptions, stressed: EdgeOptions | None = None) -> None:
+        """Serve whoever connects from now on by these options, and by those of `stressed` under
+        stress; sessions keep theirs."""
+        self._options, self._stressed = options, stressed or options
 
-        Raises ValueError for an exception that is no network.
-        """
-        self._options = options
-        networks = options.limits.client_limit_exceptions
-        self._exempt = tuple(ipaddress.ip_network(each) for each in networks)
+    @property
+    def _stressful(self) -> tuple[int, StressMode]:
+        """What :meth:`Stress.look` is told beside the number of connections."""
+        return self._options.limits.connections, self._options.limits.stress
 
     def stop_accepting(self) -> None:
         """Accept nobody more; sessions go on until they end."""

@@ -10,6 +10,7 @@ from typing import Literal
 from smtpgw.edge.tls import FixedSecurity, Security
 
 BareNewline = Literal["normalize", "reject"]
+StressMode = Literal["auto", "yes", "no"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,10 @@ class Deadlines:
     """Seconds until we give up waiting.
 
     `smtpd_timeout`: for a whole command line to arrive, for the next piece of a
-    message, and for the client to take a reply.  `data`: for a whole message to
-    arrive.  `starttls`: for the TLS handshake.  `processing`: for the road's
+    message, and for the client to take a reply.  With `per_request` it is for a
+    whole message too, and longer only by the time that its octets take at
+    `min_data_rate` octets a second; without, that holds once a message takes longer
+    than `data`.  `starttls`: for the TLS handshake.  `processing`: for the road's
     answer; below the ten minutes that clients wait (RFC 5321 section 4.5.3.2.6).
     """
 
@@ -47,18 +50,24 @@ class Deadlines:
     data: float = 3600.0
     starttls: float = 30.0
     processing: float = 570.0
+    per_request: bool = False
+    min_data_rate: int = 500
+
+    @property
+    def grace(self) -> float:
+        """Seconds of a message before its client has to keep up the least rate."""
+        return self.smtpd_timeout if self.per_request else self.data
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of anything one client gets (postconf(5), the names with smtpd_ before).
+    """How much of a dialogue one client gets (postconf(5), the names with smtpd_ before).
 
     `junk_command_limit`, `soft_error_limit` and `hard_error_limit` count since the
-    last accepted mail; beyond the soft one each error waits `error_sleep_time`
+    last accepted mail; from the soft one on each reply waits `error_sleep_time`
     seconds.  `recipient_overshoot_limit` is how many recipients too many are
     refused before each counts as an error.  `connections` is for one listener in
-    one process, `client_connections` for one client address of those, except for
-    the networks in `client_limit_exceptions` (CIDR).
+    one process; `stress` says when its sessions go by shorter limits.
     """
 
     recipient_limit: int = 1000
@@ -68,8 +77,7 @@ class Limits:
     hard_error_limit: int = 20
     error_sleep_time: float = 1.0
     connections: int = 1000
-    client_connections: int = 50
-    client_limit_exceptions: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    stress: StressMode = "auto"
 
 
 @dataclass(frozen=True, slots=True)

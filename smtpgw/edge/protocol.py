@@ -18,12 +18,13 @@ from typing import cast
 from structlog.typing import FilteringBoundLogger
 
 from smtpgw.edge import commands
-from smtpgw.edge.budget import Budget
+from smtpgw.edge.budget import TOO_MANY_ERRORS, Budget
 from smtpgw.edge.commands import Command
 from smtpgw.edge.conversation import SHUTDOWN, Conversation, Goodbye
 from smtpgw.edge.data import DRAIN_FACTOR, BdatReader, DataReader
 from smtpgw.edge.inbox import EndOfInputError, LineTooLongError
 from smtpgw.edge.options import EdgeOptions
+from smtpgw.edge.pace import Pace
 from smtpgw.edge.road import Answer, Connection, Note, Refused, no_note
 from smtpgw.edge.secure import missing_certificate
 from smtpgw.edge.session import OK, Session
@@ -78,7 +79,7 @@ class GatewaySMTP(Conversation):
         self._budget = Budget(options.limits)
         self._admitted: Session | Answer = SHUTDOWN
         self._chunks: BdatReader | None = None
-        self._chunks_until = 0.0
+        self._pace: Pace | None = None
 
     @property
     def dialogue(self) -> Session:
@@ -105,10 +106,12 @@ class GatewaySMTP(Conversation):
             self._drop_chunks()
 
     async def _greet(self) -> None:
-        if isinstance(self._admitted, Answer):
+        refused = self._admitted if isinstance(self._admitted, Answer) else None
+        refused = refused or await self.dialogue.attempt("connection")
+        if refused is not None:
             if self.options.tls_wrapper:
                 self.abort()  # a handshake costs more than there is to say
-            await self._part(self._admitted)
+            await self._part(refused)
         if self.options.tls_wrapper:
             await self._secure(None)
         if self.options.greet_delay:
@@ -148,17 +151,17 @@ class GatewaySMTP(Conversation):
 
     async def _dispatch(self, command: Command) -> None:
         """Run a verb's method and send its answer."""
-        answer = self._budget.command(command.verb)
-        if answer is None and command.verb not in _REFUSE_THEMSELVES:
+        answer = None
+        if command.verb not in _REFUSE_THEMSELVES:
             answer = self.dialogue.refusal(command.verb)
         if answer is None:
             answer = await self._run(command)
-        if answer is None:
-            return
-        if answer.positive:
-            await self.say(answer)
-        else:
+        if answer is not None and not answer.positive:
             await self._refuse(answer, command.verb)
+            return
+        if answer is not None:
+            await self.say(answer)
+        await self._spend(command.verb, answer)
 
     async def _run(self, command: Command) -> Answer | None:
         argument = command.argument.decode("utf-8", "surrogateescape")
@@ -171,17 +174,28 @@ class GatewaySMTP(Conversation):
             return _closing(self.dialogue.broken(error))
 
     async def _refuse(self, answer: Answer, verb: str = "") -> None:
-        """Say no, as slowly as the client's errors so far have earned."""
-        said, delay = self._budget.error(answer)
-        said = self._noted(said, verb)
+        """Say no."""
+        said = self._noted(answer, verb)
         self.log.info(
             "refused", command=verb, code=said.code, enhanced=said.enhanced, reason=said.text,
             reference=said.reference,
         )  # fmt: skip
+        await self.say(said)
+        await self._spend(verb, answer)
+
+    async def _spend(self, verb: str, answer: Answer | None) -> None:
+        """Count a command that was answered; the last error a client may make ends it all."""
+        self._budget.spend(verb, answer)
+        if self._budget.exhausted:
+            await self._part(TOO_MANY_ERRORS)
+
+    async def say(self, answer: Answer) -> None:
+        """Send an answer, as slowly as the client's errors so far have earned."""
+        delay = self._budget.delay
         if delay:
             await self.flush()
             await asyncio.sleep(delay)
-        await self.say(_closing(said) if answer.hangup else said)
+        await super().say(answer)
 
     def _noted(self, answer: Answer, verb: str) -> Answer:
         """The answer with the reference that it is found by; the road's own have one already."""
@@ -227,10 +241,11 @@ class GatewaySMTP(Conversation):
         return await self._receive(DataReader(self.options.content))
 
     async def _receive(self, reader: DataReader) -> Answer:
-        until = self.loop.time() + self.options.deadlines.data
+        pace = self._new_pace()
         try:
             while not (reader.finished or reader.overrun):
-                data = await self.some(until)
+                data = await self.some(pace.until)
+                pace.took(self.loop.time(), len(data))
                 used = reader.feed(data)
                 if used < len(data):
                     self.inbox.give_back(data[used:])
@@ -238,6 +253,10 @@ class GatewaySMTP(Conversation):
             if not reader.finished:
                 reader.discard()
         return await self._complete(reader) if reader.finished else FAR_TOO_LARGE
+
+    def _new_pace(self) -> Pace:
+        deadlines = self.options.deadlines
+        return Pace(self.loop.time(), deadlines.grace, deadlines.min_data_rate)
 
     async def _complete(self, reader: DataReader | BdatReader) -> Answer:
         answer = await self.dialogue.message(reader.finish())
@@ -268,14 +287,15 @@ class GatewaySMTP(Conversation):
         if not answer.positive:
             return answer
         self._chunks = BdatReader(self.options.content)
-        self._chunks_until = self.loop.time() + self.options.deadlines.data
+        self._pace = self._new_pace()
         return None
 
     async def _read_chunk(self, size: int, reader: BdatReader | None) -> None:
         """Take a chunk's octets; without a reader they are only passed over."""
-        until = self._chunks_until if reader else self.loop.time() + self.options.deadlines.data
+        pace = self._pace if reader and self._pace else self._new_pace()
         while size:
-            data = await self.some(until, size)
+            data = await self.some(pace.until, size)
+            pace.took(self.loop.time(), len(data))
             size -= len(data)
             if reader is not None:
                 reader.feed(data)
@@ -314,13 +334,23 @@ class GatewaySMTP(Conversation):
         elif self.secure:
             refusal = TLS_ALREADY
         refusal = refusal or self.dialogue.refusal("STARTTLS")
+        refusal = refusal or await self.dialogue.attempt("starttls")
         if refusal is None:
             await self._secure(READY_FOR_TLS)
         return refusal
 
     async def _secure(self, ready: Answer | None) -> None:
-        """TLS, after which the dialogue starts anew."""
-        tls = await self.start_tls(ready)
+        """TLS, after which the dialogue starts anew.  A handshake counts unless it resumes a
+        session, also one that failed."""
+        too_often, resumed = None, False
+        try:
+            tls = await self.start_tls(ready)
+            resumed = self.resumed
+        finally:
+            if not resumed:
+                too_often = await self.dialogue.attempt("newtls")
+        if too_often is not None:
+            await self._part(too_often)
         objection = missing_certificate(tls) if self.options.tls_certificate else None
         self.dialogue.secured(tls)
         if objection is not None:

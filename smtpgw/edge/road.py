@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from milterd.core.decision import Reply
 from milterd.core.mail import Client, Envelope
@@ -164,6 +164,11 @@ class Hello:
     login: Login | None = None
 
 
+Attempt = Literal["connection", "auth", "starttls", "newtls"]
+"""A connection before anything else; AUTH and STARTTLS before they are looked at; a full TLS
+handshake after its end, also one that failed."""
+
+
 class SessionRoad(Protocol):
     """One SMTP session's way through policy, milters and queue.
 
@@ -178,6 +183,11 @@ class SessionRoad(Protocol):
 
     async def helo(self, hello: Hello) -> Answer | None:
         """EHLO or HELO; again after STARTTLS.  Ends a transaction."""
+        ...
+
+    async def attempt(self, what: Attempt) -> Answer | None:
+        """The client tries something that is limited; an answer says that it was once too
+        often.  Those to `connection` and `newtls` close the connection."""
         ...
 
     async def login(self, login: Login) -> Answer | None:

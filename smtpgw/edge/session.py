@@ -28,7 +28,7 @@ from smtpgw.address.path import Path, PathError, is_literal, parse_path
 from smtpgw.edge.budget import TOO_MANY_RECIPIENTS
 from smtpgw.edge.content import Content
 from smtpgw.edge.options import EdgeOptions
-from smtpgw.edge.road import Answer, Hello, SessionRoad, Tls
+from smtpgw.edge.road import Answer, Attempt, Hello, SessionRoad, Tls
 from smtpgw.edge.sink import TOO_LARGE
 from smtpgw.edge.states import REFUSALS, State
 
@@ -110,6 +110,10 @@ class Session:
             f"{self._options.myhostname} ESMTP {self._options.mail_name}"
         )
         return await self._ask(self._road.connect()) or Answer(220, "", usual)
+
+    async def attempt(self, what: Attempt) -> Answer | None:
+        """Why the client may not do this once more."""
+        return await self._ask(self._road.attempt(what))
 
     async def hello(self, argument: bytes, *, esmtp: bool) -> Answer:
         """EHLO or HELO; either gives up a transaction (RFC 5321 section 4.1.4)."""

@@ -20,7 +20,7 @@ from smtpgw.admission import Admission
 from smtpgw.edge.content import Content
 from smtpgw.edge.listener import Listener, serve
 from smtpgw.edge.options import Deadlines, EdgeOptions, Limits
-from smtpgw.edge.road import Answer, Connection, Hello
+from smtpgw.edge.road import Answer, Attempt, Connection, Hello
 
 PATIENCE = 30.0
 """Seconds until a test gives up on something that should happen at once."""
@@ -103,6 +103,9 @@ class RecordingRoad:
     async def helo(self, hello: Hello) -> Answer | None:
         self.hello = hello
         return self.step("helo")
+
+    async def attempt(self, what: Attempt) -> Answer | None:
+        return self.step(what)
 
     async def mail(self, sender: Path, _params: MailParams) -> Answer | None:
         self.sender = sender

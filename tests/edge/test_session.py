@@ -389,25 +389,13 @@ def test_data_refused_by_the_road_is_discarded_as_a_chunk_too() -> None:
 # Who may come, and when all must go.
 
 
-def test_limits_on_connections() -> None:  # E12
-    options = replace(QUICK, limits=Limits(client_connections=2, client_limit_exceptions=()))
-    with Server(options) as server:
-        first, second = server.client(), server.client()
-        with Client(server.port) as third:
-            third.expect(421, "4.7.0")
-            assert third.closed() == b""
-        first.command(b"QUIT", 221)
-        wait_for(lambda: server.listener.connections == 1)
-        with server.client() as fourth:
-            fourth.command(b"QUIT", 221)
-        second.socket.close()
-        first.socket.close()
-
-
-def test_own_networks_may_come_as_often_as_they_like() -> None:
-    options = replace(QUICK, limits=Limits(client_connections=1))
-    with Server(options) as server, server.client(), server.client() as second:
-        second.command(b"QUIT", 221)
+def test_who_comes_too_often_is_told_before_anything_else() -> None:  # E12
+    refusal = Answer(421, "4.7.0", "Error: too many connections from 127.0.0.1")
+    with Server(ledger=Ledger(answers={"connection": refusal})) as server:
+        with Client(server.port) as client:
+            client.expect(421, "4.7.0")
+            assert client.closed() == b""
+        wait_for(lambda: server.ledger.calls == ["connection", "close"])
 
 
 def test_a_global_limit_on_connections() -> None:
@@ -477,11 +465,14 @@ def test_the_tarpit_begins_at_the_soft_limit() -> None:  # B28
     limits = Limits(soft_error_limit=2, hard_error_limit=4, error_sleep_time=0.6)
     with Server(replace(QUICK, limits=limits)) as server, server.client() as client:
         times = []
-        for code in (500, 500, 500, 500, 421):
+        for line, code in ((b"BLAH", 500), (b"BLAH", 500), (b"NOOP", 250), (b"BLAH", 500)):
             begin = time.monotonic()
-            client.command(b"BLAH", code)
+            client.command(line, code)
             times.append(time.monotonic() - begin)
         assert max(times[:2]) < 0.6 <= min(times[2:4])
+        client.command(b"BLAH", 500)
+        client.expect(421, "4.7.0")
+        assert client.closed() == b""
 
 
 def test_an_accepted_mail_restores_the_budget() -> None:
