@@ -1,0 +1,1 @@
+"""Who has to come again, and who has come too often: greylisting and throttles."""
