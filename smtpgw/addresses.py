@@ -17,6 +17,7 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 
 from milterd.base.toml_file import ConfigError, Problem
+from smtpgw import probe_routes
 from smtpgw.address.aliases import Aliases, Unreadable
 from smtpgw.address.canonical import Canonical
 from smtpgw.address.clients import ClientList
@@ -86,6 +87,8 @@ class Addresses:
     fast_flush: DomainList
     header_clients: HeaderClients
     doors: Mapping[str, DoorTables]
+    prober: Resolver
+    probes: Routes
     tables: tuple[Table, ...] = ()
 
     async def close(self) -> None:
@@ -127,6 +130,7 @@ class _Builder:
             )
         )
         self._resolver = self._resolve()
+        self._prober = probe_routes.resolver(room, self._resolver)
         self._mapper = Mapper(self._resolver.finder, self._standard)
 
     def build(self) -> Addresses:
@@ -147,6 +151,8 @@ class _Builder:
             room.domains("fast_flush_domains", parents="fast_flush_domains" in parents, below=True),
             self._header_clients(),
             {each.name: open_door(settings, each, room) for each in settings.listener},
+            self._prober,
+            Routes(self._prober, self._routing()),
             room.tables,
         )
 

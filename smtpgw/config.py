@@ -21,6 +21,7 @@ from smtpgw.config_decisions import Decisions
 from smtpgw.config_delivery import Dns
 from smtpgw.config_dialogue import Peers, TlsPeer, TlsPolicy
 from smtpgw.config_limits import Counting
+from smtpgw.config_policy_service import Greylist, PolicyListener, Throttle
 from smtpgw.config_reception import (
     Overrides,
     Profile,
@@ -30,6 +31,7 @@ from smtpgw.config_reception import (
     resolved,
 )
 from smtpgw.config_types import Address, Destination, Domain, IpAddress, Name
+from smtpgw.config_verify import Verification
 
 
 class Listener(Overrides):
@@ -126,6 +128,9 @@ class Milter(settings.Table):
     )
 
 
+Named = Listener | PolicyListener | Milter
+
+
 class Queue(settings.Table):
     """The queue on disk, and how long mail may stay in it (qmgr(8))."""
 
@@ -173,6 +178,7 @@ class Queue(settings.Table):
 
 
 class Smtpgw(Addresses, Reception, Counting):
+class Smtpgw(Addresses, Reception, Verification):
     """The gateway.  Names are Postfix's, see postconf(5)."""
 
     local_addresses: tuple[IpAddress, ...] = Field(
@@ -235,6 +241,17 @@ class Smtpgw(Addresses, Reception, Counting):
     )
     stress: Stress = Stress()
     listener: tuple[Listener, ...] = Field(default=(), description="Where the gateway listens.")
+    policy_listener: tuple[PolicyListener, ...] = Field(
+        default=(),
+        description="Where Postfix may ask us: its check_policy_service, answered by our "
+        "restrictions.",
+    )
+    greylist: Greylist = Greylist()
+    throttle: dict[Name, Throttle] = Field(
+        default={},
+        description="Limits, by the name that `check_throttle` knows them by.",
+        examples=[{"outgoing": {"key": "sasl_user", "limit": 200, "per": "1h"}}],
+    )
     milter: tuple[Milter, ...] = Field(
         default=(), description="Milters, asked in the order of these tables."
     )
@@ -262,9 +279,9 @@ class Smtpgw(Addresses, Reception, Counting):
         examples=[{"example.net": "secure match=mx.example.net:.example.net"}],
     )
 
-    @field_validator("listener", "milter")
+    @field_validator("listener", "policy_listener", "milter")
     @classmethod
-    def _unique(cls, value: tuple[Listener | Milter, ...]) -> tuple[Listener | Milter, ...]:
+    def _unique(cls, value: tuple[Named, ...]) -> tuple[Named, ...]:
         names = [each.name for each in value]
         twice = sorted({each for each in names if names.count(each) > 1})
         if twice:
@@ -275,6 +292,9 @@ class Smtpgw(Addresses, Reception, Counting):
     def _known(self) -> Smtpgw:
         milters = {each.name for each in self.milter}
         listeners = {each.name for each in self.listener}
+        twice = sorted(listeners.intersection(each.name for each in self.policy_listener))
+        if twice:
+            raise ValueError(f"expected other names for policy listeners than {', '.join(twice)}")
         for one in self.listener:
             _only(milters, one.milters or (), f"listener {one.name}: milters", "milter")
         _only(milters, self.non_smtpd_milters, "non_smtpd_milters", "milter")
@@ -300,6 +320,7 @@ class Smtpgw(Addresses, Reception, Counting):
         return (
             dict(self.define)
             | written(reception or self, expandable(Reception))
+            | written(self, Verification.model_fields)
             | super().parameters()
             | own
         )

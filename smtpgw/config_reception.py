@@ -18,15 +18,17 @@ from milterd.base import settings
 from milterd.base.fields import INHERITED, VERBATIM, Duration
 from smtpgw.config_access import Access
 from smtpgw.config_limits import ClientLimits
+from smtpgw.config_policy_service import PolicyServices
 from smtpgw.config_sasl import ServerSasl
 from smtpgw.config_screen import Screen
 from smtpgw.config_smtpd import Smtpd
 from smtpgw.config_tls_server import ServerTls
+from smtpgw.config_verify import Polls
 
 Profile = Literal["mx", "submission", "submissions", "internal", "lmtp"]
 
 
-class Reception(Access, ServerTls, ServerSasl, Screen, ClientLimits, Smtpd):
+class Reception(Access, ServerTls, ServerSasl, Screen, ClientLimits, Smtpd, Polls, PolicyServices):
     """All of them, with values."""
 
 

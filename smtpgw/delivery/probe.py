@@ -49,10 +49,8 @@ class ProbeCarrier:
 
     async def deliver_to(self, hop: Hop, job: Job) -> Sequence[Outcome]:
         """What this host says of each target.  Raises :class:`Lost`."""
-        unsendable = [
-            each for each in (job.sender, *_addresses(job)) if not commands.sendable(each)
-        ]
-        if unsendable:
+        addresses = job.sender, *(each.address for each in job.targets)
+        if not all(map(commands.sendable, addresses)):
             text = "address cannot be sent in an SMTP command"
             return [Failed(each.number, text, "", "5.1.3") for each in job.targets]
         way = self._connector.way(hop)
@@ -130,10 +128,8 @@ class MaildirProbe:
     """A Deliverer for `maildir`: everybody has one there, once mail comes."""
 
     async def deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
-        where = Path(destination.nexthop)
-        return [
-            Delivered(each.number, f"delivers to maildir below {where}") for each in job.targets
-        ]
+        text = f"delivers to maildir below {destination.nexthop}"
+        return [Delivered(each.number, text) for each in job.targets]
 
     async def close(self) -> None:
         """Nothing is kept."""

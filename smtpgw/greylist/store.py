@@ -46,7 +46,7 @@ class GreylistStore:
         self, path: str, options: GreylistOptions, clock: Callable[[], float], patience: float = 5.0
     ) -> None:
         self._shared = Shared(SharedOptions(path, SCHEMA, patience))
-        self._options, self._clock = options, clock
+        self.options, self._clock = options, clock
         self._new = 0
 
     async def check(self, triplet: Triplet) -> Verdict:
@@ -54,7 +54,7 @@ class GreylistStore:
         found = await self._shared.write(lambda db: self._check(db, triplet))
         if found.reason == "new":
             self._new += 1
-            if self._new >= max(self._options.entries // 100, 10):
+            if self._new >= max(self.options.entries // 100, 10):
                 self._new = 0
                 await self.clean()
         return found
@@ -62,7 +62,7 @@ class GreylistStore:
     def _check(self, db: sqlite3.Connection, triplet: Triplet) -> Verdict:
         key = triplet.network, triplet.sender, triplet.recipient
         decided = rules.decide(
-            _seen(db, key), _network(db, triplet.network), self._clock(), self._options
+            _seen(db, key), _network(db, triplet.network), self._clock(), self.options
         )
         if decided.seen is not None:
             row = decided.seen.first, decided.seen.last, decided.seen.passed
@@ -76,7 +76,7 @@ class GreylistStore:
         return await self._shared.write(self._clean)
 
     def _clean(self, db: sqlite3.Connection) -> int:
-        now, options = self._clock(), self._options
+        now, options = self._clock(), self.options
         before = db.total_changes
         old = now - options.lifetime
         db.execute("DELETE FROM triplets WHERE last < ? AND passed", (old,))
