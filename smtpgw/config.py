@@ -315,6 +315,7 @@ class Smtpgw(Addresses, Reception, Verification):
         """What `$name` may stand for, in a listener that goes by `reception`."""
         own = {
             "queue_directory": str(self.queue.directory),
+            "double_bounce_sender": self.bounce.double_bounce_sender,
             "stress": "yes" if stress else "",
         }
         return (

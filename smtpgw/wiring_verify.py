@@ -45,10 +45,9 @@ def polls(reception: Reception) -> Polls:
 
 def sender(settings: Smtpgw, origin: bytes) -> ProbeSender:
     """Who probes come from; `origin` is myorigin as it was read."""
-    values = settings.parameters() | {"double_bounce_sender": settings.bounce.double_bounce_sender}
     text = settings.address_verify_sender
     with contextlib.suppress(parameters.ParameterError):  # told of when the settings were read
-        text = parameters.expand(text, values)
+        text = settings.expanded("address_verify_sender")
     if text in ("", "<>"):
         return ProbeSender()
     address = text.encode()
