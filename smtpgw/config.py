@@ -177,8 +177,7 @@ class Queue(settings.Table):
         return self.drop_directory or self.directory / "drop"
 
 
-class Smtpgw(Addresses, Reception, Counting):
-class Smtpgw(Addresses, Reception, Verification):
+class Smtpgw(Addresses, Reception, Counting, Verification):
     """The gateway.  Names are Postfix's, see postconf(5)."""
 
     local_addresses: tuple[IpAddress, ...] = Field(
