@@ -60,8 +60,8 @@ RECIPIENTS = (
 )  # fmt: skip
 SENDERS = (
     "<s@good.example>", "<>", "<u@local.example>", "<postmaster@local.example>",
-    "<s@[192.0.2.250]>", "<u@own.gateway.example>", "<s@evil.example>", "<@local.example:s@evil.example>",
-    "<postmaster>", "<s%evil.example@local.example>",
+    "<s@[192.0.2.250]>", "<u@own.gateway.example>", "<s@evil.example>",
+    "<@local.example:s@evil.example>", "<postmaster>", "<s%evil.example@local.example>",
 )  # fmt: skip
 BEFORE = {
     "after RSET": ["MAIL FROM:<u@local.example>", "RCPT TO:<u@local.example>", "RSET"],

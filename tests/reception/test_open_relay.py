@@ -56,7 +56,7 @@ def _opened() -> Iterator[Door]:
     }  # fmt: skip
     extra = (
         f'[[smtpgw.listener]]\nname = "sub"\naddress = "{SERVER}:{SUBMISSION}"\n'
-        'profile = "submission"\n'
+        'profile = "submission"\nsmtpd_tls_security_level = "none"\n'
     )
     relay = {"smtpd_relay_restrictions": "permit_mynetworks, reject_unauth_destination"}
     given = World(main, {}, [{}], Tables(), extra, relay)
