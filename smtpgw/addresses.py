@@ -34,6 +34,8 @@ from smtpgw.config import Smtpgw
 from smtpgw.config_addresses import Classes, Service
 from smtpgw.delivery import router
 from smtpgw.door_tables import DoorTables, open_door
+from smtpgw.policy.engine import Policy
+from smtpgw.reception import Receptions
 from smtpgw.rewriting import Part, RewriteOptions, Rewriter
 from smtpgw.routes import RouteOptions, Routes, Transport
 from smtpgw.table_room import Given, TableRoom
@@ -72,7 +74,8 @@ class HeaderClients:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Addresses:
-    """The rules.  Close them when nobody uses them any more."""
+    """The rules, and the restriction lists of each listener, usual ones and those under stress.
+    Close them when nobody uses them any more."""
 
     delimiter: Delimiter
     standard: Standard
@@ -89,6 +92,7 @@ class Addresses:
     doors: Mapping[str, DoorTables]
     prober: Resolver
     probes: Routes
+    policies: Mapping[tuple[str, bool], Policy]
     tables: tuple[Table, ...] = ()
 
     async def close(self) -> None:
@@ -137,14 +141,17 @@ class _Builder:
         room, settings = self._room, self._settings
         generic, aliases = room.maps("smtp_generic_maps"), room.maps("alias_maps", aliases=True)
         parents = settings.parent_domain_matches_subdomains
+        recipients, senders = self._known(), self._known(senders=True)
+        own = self._resolver.options.own_addresses
+        policies = Receptions(settings, room, self._resolver, recipients, senders, own)
         return Addresses(
             self._delimiter,
             self._standard,
             self._resolver,
             Rewriter(self._rewriting(), self._standard, self._resolver.finder),
             Routes(self._resolver, self._routing()),
-            self._known(),
-            self._known(senders=True),
+            recipients,
+            senders,
             None if aliases is None else self._local(aliases),
             None if generic is None else Generic(generic, self._mapper, self._spreads("generic")),
             room.clients("mynetworks"),
@@ -153,6 +160,7 @@ class _Builder:
             {each.name: open_door(settings, each, room) for each in settings.listener},
             self._prober,
             Routes(self._prober, self._routing()),
+            policies.all(),
             room.tables,
         )
 

@@ -1,66 +1,199 @@
-"""Whom a session's client may send to: what the policy is asked at CONNECT, MAIL and RCPT, and
-what becomes of a table that cannot answer.
+"""What a client is answered for policy's sake: one session's facts, and its restriction lists asked
+about them as the dialogue goes on.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from structlog.typing import FilteringBoundLogger
 
-from milterd.core.mail import Client
+from milterd.core.decision import Reply
+from milterd.core.mail import Family
 from smtpgw.address import form
-from smtpgw.address.clients import ClientList
+from smtpgw.address.params import MailParams
 from smtpgw.address.path import Path
-from smtpgw.policy import relay
-from smtpgw.policy.recipients import Recipients, Refusal, lookup_failure
+from smtpgw.edge.names import LOCAL, PeerName
+from smtpgw.edge.road import Connection, Hello, Login
+from smtpgw.policy.engine import Policy, Review
+from smtpgw.policy.facts import Facts, State
+from smtpgw.policy.ports import Ports
+from smtpgw.policy.record import Actions, Decision, Record
 from smtpgw.tables.table import Unavailable
+
+BAD_SENDER = Reply(501, "5.1.7", "Bad sender address syntax")
+BAD_RECIPIENT = Reply(501, "5.1.3", "Bad recipient address syntax")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """`source` is the rule, `listed` the list it stands in, `decided` which parameters and tables
+    it went by, for the log; `record` all that was asked on the way."""
+
+    source: str
+    reply: Reply
+    decided: tuple[str, ...] = ()
+    record: Record | None = None
+    hangup: bool = False
+    listed: str = ""
 
 
 class Admission:
-    """One client's.  `own` says that it is in mynetworks."""
+    """One client's.  `own` says that it is in mynetworks, or has come by a UNIX socket."""
 
     def __init__(
-        self,
-        client: Client,
-        mynetworks: ClientList,
-        recipients: Recipients,
-        log: FilteringBoundLogger,
+        self, policy: Policy, ports: Ports, connection: Connection, log: FilteringBoundLogger
     ) -> None:
-        self._client, self._mynetworks, self._recipients = client, mynetworks, recipients
-        self._log = log
+        self._policy, self._log = policy, log
+        self._connection = connection
+        self._review = Review(policy, ports)
         self._unsure: Unavailable | None = None
         self.own = False
+        self.facts = _begin(connection)
+
+    @property
+    def actions(self) -> Actions:
+        """What tables want to be done with this mail."""
+        return self._review.actions
 
     async def know(self) -> None:
         """At CONNECT: whether it is in mynetworks.  What cannot be known then is asked for again
         at MAIL; a session is not lost for it."""
         self._unsure = None
+        if self.facts.client.family is Family.UNIX:
+            self.own = True
+            return
         try:
-            self.own = await relay.trusted(self._client, self._mynetworks)
+            self.own = bool(await self._review.trusted(self.facts))
         except Unavailable as error:
             self._unsure = error
             self._log.warning("mynetworks cannot be asked", table=error.name, reason=error.reason)
 
-    async def mail(self, sender: Path) -> Refusal | None:
+    async def connect(self) -> Refusal | None:
+        """Why the client may not speak."""
+        await self.know()
+        return refusal_of(await self._review.client(self._at(State.CONNECT)))
+
+    async def helo(self, hello: Hello) -> Refusal | None:
+        """Why EHLO or HELO is refused; the facts of a refused one are not kept."""
+        before = self.facts
+        self.facts = replace(
+            before, helo=hello.name, esmtp=hello.esmtp, tls=hello.tls, login=hello.login
+        )
+        state = State.EHLO if hello.esmtp else State.HELO
+        refusal = refusal_of(await self._review.helo(self._at(state)))
+        if refusal is not None:
+            self.facts = replace(before, tls=hello.tls)
+        return refusal
+
+    def login(self, login: Login | None) -> None:
+        """Who has logged in."""
+        self.facts = replace(self.facts, login=login)
+
+    async def mail(
+        self, sender: Path, params: MailParams | None = None, queue_id: str = ""
+    ) -> Refusal | None:
         """Why MAIL is refused."""
         if self._unsure is not None:
             await self.know()
+        address = form.internal(sender.address)
         try:
-            return await self._recipients.mail(form.internal(sender.address))
+            if address and await self._policy.site.resolver.wrong(address):
+                return Refusal("syntax", BAD_SENDER)
         except Unavailable:
             # As with Postfix, it is RCPT that says so, for the recipients whom it concerns.
             return None
+        self._review.reset()
+        instance = f"{self._connection.session}.{queue_id}"
+        size, utf8 = (params.size or 0, params.smtputf8) if params else (0, False)
+        before = self.facts
+        self.facts = replace(
+            before, sender=address, size=size, utf8=utf8, queue_id=queue_id, instance=instance
+        )
+        refusal = refusal_of(await self._review.mail(self._at(State.MAIL)))
+        if refusal is not None:
+            self.reset()
+        return refusal
 
-    async def rcpt(
-        self, recipient: Path, sender: Path | None, *, authenticated: bool
-    ) -> Refusal | None:
+    async def rcpt(self, recipient: Path) -> Refusal | None:
         """Why RCPT is refused; 451 where a table is needed that cannot answer."""
         address = form.internal(recipient.address)
-        internal = form.internal(sender.address) if sender is not None else b""
-        try:
-            if self._unsure is not None and recipient.domain and not authenticated:
-                raise self._unsure
-            own = self.own or authenticated
-            return await self._recipients.rcpt(address, internal, own=own)
-        except Unavailable as error:
-            why = (f"{error.name}: {error.reason}",)
-            return Refusal("tables", lookup_failure(address), why)
+        facts = replace(self._at(State.RCPT), recipient=address)
+        if address.lower() != b"postmaster":
+            try:
+                if await self._policy.site.resolver.wrong(address):
+                    return Refusal("syntax", BAD_RECIPIENT)
+            except Unavailable as error:
+                return unavailable(address, error)
+        refusal = refusal_of(await self._review.rcpt(facts))
+        if refusal is None:
+            self.facts = replace(self.facts, recipient=address)
+        return refusal
+
+    def accepted(self) -> None:
+        """The recipient is taken: nobody else has refused him."""
+        self.facts = replace(self.facts, recipients=self.facts.recipients + 1)
+
+    async def data(self) -> Refusal | None:
+        """Why DATA, or the first BDAT, is refused."""
+        return refusal_of(await self._review.data(self._at(State.DATA)))
+
+    async def end_of_data(self, size: int) -> Refusal | None:
+        """Why the message is refused, which has so many octets."""
+        facts = replace(self._at(State.END_OF_MESSAGE), size=size)
+        return refusal_of(await self._review.end_of_data(facts))
+
+    async def etrn(self, node: str) -> Refusal | None:
+        """Why ETRN is refused."""
+        facts = replace(self._at(State.ETRN), etrn=node.encode())
+        return refusal_of(await self._review.etrn(facts))
+
+    def reset(self) -> None:
+        """The transaction is over."""
+        self._review.reset()
+        self.facts = replace(
+            self.facts, sender=None, recipient=None, recipients=0, size=0, utf8=False,
+            queue_id="", instance="",
+        )  # fmt: skip
+
+    def _at(self, state: State) -> Facts:
+        """The facts for a command."""
+        return replace(self.facts, state=state, pipelining=self._connection.pending())
+
+
+def unavailable(address: bytes, error: Unavailable) -> Refusal:
+    """For what a table cannot answer now; what the table says is for the log."""
+    return Refusal("tables", lookup_failure(address), (f"{error.name}: {error.reason}",))
+
+
+def lookup_failure(address: bytes) -> Reply:
+    """The reply of that."""
+    text = address.decode("utf-8", "replace")
+    text = "".join(each if each.isprintable() else "?" for each in text)
+    return Reply(451, "4.3.0", f"<{text}>: Temporary lookup failure")
+
+
+def _begin(connection: Connection) -> Facts:
+    client = connection.client
+    names = connection.peer
+    if names is None:
+        names = LOCAL if client.family is Family.UNIX else PeerName(name=client.name)
+    return Facts(
+        client=client,
+        names=names,
+        listener=connection.listener,
+        local_address=connection.local_address,
+        local_port=connection.local_port,
+        stressed=connection.stressed,
+        session=connection.session,
+    )
+
+
+def refusal_of(decision: Decision) -> Refusal | None:
+    """The same for the log; None where there is nothing against it."""
+    if decision.reply is None:
+        return None
+    record = decision.record
+    return Refusal(
+        decision.rule, decision.reply, record.decided, record, decision.hangup, decision.listed
+    )

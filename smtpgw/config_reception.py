@@ -32,11 +32,19 @@ class Reception(Access, ServerTls, ServerSasl, Screen, ClientLimits, Smtpd, Poll
     """All of them, with values."""
 
 
+_SUBMISSION: Mapping[str, object] = MappingProxyType({
+    "smtpd_relay_restrictions": ("permit_mynetworks", "permit_sasl_authenticated", "reject"),
+})  # fmt: skip
+
 PROFILES: Mapping[Profile, Mapping[str, object]] = MappingProxyType({
     "mx": {},
-    "submission": {"smtpd_tls_security_level": "encrypt"},
-    "submissions": {"smtpd_tls_wrappermode": True, "smtpd_tls_security_level": "encrypt"},
-    "internal": {},
+    "submission": {**_SUBMISSION, "smtpd_tls_security_level": "encrypt"},
+    "submissions": {
+        **_SUBMISSION,
+        "smtpd_tls_wrappermode": True,
+        "smtpd_tls_security_level": "encrypt",
+    },
+    "internal": {"smtpd_relay_restrictions": ("permit_mynetworks", "reject")},
     "lmtp": {},
 })  # fmt: skip
 """What each kind of listener has instead of what [smtpgw] says."""

@@ -91,6 +91,10 @@ Words = Annotated[
 ]
 
 
+Restrictions = Annotated[tuple[str, ...], BeforeValidator(_listed), Kind("restrictions")]
+"""Restrictions as main.cf has them; :mod:`smtpgw.policy.parse` looks at them."""
+
+
 class TableSettings(settings.Table):
     """How tables are opened and asked."""
 

@@ -20,7 +20,7 @@ from milterd.core.mail import Direction, Envelope, Mail, Session
 from smtpgw.address.params import MailParams, RcptParams
 from smtpgw.address.path import Path
 from smtpgw.addresses import Addresses
-from smtpgw.admission import Admission
+from smtpgw.admission import Admission, Refusal
 from smtpgw.chain.chain import Chain
 from smtpgw.chain.health import Health
 from smtpgw.chain.options import EditLimits, MilterOptions
@@ -32,10 +32,11 @@ from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, SessionR
 from smtpgw.intake import Intake, LookupFailed
 from smtpgw.limiting import LimitPlan, excepted, limiter, refusal
 from smtpgw.policy import relay
-from smtpgw.policy.recipients import Recipients, Refusal
+from smtpgw.policy.engine import Policy
+from smtpgw.policy.ports import Ports
 from smtpgw.queue.store import QueueError
 from smtpgw.rates.limits import Counters, Excess
-from smtpgw.recording import Case, Recorder, reasons
+from smtpgw.recording import Case, Recorder, Step, reasons
 from smtpgw.tables.table import Unavailable
 
 _REFUSALS = {
@@ -46,11 +47,12 @@ _REFUSALS = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the settings say about mail from one listener."""
+    """What the settings say about mail from one listener.  `policies`: the usual one, and the
+    one under stress."""
 
     cleanup: CleanupOptions
     addresses: Addresses
-    recipients: Recipients
+    policies: Sequence[Policy]
     milters: tuple[MilterOptions, ...] = ()
     macros: Mapping[str, bytes] = field(default_factory=dict)
     limits: EditLimits = field(default_factory=EditLimits)
@@ -64,7 +66,8 @@ class Means:
 
     `wall` is seconds since the epoch, for dates; `clock` only measures.  `flush` makes all
     that waits for some domains due now and says how much it was; None where nobody can.
-    `names` finds the names of clients; None where they stay unknown.
+    `names` finds the names of clients; None where they stay unknown.  `ports` is what
+    restrictions need of the world.
     """
 
     intake: Intake
@@ -76,6 +79,7 @@ class Means:
     counters: Counters | None = None
     names: ClientNames | None = None
     recorder: Recorder = field(default_factory=Recorder)
+    ports: Ports = field(default_factory=Ports)
 
 
 class GatewayRoad:
@@ -130,9 +134,8 @@ class GatewaySession:
             client_name=connection.client.name,
             session=connection.session,
         )
-        self._admission = Admission(
-            connection.client, plan.addresses.mynetworks, plan.recipients, self._log
-        )
+        policy = plan.policies[connection.stressed]
+        self._admission = Admission(policy, means.ports, connection, self._log)
         self._chain = Chain(
             plan.milters,
             log=self._log,
@@ -151,7 +154,9 @@ class GatewaySession:
             peer = self._connection.peer
             if peer is not None and peer.reason:
                 self._log.info("client name", status=int(peer.status), reason=peer.reason)
-        await self._admission.know()
+        refusal = await self._admission.connect()
+        if refusal is not None:
+            return self._deny("CONNECT", refusal)
         result = await self._chain.connect(self._session())
         answer = self._stage("CONNECT", result) if _at_once(result) else None
         if answer is None:
@@ -163,6 +168,9 @@ class GatewaySession:
     async def helo(self, hello: Hello) -> Answer | None:
         self._hello = hello
         await self.reset()
+        refusal = await self._admission.helo(hello)
+        if refusal is not None:
+            return self._deny("HELO", refusal)
         result = await self._chain.helo(hello.name, _tls_macros(hello))
         return self._stage("HELO", result) if result.hangup else None
 
@@ -181,6 +189,7 @@ class GatewaySession:
 
     async def login(self, login: Login) -> Answer | None:
         self._hello = replace(self._hello, login=login)
+        self._admission.login(login)
         return None
 
     async def readmit(self, connection: Connection, login: Login | None) -> Answer | None:
@@ -190,6 +199,7 @@ class GatewaySession:
         await self._limiter.close()
         self._begin(connection)
         self._hello = Hello(b"", esmtp=False, tls=self._hello.tls, login=login)
+        self._admission.login(login)
         return await self.connect()
 
     async def mail(self, sender: Path, params: MailParams) -> Answer | None:
@@ -201,11 +211,11 @@ class GatewaySession:
         except QueueError as error:
             reply = _own(error, self._connection.session)
             return self._refuse("MAIL", "queue", reply, detail=str(error))
-        refusal = await self._admission.mail(sender)
+        queue_id = self._means.intake.new_id()
+        refusal = await self._admission.mail(sender, params, queue_id)
         if refusal is not None:
             return self._deny("MAIL", refusal, sender=sender.address)
-        direction = self._direction()
-        transaction = _Transaction(self._means.intake.new_id(), sender, params, direction)
+        transaction = _Transaction(queue_id, sender, params, self._direction())
         self._transaction = transaction
         macros = {"i": transaction.queue_id.encode()}
         login = self._hello.login
@@ -217,28 +227,34 @@ class GatewaySession:
         answer = self._stage("MAIL", result)
         if answer is not None:
             self._transaction = None
+            self._admission.reset()
         return answer
 
     async def rcpt(self, recipient: Path, params: RcptParams) -> Answer | None:
         excess = await self._limiter.recipient()
         if excess is not None:
             return self._exceeds("RCPT", excess, recipient=recipient.address)
-        refusal = await self._admission.rcpt(
-            recipient,
-            self._transaction.sender if self._transaction else None,
-            authenticated=self._hello.login is not None,
-        )
+        refusal = await self._admission.rcpt(recipient)
         if refusal is not None:
             await self._chain.rcpt_rejected(recipient.address, params.args, refusal.reply)
             return self._deny("RCPT", refusal, recipient=recipient.address)
         macros = {"rcpt_mailer": b"smtp"}
         result = await self._chain.rcpt(recipient.address, params.args, macros)
-        return self._stage("RCPT", result, recipient=recipient.address)
+        answer = self._stage("RCPT", result, recipient=recipient.address)
+        if answer is None:
+            self._admission.accepted()
+        return answer
 
     async def data(self) -> Answer | None:
+        refusal = await self._admission.data()
+        if refusal is not None:
+            return self._deny("DATA", refusal)
         return self._stage("DATA", await self._chain.data())
 
     async def etrn(self, node: str, *, below: bool) -> Answer | None:
+        refusal = await self._admission.etrn(node)
+        if refusal is not None:
+            return self._deny("ETRN", refusal)
         try:
             served = self._own and await self._plan.addresses.fast_flush.match(node.encode())
         except Unavailable as error:
@@ -264,6 +280,7 @@ class GatewaySession:
 
     async def reset(self) -> None:
         self._transaction = None
+        self._admission.reset()
         await self._chain.abort()
 
     async def close(self) -> None:
@@ -397,7 +414,16 @@ class GatewaySession:
     def _deny(self, command: str, refusal: Refusal, **facts: object) -> Answer:
         """What the policy refuses, with the parameters and tables that decided it."""
         facts["decided"] = list(refusal.decided)
-        return self._refuse(command, refusal.source, refusal.reply, hangup=False, **facts)
+        if refusal.listed:
+            facts["list"] = refusal.listed
+        return self._refuse(
+            command,
+            refusal.source,
+            refusal.reply,
+            refusal.record.as_dicts() if refusal.record else (),
+            hangup=refusal.hangup,
+            **facts,
+        )
 
     def _exceeds(self, command: str, excess: Excess, **facts: object) -> Answer:
         """What a client that is over a limit is told."""
@@ -405,7 +431,15 @@ class GatewaySession:
         return self._refuse(command, "limits", reply, hangup=reply.code == 421, **why, **facts)
 
     def _refuse(
-        self, command: str, source: str, reply: Reply, *, hangup: bool = False, **facts: object
+        self,
+        command: str,
+        source: str,
+        reply: Reply,
+        steps: Sequence[Step] = (),
+        /,
+        *,
+        hangup: bool = False,
+        **facts: object,
     ) -> Answer:
         outcome = "rejected" if reply.code >= 500 else "tempfailed"
         transaction = self._transaction
@@ -419,6 +453,7 @@ class GatewaySession:
             (about,) if isinstance(about, bytes) else (),
             transaction.queue_id if transaction else "",
             facts,
+            steps,
         )
         answer, reference = self._means.recorder.decided(
             self._connection, self._hello, case, Answer.of(reply, hangup=hangup)

@@ -16,6 +16,7 @@ from smtpgw.address.known import LISTS
 from smtpgw.address.resolve import Resolved, Step
 from smtpgw.address.virtual import Expansion, Unreasonable
 from smtpgw.addresses import Addresses
+from smtpgw.admission import Refusal, lookup_failure
 from smtpgw.config import Smtpgw
 from smtpgw.delivery import nexthop as nexthops
 from smtpgw.delivery.hop import Hop
@@ -25,8 +26,8 @@ from smtpgw.delivery.pool import hop_of
 from smtpgw.delivery.router import INTERNET
 from smtpgw.delivery.tls import TlsPolicies, TlsPolicy
 from smtpgw.policy import relay
-from smtpgw.policy.recipients import RecipientOptions, Recipients, Refusal, lookup_failure
 from smtpgw.readdress import AddressRules, Copy
+from smtpgw.strangers import Strangers
 from smtpgw.tables.table import Unavailable
 
 TAKEN = "250 2.1.5 Ok"
@@ -111,16 +112,7 @@ class Router:
 
     def __init__(self, settings: Smtpgw, addresses: Addresses) -> None:
         self._addresses, self._rules = addresses, AddressRules(addresses)
-        self._policy = Recipients(
-            RecipientOptions(
-                True,
-                settings.smtpd_reject_unlisted_recipient,
-                settings.smtpd_reject_unlisted_sender,
-            ),
-            addresses.resolver,
-            addresses.recipients,
-            addresses.senders,
-        )
+        self._strangers = Strangers(addresses.policies["", False])
         self._tls = TlsPolicies(peers.pool(settings).tls)
         self._limits = wiring.courier(settings).limits
 
@@ -151,8 +143,8 @@ class Router:
             address_class=resolved.address_class.value,
             relayed=relay.authorized(resolved),
             steps=resolved.steps,
-            stranger=_reply(await self._policy.rcpt(address, sender, own=False)),
-            own=_reply(await self._policy.rcpt(address, sender, own=True)),
+            stranger=_reply(await self._strangers.told(address, sender, own=False)),
+            own=_reply(await self._strangers.told(address, sender, own=True)),
             known=await self._known(resolved),
         )
 

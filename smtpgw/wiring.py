@@ -37,7 +37,6 @@ from smtpgw.edge.options import ContentOptions, EdgeOptions
 from smtpgw.local.drop import Public
 from smtpgw.local_mail import LocalPlan
 from smtpgw.pickup import PickupOptions
-from smtpgw.policy.recipients import RecipientOptions, Recipients
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.sqlite import SqliteOptions
@@ -89,16 +88,7 @@ def plan(
             always_add_missing_headers=settings.always_add_missing_headers,
         ),
         addresses=addresses,
-        recipients=Recipients(
-            RecipientOptions(
-                not submission and listener.profile != "internal",
-                reception.smtpd_reject_unlisted_recipient,
-                reception.smtpd_reject_unlisted_sender,
-            ),
-            addresses.resolver,
-            addresses.recipients,
-            addresses.senders,
-        ),
+        policies=tuple(addresses.policies[listener.name, each] for each in (False, True)),
         milters=milters(settings, listener),
         macros={
             "j": settings.hostname.encode(),

@@ -121,7 +121,7 @@ class RecordingRoad:
             code = 550 if recipient.local == b"refused" else 451
             return Answer(code, f"{code // 100}.1.1", "no")
         if self.admission is not None:
-            refusal = await self.admission.rcpt(recipient, self.sender, authenticated=False)
+            refusal = await self.admission.rcpt(recipient)
             if refusal is not None:
                 return Answer.of(refusal.reply)
         return self.step("rcpt")

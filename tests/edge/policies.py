@@ -7,10 +7,11 @@ import asyncio
 from milterd.base import logs
 from milterd.core.mail import Client as Peer
 from smtpgw import config, wiring
-from smtpgw.address.path import Path
+from smtpgw.address.path import NULL, Path
 from smtpgw.addresses import open_addresses
 from smtpgw.admission import Admission
-from smtpgw.edge.road import Connection
+from smtpgw.edge.road import Connection, Login
+from smtpgw.policy.ports import Ports
 
 
 class Policy:
@@ -22,17 +23,18 @@ class Policy:
         self.plan = wiring.plan(own, one, open_addresses(own, logs.get("test")))
 
     def admission(self, client: Peer) -> Admission:
-        addresses = self.plan.addresses
-        return Admission(client, addresses.mynetworks, self.plan.recipients, logs.get("test"))
+        return self.of(Connection("mx", client))
 
     def of(self, connection: Connection) -> Admission:
-        return self.admission(connection.client)
+        return Admission(self.plan.policies[0], Ports(), connection, logs.get("test"))
 
     def refuses(self, client: Peer, recipient: Path, *, authenticated: bool = False) -> str:
         async def asked() -> str:
             admission = self.admission(client)
             await admission.know()
-            refusal = await admission.rcpt(recipient, None, authenticated=authenticated)
+            admission.login(Login(b"u") if authenticated else None)
+            await admission.mail(NULL)
+            refusal = await admission.rcpt(recipient)
             return str(refusal.reply) if refusal else ""
 
         return asyncio.run(asked())

@@ -273,9 +273,9 @@ def test_a_refusal_names_the_parameter_that_decided(place: Path) -> None:
     assert why.startswith("virtual_mailbox_domains: vm.example | transport_maps: :")
     assert why.endswith(" | virtual_mailbox_maps: not there")
     assert "transport_maps: error:5.7.1 no (inline:" in error
-    assert relay == "relay"
+    assert relay == "reject_unauth_destination"
     assert foreign.startswith("relay_domains: none of our domains")
-    assert routed.startswith("the local part says how to send on")
+    assert routed.startswith("allow_untrusted_routing: the local part says how to send on")
 
 
 # -- tables that cannot answer -------------------------------------------------------------
@@ -325,7 +325,7 @@ def test_why_a_table_cannot_answer_stands_in_the_log_only() -> None:
         line = until(lambda: ours.events("command", command="RCPT"))[0]
     assert refused == (451, b"4.3.0 <x@vm.example>: Temporary lookup failure")
     assert [code for code, _ in others] == [250, 250, 554]
-    assert (line["filter"], line["outcome"]) == ("tables", "tempfailed")
+    assert (line["filter"], line["outcome"]) == ("reject_unlisted_recipient", "tempfailed")
     assert "tcp:127.0.0.1:1" in line["decided"][0]
 
 

@@ -65,7 +65,7 @@ def test_the_decision_is_one_line_with_all_that_matters(running: Gateway, user: 
     assert (code, text) == (554, "5.7.1 <u@example.com>: Relay access denied")
     (line,) = until(lambda: running.events("command", sender="log@example.org"))
     assert (line["command"], line["outcome"]) == ("RCPT", "rejected")
-    assert (line["recipient"], line["filter"]) == ("u@example.com", "relay")
+    assert (line["recipient"], line["filter"]) == ("u@example.com", "reject_unauth_destination")
     assert line["reason"] == "554 5.7.1 <u@example.com>: Relay access denied"
     assert line["decided"][0] == "relay_domains: none of our domains"
     assert "\x1b" not in running.log_file.read_text()
@@ -186,7 +186,10 @@ def test_submission_is_for_our_own_networks_only(gateway: Gateway) -> None:
     )
     gateway.start()
     code, answer = gateway.send()
-    assert (code, answer) == (554, "5.7.1 <u@example.net>: Relay access denied")
+    assert (code, answer) == (
+        554,
+        "5.7.1 <u@example.net>: Recipient address rejected: Access denied",
+    )
 
 
 # -- milters ---------------------------------------------------------------------------
