@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milterd.base import logs, metrics
-from smtpgw import decision_store, wiring
+from smtpgw import decision_store, screening, wiring, wiring_screen
 from smtpgw.addresses import Addresses, open_addresses
 from smtpgw.chain.health import Health
 from smtpgw.client_name import ClientNames
@@ -35,6 +35,7 @@ from smtpgw.queue.clock import Clock, SystemClock
 from smtpgw.queue.store import QueueError
 from smtpgw.retiring import Retiring
 from smtpgw.road import GatewayRoad, Means, Plan
+from smtpgw.screen.cache import PassCache
 from smtpgw.takeover import Takeover
 
 COUNT_EVERY = 2.0
@@ -78,6 +79,17 @@ class App:
             log=logs.get("queue"),
         )
         self._looking: asyncio.Task[None] | None = None
+        self._screening = screening.Screening(
+            wiring_screen.Shared(
+                resolver,
+                PassCache(
+                    settings.queue.directory / wiring_screen.CACHE, time.time, logs.get("screen")
+                ),
+                road.means.recorder.edge,
+                logs.get("screen"),
+            ),
+            cleans=post.shard == 0,
+        )
         self._doors: dict[str, _Door] = {}
         self._leaving: list[Listener] = []
         self._pickup: Pickup | None = None
@@ -126,6 +138,7 @@ class App:
             edges[each.name] = wiring.edges(settings, each, addresses.doors[each.name])
             plans[each.name] = wiring.plan(settings, each, addresses)
             stressed[each.name] = wiring.plan(settings, each, addresses, stress=True)
+        await self._screening.open(settings, addresses.mynetworks, edges)
         self._settings, self._takeover.options = settings, wiring.takeover(settings)
         self._resolver.configure(wiring.dns(settings))
         self._road.means.recorder.configure(
@@ -205,6 +218,7 @@ class App:
                 )
                 await listener.start(listening[name])
                 self._doors[name] = _Door(listener, inode)
+            self._doors[name].listener.screen = self._screening.gate(name)
         for door in before.values():
             door.listener.stop_accepting()
             self._leaving.append(door.listener)
@@ -242,7 +256,9 @@ class App:
             self._reporting.cancel()
         await self._counting.close()
         await self._retiring.close()
-        await asyncio.gather(self._resolver.close(), *(each.close() for each in self.posts))
+        await asyncio.gather(
+            self._resolver.close(), self._screening.close(), *(each.close() for each in self.posts)
+        )
         await asyncio.to_thread(self._road.means.recorder.close)
 
 

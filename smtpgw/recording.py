@@ -90,7 +90,14 @@ class Recorder:
     def edge(self, refused: Refused) -> str:
         """A :data:`smtpgw.edge.road.Note`."""
         outcome = "rejected" if refused.answer.code >= 500 else "tempfailed"
-        case = Case(refused.verb or "CONNECT", "edge", outcome, refused.sender)
+        case = Case(
+            command=refused.verb or "CONNECT",
+            source=refused.source,
+            outcome=outcome,
+            sender=refused.sender,
+            recipients=(refused.recipient,) if refused.recipient else (),
+            facts=refused.facts,
+        )
         hello = Hello(refused.helo, esmtp=False)
         answer, _reference = self.decided(refused.connection, hello, case, refused.answer)
         return answer.reference

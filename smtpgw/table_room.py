@@ -110,8 +110,12 @@ class TableRoom:
 
     def clients(self, name: str) -> ClientList:
         """A list of networks."""
+        return self.client_list(name, self.text(name))
+
+    def client_list(self, name: str, text: str) -> ClientList:
+        """The same, of a setting whose text the caller has."""
         found: list[ClientElement] = []
-        for negated, pattern in self._patterns(name):
+        for negated, pattern in self._within(name, text, 0):
             try:
                 network = ipaddress.ip_network(check_network(pattern))
             except ValueError as error:

@@ -55,7 +55,9 @@ ROOMS: dict[str, set[str]] = {
     "smtpgw.tls": {"milterd.base", "smtpgw.edge"},
     # How clients log in; before the dialogue; how often they may come.
     "smtpgw.sasl": {"milterd.base", "smtpgw.edge"},
-    "smtpgw.screen": {"milterd.base", "milterd.core", "smtpgw.dns", "smtpgw.edge"},
+    "smtpgw.screen": {
+        "milterd.base", "milterd.core", "smtpgw.dns", "smtpgw.edge", "smtpgw.stores",
+    },
     "smtpgw.rates": {"milterd.base"},
     # Postfix's policy protocol, both sides, and what is decided there.
     "smtpgw.delegation": {"milterd.base"},
@@ -94,6 +96,7 @@ LIBRARIES = {
         "smtpgw.queue",
         "smtpgw.tables",
         "smtpgw.stores",
+        "smtpgw.screen",
         "smtpgw.greylist",
         "smtpgw.decisions",
         "smtpgw.verify",

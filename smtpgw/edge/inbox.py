@@ -92,6 +92,10 @@ class Inbox:
         """The first unread octet, if any."""
         return bytes(self._buffer[:1])
 
+    def peek(self, limit: int) -> bytes:
+        """At most `limit` of the first unread octets, which stay."""
+        return bytes(self._buffer[:limit])
+
     @property
     def has_line(self) -> bool:
         """Whether a complete line is unread."""

@@ -18,6 +18,7 @@ from smtpgw.edge.options import EdgeOptions, StressMode
 from smtpgw.edge.peer import connection_of
 from smtpgw.edge.protocol import GatewaySMTP
 from smtpgw.edge.road import Answer, Note, Road, no_note
+from smtpgw.edge.screening import Screen
 from smtpgw.edge.session import Session
 from smtpgw.edge.stress import Stress
 
@@ -54,6 +55,7 @@ class Listener:
         self.reconfigure(options, stressed)
         self._road = road
         self._note = note
+        self.screen: Screen | None = None
         self._log = log or logs.get("edge")
         self._stress = Stress(options.listener, self._log)
         self._trace = trace
@@ -109,6 +111,8 @@ class Listener:
                 return Answer(421, "4.3.0", f"Internal error, reference {trace}", hangup=True)
             session = Session(road, options, spawn=self._spawn, new_trace=self._trace, log=bound)
             self._sessions[protocol] = session
+            if self.screen is not None:
+                protocol.screened = self.screen.meet(connection)
             return session
 
         return admit

@@ -26,6 +26,7 @@ from smtpgw.edge.inbox import EndOfInputError, LineTooLongError
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.pace import Pace
 from smtpgw.edge.road import Answer, Connection, Note, Refused, no_note
+from smtpgw.edge.screening import Screened
 from smtpgw.edge.secure import missing_certificate
 from smtpgw.edge.session import OK, Session
 from smtpgw.edge.sink import TOO_LARGE
@@ -76,6 +77,7 @@ class GatewaySMTP(Conversation):
         self._admit = admit
         self.connection: Connection | None = None
         self.note: Note = no_note
+        self.screened: Screened | None = None
         self._budget = Budget(options.limits)
         self._admitted: Session | Answer = SHUTDOWN
         self._chunks: BdatReader | None = None
@@ -104,6 +106,8 @@ class GatewaySMTP(Conversation):
                 await self._one_command()
         finally:
             self._drop_chunks()
+            if self.screened is not None:
+                self.screened.over()
 
     async def _greet(self) -> None:
         refused = self._admitted if isinstance(self._admitted, Answer) else None
@@ -112,6 +116,9 @@ class GatewaySMTP(Conversation):
             if self.options.tls_wrapper:
                 self.abort()  # a handshake costs more than there is to say
             await self._part(refused)
+        if self.screened is not None:
+            await self.screened.greet(self)
+            self.dialogue.announces_pipelining = not self.screened.hides_pipelining
         if self.options.tls_wrapper:
             await self._secure(None)
         if self.options.greet_delay:
@@ -135,6 +142,8 @@ class GatewaySMTP(Conversation):
         except LineTooLongError as error:
             await self._refuse(commands.ENDLESS if error.endless else commands.TOO_LONG)
             return
+        if self.screened is not None:
+            await self.screened.line(self, line)
         command = commands.parse_command(line)
         if isinstance(command, Answer):
             await self._refuse(command)

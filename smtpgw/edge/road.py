@@ -8,8 +8,8 @@ becomes 451 with a trace id, so a road need not catch what it does not expect.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from milterd.core.decision import Reply
@@ -103,13 +103,16 @@ class Connection:
 @dataclass(frozen=True, slots=True)
 class Refused:
     """What the edge itself says no to, before or beside any road: the verb (empty: on connecting),
-    and what was known of the client then."""
+    what was known of the client then, and who has decided it, with more of why."""
 
     connection: Connection
     verb: str
     answer: Answer
     helo: bytes = b""
     sender: bytes = b""
+    recipient: bytes = b""
+    source: str = "edge"
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 Note = Callable[[Refused], str]

@@ -83,6 +83,7 @@ class Session:
     ) -> None:
         self.state = State.START
         self.announced: frozenset[str] = frozenset()
+        self.announces_pipelining = True
         self._road = road
         self._options = options
         self._spawn = spawn
@@ -131,7 +132,8 @@ class Session:
 
     def _offer(self) -> tuple[str, ...]:
         size = f"SIZE {self._options.content.message_size_limit}"
-        offer = ("PIPELINING", size, *EXTENSIONS, *(("ETRN",) if self._options.etrn else ()))
+        first = ("PIPELINING",) if self.announces_pipelining else ()
+        offer = (*first, size, *EXTENSIONS, *(("ETRN",) if self._options.etrn else ()))
         can_tls = self._options.security is not None and self._tls is None
         return (*offer, "STARTTLS") if can_tls else offer
 

@@ -42,7 +42,7 @@ NXDOMAIN_WITH_DATA = "NXDOMAIN, and records"
 
 @dataclass
 class DnsServer:
-    """Listens at 127.0.0.1:`port`.  `asked` are the questions so far, `by_tcp` those that
+    """Listens at `address`:`port`.  `asked` are the questions so far, `by_tcp` those that
     came so; `ttl` is given to every record.  `gate` holds every answer back while cleared."""
 
     port: int
@@ -53,6 +53,7 @@ class DnsServer:
     by_tcp: list[tuple[str, str]] = field(default_factory=list)
     ttl: int = TTL
     gate: threading.Event = field(default_factory=threading.Event)
+    address: str = "127.0.0.1"
 
     def count(self, name: str, kind: str) -> int:
         """How often that was asked."""
@@ -124,9 +125,11 @@ class DnsServer:
 
 
 @contextmanager
-def dns_server(zone: Zone | None = None) -> Iterator[DnsServer]:
+def dns_server(
+    zone: Zone | None = None, address: str = "127.0.0.1", port: int = 0
+) -> Iterator[DnsServer]:
     """Serve `zone`: records in the text form of zone files, by type, by lower-case name."""
-    server = DnsServer(free_port(), dict(zone or {}))
+    server = DnsServer(port or free_port(), dict(zone or {}), address=address)
     server.gate.set()
 
     class Datagram(BaseRequestHandler):
@@ -159,7 +162,7 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 @contextmanager
 def _serving(kind: Any, server: DnsServer, handler: type[BaseRequestHandler]) -> Iterator[None]:
-    with kind(("127.0.0.1", server.port), handler) as listening:
+    with kind((server.address, server.port), handler) as listening:
         listening.daemon_threads = True
         listening.block_on_close = False
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02})
