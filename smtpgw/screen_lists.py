@@ -56,8 +56,8 @@ class Forbidden:
 
 @dataclass(frozen=True, slots=True)
 class AccessList:
-    """postscreen_access_list: the steps, the first that decides wins.  What a table says is a list of the same kind,
-    without tables in it."""
+    """postscreen_access_list: the steps, the first that decides wins.  What a table says is a
+    list of the same kind, without tables in it."""
 
     steps: list[Access | ClientList | Maps]
     mynetworks: ClientList

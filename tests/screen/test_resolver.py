@@ -92,11 +92,11 @@ def test_a_server_at_fault_says_nothing_about_them(
     assert isinstance(ask(question, fault, try_timeout=0.1, query_timeout=0.2), TryAgain)
 
 
-def test_ten_thousand_records_are_used_up_to_a_limit() -> None:
+def test_many_records_are_used_up_to_a_limit() -> None:
     """H27: what nobody needs takes no memory for long."""
 
     async def scenario() -> None:
-        names = [f"{each}.example." for each in range(2000)]
+        names = [f"{each}.example." for each in range(300)]
         with dns_server({REVERSE: {"PTR": names}}) as server:
             async with asking(server, records=20) as resolver:
                 found = await resolver.ptr(ADDRESS, 9)
