@@ -29,6 +29,7 @@ from smtpgw.edge.listener import Listener
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.fastflush import FastFlush
 from smtpgw.local_mail import LocalMeans
+from smtpgw.logins import LoginRoom
 from smtpgw.pickup import Pickup, PickupOptions
 from smtpgw.post import Post
 from smtpgw.queue.clock import Clock, SystemClock
@@ -71,6 +72,7 @@ class App:
         self._clock, self._settings = clock, settings
         self._addresses: Addresses | None = None
         self._retiring = Retiring()
+        self._logins = LoginRoom(logs.get("sasl"))
         self._takeover = Takeover(
             post.shard,
             wiring.takeover(settings),
@@ -135,9 +137,11 @@ class App:
         plans: dict[str, Plan] = {}
         stressed: dict[str, Plan] = {}
         for each in settings.listener:
-            edges[each.name] = wiring.edges(settings, each, addresses.doors[each.name])
+            pair = wiring.edges(settings, each, addresses.doors[each.name])
+            edges[each.name] = self._logins.equip(pair, settings, each, addresses.mynetworks)
             plans[each.name] = wiring.plan(settings, each, addresses)
             stressed[each.name] = wiring.plan(settings, each, addresses, stress=True)
+        self._logins.settle()
         await self._screening.open(settings, addresses.mynetworks, edges)
         self._settings, self._takeover.options = settings, wiring.takeover(settings)
         self._resolver.configure(wiring.dns(settings))
@@ -256,6 +260,7 @@ class App:
             self._reporting.cancel()
         await self._counting.close()
         await self._retiring.close()
+        await self._logins.close()
         await asyncio.gather(
             self._resolver.close(), self._screening.close(), *(each.close() for each in self.posts)
         )

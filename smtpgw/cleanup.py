@@ -27,11 +27,12 @@ _NOBODY = Client(b"localhost", Family.INET, b"127.0.0.1")
 class CleanupOptions:
     """`myhostname` is our name.  With `hide_client` the trace of originating mail names
     this machine in place of the client.  `always_add_missing_headers` completes mail of
-    strangers too (postconf(5))."""
+    strangers too (postconf(5)), `authenticated_header` names in our trace who has logged in."""
 
     myhostname: str
     hide_client: bool = False
     always_add_missing_headers: bool = False
+    authenticated_header: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ def _trace(arrival: Arrival, options: CleanupOptions) -> HeaderField:
         mail_name=MAIL_NAME,
         queue_id=arrival.queue_id.encode(),
         when=arrival.when,
+        name_login=options.authenticated_header,
     )
 
 

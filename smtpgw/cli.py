@@ -17,6 +17,7 @@ import typer
 from milterd.base.escaping import escape
 from milterd.base.toml_file import ConfigError
 from smtpgw.lookup_cli import lookup
+from smtpgw.passwd_cli import passwd
 from smtpgw.queue_cli import queue
 from smtpgw.route_cli import route
 from smtpgw.why_cli import why
@@ -34,6 +35,7 @@ app.add_typer(queue, name="queue")
 app.command(epilog="Example: smtpgw lookup hash:/etc/postfix/virtual u@example.net")(lookup)
 app.command(epilog="Example: smtpgw route u@example.net --from a@example.org")(route)
 app.command(epilog="Example: smtpgw why 7kq2m9xd")(why)
+app.command(epilog="Example: smtpgw passwd u@example.net")(passwd)
 
 ConfigOption = Annotated[
     Path,

@@ -33,6 +33,7 @@ class Reception(Access, ServerTls, ServerSasl, Screen, ClientLimits, Smtpd, Poll
 
 
 _SUBMISSION: Mapping[str, object] = MappingProxyType({
+    "smtpd_sasl_auth_enable": True,
     "smtpd_relay_restrictions": ("permit_mynetworks", "permit_sasl_authenticated", "reject"),
 })  # fmt: skip
 

@@ -221,6 +221,8 @@ class GatewaySession:
         login = self._hello.login
         if login is not None:
             macros |= {"auth_authen": login.name, "auth_type": login.method.encode()}
+            if params.auth:
+                macros["auth_author"] = params.auth
         result = await self._chain.mail(
             sender.address, params.args, macros, direction=transaction.direction
         )

@@ -15,7 +15,7 @@ from typing import TypeVar
 from milterd.base import sockets
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.core.mail import Direction
-from smtpgw import peers, wiring_limits, wiring_tls
+from smtpgw import peers, wiring_limits, wiring_sasl, wiring_tls
 from smtpgw.addresses import Addresses
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.cleanup import MAIL_NAME, CleanupOptions
@@ -86,6 +86,7 @@ def plan(
             myhostname=settings.hostname,
             hide_client=listener.hides_client,
             always_add_missing_headers=settings.always_add_missing_headers,
+            authenticated_header=reception.smtpd_sasl_authenticated_header,
         ),
         addresses=addresses,
         policies=tuple(addresses.policies[listener.name, each] for each in (False, True)),
@@ -332,6 +333,8 @@ def check(settings: Smtpgw) -> None:
     for each in settings.listener:
         try:
             edge(settings, each)
+            wiring_sasl.judge(settings, each)
+            wiring_sasl.mechanisms(settings, each)
             sockets.parse(each.address)
         except ConfigError as error:
             problems += error.problems

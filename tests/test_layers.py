@@ -102,6 +102,7 @@ LIBRARIES = {
         "smtpgw.verify",
     },
     "lmdb": {"smtpgw.tables"},
+    "argon2": {"smtpgw.sasl"},
     "asyncmy": {"smtpgw.tables"},
     "asyncpg": {"smtpgw.tables"},
     "ldap3": {"smtpgw.tables"},
@@ -273,7 +274,8 @@ def test_every_import_is_ours_standard_or_a_declared_dependency() -> None:
         each.split(">")[0].replace("-", "_").lower() for each in [*project["dependencies"], *extras]
     }
     named_otherwise = {
-        "milter": "pymilter", "dkim": "dkimpy", "dns": "dnspython", "pydantic_core": "pydantic",
+        "milter": "pymilter", "dkim": "dkimpy", "dns": "dnspython",
+        "argon2": "argon2_cffi", "pydantic_core": "pydantic",
     }  # fmt: skip
     known = set(sys.stdlib_module_names) | {"milterd", "smtpgw", "_typeshed"}
     wrong = set()

@@ -43,6 +43,9 @@ _TIMES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 MAILS = Counter("gatepost_mails", "Mails by what became of them", ["daemon", "listener", "outcome"])
 REFUSALS = Counter("gatepost_refusals", "Refused SMTP commands", ["listener", "command", "outcome"])
 SCREENED = Counter("gatepost_screened", "What screening found of clients", ["listener", "outcome"])
+LOGINS = Counter(
+    "gatepost_logins", "Logins by what became of them", ["listener", "method", "outcome"]
+)
 STAGE_SECONDS = Histogram(
     "gatepost_stage_seconds", "Time a mail spent at a stage", ["stage"], buckets=_TIMES
 )

@@ -1,8 +1,8 @@
 """The ESMTP parameters of MAIL and RCPT, as values.
 
-SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), RET, ENVID, NOTIFY and
-ORCPT (RFC 3461).  A parameter whose extension was not announced, and any other,
-is refused with 555; a bad value, an odd combination and a duplicate with 501.
+SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), AUTH (RFC 4954 section 5),
+RET, ENVID, NOTIFY and ORCPT (RFC 3461).  A parameter whose extension was not announced,
+and any other, is refused with 555; a bad value, an odd combination and a duplicate with 501.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ MAX_ENVID = 100
 MAX_ORCPT = 500
 """Octets of an ORCPT as sent (RFC 3461 section 4.2)."""
 
+MAX_AUTH = 500
+"""Octets of an AUTH as sent (RFC 4954 section 3)."""
 
 Value = TypeVar("Value")
 
@@ -37,13 +39,15 @@ class ParamError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MailParams:
-    """What MAIL said.  `size` is octets, `envid` is decoded; `args` are as sent."""
+    """What MAIL said.  `size` is octets, `envid` is decoded, and so is
+    `auth`, who handed the mail in first, empty for `<>`; `args` are as sent."""
 
     size: int | None = None
     body: str | None = None
     smtputf8: bool = False
     ret: str | None = None
     envid: bytes | None = None
+    auth: bytes | None = None
     args: tuple[bytes, ...] = ()
 
 
@@ -63,6 +67,7 @@ MAIL_KEYS: Mapping[str, str] = {
     "SMTPUTF8": "SMTPUTF8",
     "RET": "DSN",
     "ENVID": "DSN",
+    "AUTH": "AUTH",
 }
 """Each MAIL parameter, and the extension that must have been announced for it."""
 
@@ -87,6 +92,7 @@ def parse_mail_params(octets: bytes, announced: Collection[str]) -> MailParams:
         smtputf8=_flag(found, "SMTPUTF8"),
         ret=_read(found, "RET", _ret),
         envid=_read(found, "ENVID", _envid),
+        auth=_read(found, "AUTH", _auth),
         args=args,
     )
 
@@ -175,6 +181,14 @@ def _one_of(value: str, choices: tuple[str, ...]) -> str:
 
 def _envid(value: bytes) -> bytes:
     if len(value) > MAX_ENVID:
+        raise ValueError
+    return _printable(decode_xtext(value))
+
+
+def _auth(value: bytes) -> bytes:
+    if value == b"<>":
+        return b""
+    if len(value) > MAX_AUTH:
         raise ValueError
     return _printable(decode_xtext(value))
 

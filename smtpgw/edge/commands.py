@@ -16,8 +16,9 @@ COMMAND_LIMIT = 512
 """Octets of a command line with its CRLF (RFC 5321 section 4.5.3.1.4)."""
 
 ROOM: Mapping[str, int] = {
-    "MAIL": 26 + 17 + 10 + 107,  # SIZE, BODY, SMTPUTF8, RET and ENVID
+    "MAIL": 26 + 17 + 10 + 107 + 500,  # SIZE, BODY, SMTPUTF8, RET and ENVID, AUTH
     "RCPT": 28 + 507,  # NOTIFY, ORCPT
+    "AUTH": 12_288,  # an initial response
 }
 """Octets more for a verb, as the extensions we offer add them."""
 

@@ -161,17 +161,19 @@ class Conversation(SMTP):
         if ended is not None:
             ended(self)
 
-    async def next_line(self) -> bytes:
-        """The next command line, whole, within its deadline.
+    async def next_line(self, response: int | None = None) -> bytes:
+        """The next command line, whole, within its deadline; with `response`, a line of at most
+        so many octets that is no command.
 
         Raises LineTooLongError, and Goodbye where what comes is not SMTP.
         """
+        limit = commands.LONGEST if response is None else response
         deadline = self.loop.time() + self.options.deadlines.smtpd_timeout
         while True:
-            line = self.inbox.line(commands.LONGEST)
+            line = self.inbox.line(limit)
             if line is not None:
                 return line
-            if commands.is_foreign_octet(self.inbox.first):
+            if response is None and commands.is_foreign_octet(self.inbox.first):
                 await self.say(commands.NOT_SMTP)
             if self._draining and not self.in_transaction:
                 await self.say(SHUTDOWN)

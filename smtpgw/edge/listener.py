@@ -109,7 +109,14 @@ class Listener:
                 bound.exception("no road for a session", trace=trace)
                 self._turned_away.add(protocol)
                 return Answer(421, "4.3.0", f"Internal error, reference {trace}", hangup=True)
-            session = Session(road, options, spawn=self._spawn, new_trace=self._trace, log=bound)
+            session = Session(
+                road,
+                options,
+                spawn=self._spawn,
+                new_trace=self._trace,
+                log=bound,
+                connection=connection,
+            )
             self._sessions[protocol] = session
             if self.screen is not None:
                 protocol.screened = self.screen.meet(connection)

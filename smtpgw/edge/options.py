@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from smtpgw.edge.auth import AuthOptions
 from smtpgw.edge.tls import FixedSecurity, Security
 
 BareNewline = Literal["normalize", "reject"]
@@ -92,7 +93,8 @@ class EdgeOptions:
     with `tls_required` (never on a public MX, RFC 3207 section 4).  With `tls_wrapper`
     TLS begins before the banner (RFC 8314); with `tls_certificate` who has shown no
     certificate that a CA of ours vouches for is sent away.  ETRN (RFC 1985) is offered
-    with `etrn`.  `banner` is the text after 220, empty for the usual one.
+    with `etrn`, AUTH (RFC 4954) with `auth`.  `banner` is the text after 220, empty for
+    the usual one.
     """
 
     listener: str = "mx"
@@ -112,6 +114,7 @@ class EdgeOptions:
     tls_certificate: bool = False
     tls_logged: bool = True
     banner: str = ""
+    auth: AuthOptions | None = None
 
     @property
     def security(self) -> Security | None:

@@ -47,7 +47,7 @@ TLS_ALREADY = Answer(503, "5.5.1", "TLS already active")
 
 _BDAT = re.compile(rb"([0-9]{1,19})(?:[ \t]+(LAST))?\Z", re.IGNORECASE)
 
-_MAIL_VERBS = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT", "STARTTLS")
+_MAIL_VERBS = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT", "STARTTLS", "AUTH")
 _OTHER_VERBS = ("NOOP", "VRFY", "EXPN", "ETRN", "HELP")
 
 OFFERED = frozenset((*_MAIL_VERBS, *_OTHER_VERBS))
@@ -366,6 +366,21 @@ class GatewaySMTP(Conversation):
             if ready is not None:
                 await self.next_line()  # an answer is heard only after a command
             await self._part(objection)
+
+    async def smtp_AUTH(self, arg: str) -> Answer:  # noqa: N802
+        """RFC 4954 section 4."""
+        return await self.dialogue.auth(arg, self._challenge)
+
+    async def _challenge(self, text: bytes) -> bytes | None:
+        """The line that answers a 334; None for one that is too long."""
+        await self.push(b"334 " + text)
+        try:
+            line = await self.next_line(self.dialogue.response_limit + 2)
+        except LineTooLongError as error:
+            if error.endless:
+                await self.say(commands.ENDLESS)
+            return None
+        return line.rstrip(b"\r\n")
 
     async def smtp_QUIT(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.10."""

@@ -15,6 +15,7 @@ from milterd.core.mail import Client, Envelope, Family, HeaderField
 from smtpgw.edge.road import Hello, Tls
 
 _HARMFUL = re.compile(rb"[^A-Za-z0-9._:\[\]-]")
+_LOGIN = re.compile(rb"[^A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]")
 _PATH = re.compile(rb"[^ -~\x80-\xff]")
 
 _LONGEST_NAME = 255
@@ -29,15 +30,19 @@ def received_field(
     mail_name: bytes,
     queue_id: bytes,
     when: float,
+    name_login: bool = False,
 ) -> HeaderField:
     """The field, hidden from milters as Postfix's own is from its.
 
-    `when` is seconds since 1970, and is written in UTC.  The recipient is named
-    only where there is one, so that nobody learns of the others (section 7.2).
+    `when` is seconds since 1970, and is written in UTC; `name_login` names who has logged in.
+    The recipient is named only where there is one, so that nobody learns of the others
+    (section 7.2).
     """
     parts = [b" from %b (%b)" % (_plain(hello.name), _client(client))]
     if hello.tls is not None:
         parts.append(b"(using %b)" % _tls(hello.tls))
+    if name_login and hello.login is not None:
+        parts.append(b"(Authenticated sender: %b)" % _LOGIN.sub(b"?", hello.login.name))
     program = _plain(mail_name)
     kind = protocol(hello, envelope)
     parts.append(b"by %b (%b) with %b id %b" % (_plain(by), program, kind, _plain(queue_id)))

@@ -25,10 +25,11 @@ from smtpgw.address.params import (
     parse_rcpt_params,
 )
 from smtpgw.address.path import Path, PathError, is_literal, parse_path
+from smtpgw.edge.auth import ALREADY, NOT_ENABLED, RESPONSE_LIMIT, WELCOME, Ask, Logins
 from smtpgw.edge.budget import TOO_MANY_RECIPIENTS
 from smtpgw.edge.content import Content
 from smtpgw.edge.options import EdgeOptions
-from smtpgw.edge.road import Answer, Attempt, Hello, SessionRoad, Tls
+from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, SessionRoad, Tls
 from smtpgw.edge.sink import TOO_LARGE
 from smtpgw.edge.states import REFUSALS, State
 
@@ -80,6 +81,7 @@ class Session:
         spawn: Spawn,
         new_trace: Callable[[], str],
         log: FilteringBoundLogger,
+        connection: Connection | None = None,
     ) -> None:
         self.state = State.START
         self.announced: frozenset[str] = frozenset()
@@ -91,6 +93,10 @@ class Session:
         self._log = log
         self._tls: Tls | None = None
         self._helo = b""
+        self._login: Login | None = None
+        self._logins: Logins | None = None
+        if options.auth is not None and connection is not None:
+            self._logins = Logins(options.auth, connection, log)
         self._transaction: Transaction | None = None
         self._handover: asyncio.Task[Answer] | None = None
 
@@ -122,11 +128,11 @@ class Session:
             return BAD_HELLO
         if self.state.in_transaction:
             await self.reset()
-        answer = await self._ask(self._road.helo(Hello(argument, esmtp, self._tls)))
+        answer = await self._ask(self._road.helo(Hello(argument, esmtp, self._tls, self._login)))
         if answer is not None and not answer.positive:
             return answer
         self.state, self._helo = State.GREETED, argument
-        offer = self._offer() if esmtp else ()
+        offer = (*self._offer(), *await self._logins_offered()) if esmtp else ()
         self.announced = frozenset(each.partition(" ")[0] for each in offer)
         return Answer(250, "", "\n".join((self._options.myhostname, *offer)))
 
@@ -137,12 +143,39 @@ class Session:
         can_tls = self._options.security is not None and self._tls is None
         return (*offer, "STARTTLS") if can_tls else offer
 
+    async def _logins_offered(self) -> tuple[str, ...]:
+        return () if self._logins is None else await self._logins.offer(self._tls)
+
+    @property
+    def response_limit(self) -> int:
+        """Octets of a client's response to a challenge of AUTH."""
+        return RESPONSE_LIMIT if self._logins is None else self._logins.response_limit
+
+    async def auth(self, argument: str, ask: Ask) -> Answer:
+        """AUTH mechanism [initial-response] (RFC 4954 section 4); `ask` gets responses."""
+        if self._logins is None:
+            return NOT_ENABLED
+        if self._login is not None:
+            return ALREADY
+        too_often = await self.attempt("auth")
+        if too_often is not None:
+            return too_often
+        found = await self._logins.command(argument, self._tls, ask)
+        if isinstance(found, Answer):
+            return found
+        refusal = await self._ask(self._road.login(found))
+        if refusal is not None and not refusal.positive:
+            return refusal
+        self._login = found
+        return WELCOME
+
     def secured(self, tls: Tls) -> None:
         """TLS is on: all that was said before is forgotten (RFC 3207 section 4.2).
 
         There is no transaction to give up: STARTTLS is refused during one.
         """
         self._tls = tls
+        self._login = None
         self.state = State.START
         self.announced = frozenset()
 

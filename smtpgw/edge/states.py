@@ -36,17 +36,19 @@ NO_RECIPIENTS = Answer(554, "5.5.1", "No valid recipients")
 AFTER_BDAT = Answer(503, "5.5.1", "Not permitted after BDAT")
 IN_TRANSACTION = Answer(503, "5.5.1", "Not permitted during a mail transaction")
 
-_WITH_SENDER = {"MAIL": NESTED_MAIL, "STARTTLS": IN_TRANSACTION, "ETRN": IN_TRANSACTION}
+_NOT_DURING = dict.fromkeys(("STARTTLS", "ETRN", "AUTH"), IN_TRANSACTION)
+_WITH_SENDER = {"MAIL": NESTED_MAIL, **_NOT_DURING}
 
 REFUSALS: Mapping[State, Mapping[str, Answer]] = {
-    State.START: dict.fromkeys(("MAIL", "RCPT", "DATA", "BDAT", "STARTTLS", "ETRN"), HELLO_FIRST),
+    State.START: dict.fromkeys(
+        ("MAIL", "RCPT", "DATA", "BDAT", "STARTTLS", "ETRN", "AUTH"), HELLO_FIRST
+    ),
     State.GREETED: dict.fromkeys(("RCPT", "DATA", "BDAT"), MAIL_FIRST),
     State.MAIL: {**_WITH_SENDER, "DATA": RCPT_FIRST, "BDAT": RCPT_FIRST},
     State.REFUSED: {**_WITH_SENDER, "DATA": NO_RECIPIENTS, "BDAT": NO_RECIPIENTS},
     State.RCPT: _WITH_SENDER,
     State.CHUNKS: {
         **dict.fromkeys(("MAIL", "RCPT", "DATA"), AFTER_BDAT),
-        "STARTTLS": IN_TRANSACTION,
-        "ETRN": IN_TRANSACTION,
+        **_NOT_DURING,
     },
 }

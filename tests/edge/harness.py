@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import uvloop
@@ -20,7 +20,7 @@ from smtpgw.admission import Admission
 from smtpgw.edge.content import Content
 from smtpgw.edge.listener import Listener, serve
 from smtpgw.edge.options import Deadlines, EdgeOptions, Limits
-from smtpgw.edge.road import Answer, Attempt, Connection, Hello
+from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login
 
 PATIENCE = 30.0
 """Seconds until a test gives up on something that should happen at once."""
@@ -106,6 +106,15 @@ class RecordingRoad:
 
     async def attempt(self, what: Attempt) -> Answer | None:
         return self.step(what)
+
+    async def login(self, login: Login) -> Answer | None:
+        if self.hello is not None:
+            self.hello = replace(self.hello, login=login)
+        return self.step("login")
+
+    async def readmit(self, connection: Connection, login: Login | None) -> Answer | None:
+        self.connection, self.hello = connection, None
+        return self.step("readmit" if login is None else "readmit with login")
 
     async def mail(self, sender: Path, _params: MailParams) -> Answer | None:
         self.sender = sender

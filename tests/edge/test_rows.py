@@ -251,7 +251,7 @@ DIALOGUES = [
     mail("<ü@b> SMTPUTF8".encode(), OK, "B38-smtputf8"),
     rcpt("<ü@b>".encode(), "553 5.6.7", "B38-rcpt-needs-smtputf8"),
     rcpt(b"<u@d> NOTIFY=NEVER", OK, "B39"),
-    alone(b"AUTH PLAIN AGEAYg==\r\n", "500 5.5.1", "B36"),
+    alone(b"AUTH PLAIN AGEAYg==\r\n", "503 5.5.1", "B36"),
     Dialogue("C04", [(b"HELO x\r\n", OK), (b"BDAT 5\r\nQUIT\r\n", "502 5.5.1 close")]),
     *(Dialogue(f"C05-{each!r}", [MAIL_OK, RCPT_OK, (b"BDAT" + each + b"\r\n", "501 5.5.4 close")])
       for each in (b" -1", b" 99999999999999999999", b" 5 LAST x", b"", b" x", b" 1 FIRST")),

@@ -1,0 +1,1 @@
+"""Logins judged by Dovecot, over its auth client protocol (version 1)."""
