@@ -23,8 +23,8 @@ from milterd.base.fields import Duration, Kind, Size
 from milterd.base.settings import CommonSettings, MetricsSettings, Table
 from milterd.base.settings import load as load_settings
 from milterd.base.toml_file import ConfigError, Problem
+from milterd.config_dkim import DkimTable
 from milterd.filters.clamav import Action, ClamavOptions
-from milterd.filters.dkim import OVERSIGN, SIGN, DkimOptions, SigningKey
 from milterd.filters.headers import HeadersOptions, OnTimeout
 from milterd.host.options import MIB, Options, Oversize
 from milterd.host.seam import HostKind
@@ -179,19 +179,8 @@ class ClamavSettings(FilterTable):
         )
 
 
-class SigningKeySettings(Table):
-    """One signing key."""
-
-    domain: str = Field(description="of the address in From")
-    selector: str = Field(description="the key's name in DNS: SELECTOR._domainkey.DOMAIN")
-    key: Path = Field(description="the file with the private key, readable by milterd alone")
-    subdomains: bool = Field(
-        default=False, description="sign for domains below it too, where no nearer row exists"
-    )
-
-
-class DkimSettings(FilterTable):
-    """DKIM signing of originating mail."""
+class DkimSettings(DkimTable, FilterTable):
+    """DKIM: signing of originating mail, verifying of inbound mail."""
 
     socket: Socket = Field(
         default="unix:dkim.sock", description=FilterTable.model_fields["socket"].description
@@ -199,39 +188,6 @@ class DkimSettings(FilterTable):
     host: HostKind = Field(
         default=HostKind.LIBMILTER, description=FilterTable.model_fields["host"].description
     )
-    signing_table: tuple[SigningKeySettings, ...] = Field(
-        default=(),
-        description="which key signs for which domain; several of one domain sign side by side",
-        json_schema_extra={"inline": True},
-        examples=[
-            ({"domain": "example.net", "selector": "s1", "key": "/etc/gatepost/keys/s1.pem"},)
-        ],
-    )
-    lifetime: Duration = Field(
-        default=0.0, description="how long a signature is valid; 0 is without end"
-    )
-    key_groups: frozenset[str] = Field(
-        default=frozenset(), description="groups that may read key files, besides root"
-    )
-    oversign: tuple[str, ...] = Field(
-        default=OVERSIGN, description="header fields nobody may add to a signed mail"
-    )
-    sign: tuple[str, ...] = Field(
-        default=SIGN, description="header fields that are signed where they are present"
-    )
-
-    def options(self) -> DkimOptions:
-        """For the filter."""
-        return DkimOptions(
-            signing_table=tuple(
-                SigningKey(each.domain, each.selector, each.key, each.subdomains)
-                for each in self.signing_table
-            ),
-            lifetime=int(self.lifetime),
-            key_groups=self.key_groups,
-            oversign=self.oversign,
-            sign=self.sign,
-        )
 
 
 class HeadersSettings(FilterTable):
@@ -327,8 +283,11 @@ class MilterdConfig(CommonSettings):
     def host_options(self, name: str) -> Options:
         """For a filter's host."""
         own, table = self.milterd, self.filter.present()[name]
-        # The other filters wait for nobody: a thread would only cost them time.
-        threads = table.threads if isinstance(table, ClamavSettings) else 0
+        # A filter that waits for nobody gets no thread, which would only cost it time.
+        waits = isinstance(table, ClamavSettings) or (
+            isinstance(table, DkimSettings) and table.verify
+        )
+        threads = getattr(table, "threads", 0) if waits else 0
         return Options(
             trusted_networks=tuple(ip_network(each) for each in own.trusted_networks),
             daemon_names=frozenset(each.encode() for each in own.daemon_names),

@@ -91,8 +91,11 @@ LIBRARIES = {
     "Milter": {"milterd.host"},
     "milter": {"milterd.host"},
     "aiosmtpd": {"smtpgw.edge"},
-    "dns": {"smtpgw.dns"},
+    # milterd.ports: keys of other people's signatures.
+    "dns": {"smtpgw.dns", "milterd.ports"},
+    # milterd.ports: OpenDKIM's tables in databases; the gateway's own readers need its event loop.
     "sqlite3": {
+        "milterd.ports",
         "smtpgw.queue",
         "smtpgw.tables",
         "smtpgw.stores",
@@ -101,8 +104,12 @@ LIBRARIES = {
         "smtpgw.decisions",
         "smtpgw.verify",
     },
+<<<<<<< HEAD
     "lmdb": {"smtpgw.tables"},
     "argon2": {"smtpgw.sasl"},
+=======
+    "lmdb": {"smtpgw.tables", "milterd.ports"},
+>>>>>>> d94a66f (Read OpenDKIM's tables, sign in every form, and verify what comes in)
     "asyncmy": {"smtpgw.tables"},
     "asyncpg": {"smtpgw.tables"},
     "ldap3": {"smtpgw.tables"},

@@ -73,7 +73,7 @@ def build_clamav(options: ClamavOptions, clocks: Clocks = Clocks()) -> ClamavFil
 
 def build_dkim(options: DkimOptions, clocks: Clocks = Clocks()) -> DkimFilter:
     """The dkim filter; reads its key files."""
-    return DkimFilter(options, clocks.wall)
+    return DkimFilter(options, clocks.wall, clocks.monotonic)
 
 
 def build_headers(options: HeadersOptions, clocks: Clocks = Clocks()) -> HeadersFilter:

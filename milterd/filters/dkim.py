@@ -1,98 +1,67 @@
-"""The dkim filter: signs mail that originates here, and no other (RFC 6376, RFC 8463).
+"""The dkim filter: signs mail that originates here, and verifies what comes in, if asked to.
 
-The domain of the one address in the one From field chooses the keys; where there
-is not exactly one, or no key for it, the mail goes on unsigned and the log says
-why.  A signature is made with each key of the domain (RSA and Ed25519 side by
-side), relaxed/relaxed, over every field that a forger would add or change: those
-are named one time more than they are present, so that adding another breaks the
-signature (section 5.4.2, 8.15).
+The one address in the one From field chooses the keys; where there is not exactly one,
+or no key for it, the mail goes on unsigned and the log says why.  Signatures cover every
+field that a forger would add or change: those are named one time more than they are
+present, so that adding another breaks the signature (RFC 6376 sections 5.4.2, 8.15).
+Inbound mail gets one Authentication-Results field (RFC 8601) about its signatures.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from milterd.core.actions import InsertHeader
-from milterd.core.decision import Decision, Reason, Trace, Tried
+from milterd.core.actions import ChangeHeader, InsertHeader
+from milterd.core.decision import Decision, Reason, Reply, Trace, Tried, Verdict
 from milterd.core.filter import Need
-from milterd.core.mail import Body, Direction, HeaderField, Mail
-from milterd.filters.mailbox import AddressError, mailboxes
+from milterd.core.mail import Direction, Mail
+from milterd.filters import dkim_results
+from milterd.filters.dkim_author import Author, NotSigned, author_of
+from milterd.filters.dkim_choice import Chooser, Rows, Signer, SigningKey
+from milterd.filters.dkim_lists import OVERSIGN, SIGN, lists
+from milterd.filters.dkim_names import is_within
+from milterd.filters.dkim_rotation import Rotation
+from milterd.filters.dkim_sign import FIELD, Manner, TooManyNamesError, signatures
+from milterd.filters.dkim_tables import OpendkimTables
+from milterd.filters.dkim_verify import Judgement, Outcome, Verifier, VerifyOptions
 from milterd.filters.setup import SetupError
-from milterd.ports.canonical import RelaxedBody, relaxed_field, signed_fields
-from milterd.ports.keys import KeyFileError, PrivateKey, load
+from milterd.ports.dkim_dns import DnsOptions, DnsTexts, TextSource
+from milterd.ports.dkim_keys import KeyStore
+from milterd.ports.dkim_state import StateError
+from milterd.ports.dkim_tables import TableDownError
+from milterd.ports.keys import KeyFileError
 
-FIELD = b"DKIM-Signature"
-OVERSIGN = (
-    "from",
-    "sender",
-    "reply-to",
-    "to",
-    "cc",
-    "subject",
-    "date",
-    "message-id",
-    "in-reply-to",
-    "references",
-    "mime-version",
-    "content-type",
-    "content-transfer-encoding",
-)
-"""Fields named one time more than they are present, even when absent."""
-SIGN = (
-    "content-disposition",
-    "content-id",
-    "content-description",
-    "resent-date",
-    "resent-from",
-    "resent-sender",
-    "resent-to",
-    "resent-cc",
-    "resent-message-id",
-    "list-id",
-    "list-help",
-    "list-unsubscribe",
-    "list-unsubscribe-post",
-    "list-subscribe",
-    "list-post",
-    "list-owner",
-    "list-archive",
-    "autocrypt",
-)
-"""Fields named as often as they are present."""
-NAMES_LIMIT = 300
-"""Names in an `h=` tag; a mail that needs more is not signed."""
-COLUMNS = 76
+__all__ = ["OVERSIGN", "SIGN", "DkimFilter", "DkimOptions", "NotSigned", "Signed", "SigningKey"]
 
 
 @dataclass(frozen=True, slots=True)
-class SigningKey:
-    """One row of the signing table.
+class Verifying:
+    """Settings for verifying.  `authserv_id` is our name in Authentication-Results; with
+    `remove_forged`, fields that came in this name go.  `defer`: mail whose key could not be
+    asked for waits at the sender (RFC 6376 section 6.1.2), unless another signature is good."""
 
-    Mail from `domain` is signed under `selector` with the key in the file `key`;
-    with `subdomains`, mail from any domain below it too, where no row of the
-    table is nearer.
-    """
-
-    domain: str
-    selector: str
-    key: Path
-    subdomains: bool = False
+    authserv_id: str
+    remove_forged: bool = True
+    defer: bool = False
+    options: VerifyOptions = field(default_factory=VerifyOptions)
+    dns: DnsOptions = field(default_factory=DnsOptions)
 
 
 @dataclass(frozen=True, slots=True)
 class DkimOptions:
     """Settings of the dkim filter.
 
-    `lifetime`, in seconds, sets `x=`; 0 leaves it out.  `key_groups` are the
-    groups that may read key files, besides root.  `oversign` and `sign` are field
-    names; From is oversigned whatever they say.
+    Keys are looked for in `signing_table`, then in OpenDKIM's tables `tables` (KeyTable,
+    SigningTable; `several` is MultipleSignatures), then in the state file of `milterd dkim
+    rotate`, `rotation`; the first that knows one signs.  `lifetime`, in seconds, sets `x=`;
+    0 leaves it out.  `key_groups` are the groups that may read key files, besides root.
+    `oversign`, `sign` and `omit` are field names; From is oversigned whatever they say.
+    `forms` are those of header and body, "simple" or "relaxed".  `sender_headers`: the first of
+    them that a mail has decides who signs.  Without `third_party`, no domain signs but the
+    author's and those above it.  `defer`: mail that cannot be signed by our own fault waits.
     """
 
     signing_table: tuple[SigningKey, ...] = ()
@@ -100,6 +69,15 @@ class DkimOptions:
     key_groups: frozenset[str] = frozenset()
     oversign: tuple[str, ...] = OVERSIGN
     sign: tuple[str, ...] = SIGN
+    omit: tuple[str, ...] = ()
+    forms: tuple[str, str] = ("relaxed", "relaxed")
+    tables: tuple[str, str] | None = None
+    several: bool = False
+    rotation: Path | None = None
+    sender_headers: tuple[str, ...] = ("From",)
+    third_party: bool = True
+    defer: bool = True
+    verifying: Verifying | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,243 +89,190 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
-class NotSigned:
-    """Why there is no signature."""
+class Checked:
+    """What a mail's signatures are worth, and the fields that were forged in our name."""
 
-    why: str
-    detail: str = ""
+    judgement: Judgement
+    forged: tuple[ChangeHeader, ...] = field(default=())
 
 
-@dataclass(frozen=True, slots=True)
-class _Signer:
-    domain: str
-    selector: str
-    subdomains: bool
-    key: PrivateKey
+Facts = Signed | NotSigned | Checked
 
 
 class DkimFilter:
     """See the module's contract.
 
-    Key files are read here, once; raises :class:`SetupError` with all that is
-    wrong with them.  `clock` gives seconds since the epoch, for `t=` and `x=`.
+    Key files and text tables are read here, once; raises :class:`SetupError` with all that is
+    wrong with them.  `clock` gives seconds since the epoch, for `t=` and `x=`.  `dns` is asked
+    for keys instead of the name servers of the options.
     """
 
     name = "dkim"
     needs = Need.HEADERS | Need.BODY | Need.ADD_HEADERS
 
-    def __init__(self, options: DkimOptions, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        options: DkimOptions,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+        dns: TextSource | None = None,
+    ) -> None:
         self.options = options
         self._clock = clock
-        self._signers = _load_table(options)
-        self._oversign = tuple(_names(("from", *options.oversign)))
-        self._sign = tuple(each for each in _names(options.sign) if each not in self._oversign)
+        self._choosers = _choosers(options)
+        oversign, sign = lists(options.oversign, options.sign, options.omit)
+        self._manner = Manner(oversign, sign, *options.forms, options.lifetime)
+        self._senders = tuple(each.encode("ascii") for each in options.sender_headers)
+        self._verifier: Verifier | None = None
+        if options.verifying is not None:
+            self.needs = self.needs | Need.CHANGE_HEADERS
+            source = dns or DnsTexts(options.verifying.dns, ticks)
+            self._verifier = Verifier(source, options.verifying.options, clock, ticks)
 
-    def gather(self, mail: Mail, trace: Trace | None = None) -> Signed | NotSigned:
-        """Sign, or say why not.  Reads the body once, a piece at a time."""
+    def gather(self, mail: Mail, trace: Trace | None = None) -> Facts:
+        """Sign or verify, or say why neither.  Reads the body once, a piece at a time."""
         if trace is not None:
             trace(Tried("originating mail is signed", f"it is {mail.session.direction.value}"))
-        if mail.session.direction is not Direction.ORIGINATING:
+        if mail.session.direction is Direction.ORIGINATING:
+            return self._sign(mail, trace)
+        if self._verifier is None or self.options.verifying is None:
             return NotSigned("inbound")
-        author = author_domain(mail)
-        if trace is not None:
-            trace(_author_tried(author))
-        if isinstance(author, NotSigned):
-            return author
-        signers = self._signers_for(author)
-        if trace is not None:
-            self._tell_rows(author, signers, trace)
-        if not signers:
-            return NotSigned("no-key", author)
-        fields = [each for each in mail.headers if not each.hidden]
-        names = self._covered(fields)
-        if len(names) > NAMES_LIMIT:
-            return NotSigned("too-many-fields", f"{len(names)} names, limit {NAMES_LIMIT}")
-        body_hash = base64.b64encode(_hash_body(mail.body))
-        covered = b"".join(each + b"\r\n" for each in signed_fields(fields, names))
-        signatures = [self._signature(each, names, body_hash, covered) for each in signers]
-        return Signed(signers[0].domain, tuple(signatures))
+        return self._verify(mail, self._verifier, self.options.verifying, trace)
 
     def decide(
         self,
         mail: Mail,  # noqa: ARG002  # Filter's signature
-        facts: Signed | NotSigned,
+        facts: Facts,
         trace: Trace | None = None,  # noqa: ARG002  # all was tried in gather
     ) -> Decision:
-        """Put the signatures on top, the first key's uppermost."""
-        if isinstance(facts, NotSigned):
-            details = {"why": facts.why} | ({"detail": facts.detail} if facts.detail else {})
-            return Decision(reasons=(Reason(self.name, "not-signed", details),))
+        """Put the signatures on top, the first key's uppermost; or what was found out."""
+        match facts:
+            case NotSigned():
+                return self._unsigned(facts)
+            case Checked():
+                return self._checked(facts)
         edits = tuple(InsertHeader(0, FIELD, value) for _, _, value in reversed(facts.signatures))
         keys = ", ".join(f"{selector} {algorithm}" for selector, algorithm, _ in facts.signatures)
         reason = Reason(self.name, "signed", {"domain": facts.domain, "keys": keys})
         return Decision(edits=edits, reasons=(reason,))
 
     def check(self) -> tuple[str, ...]:
-        """Problems that do not prevent starting: a table without a row signs nothing."""
-        return () if self._signers else ("the signing table is empty: nothing will be signed",)
+        """Problems that do not prevent starting: a filter without a key that only signs."""
+        if self._choosers or self._verifier is not None:
+            return ()
+        return ("the signing table is empty: nothing will be signed",)
 
     def records(self) -> dict[str, str]:
-        """The DNS names and TXT records that publish the keys in use."""
+        """The DNS names and TXT records that publish the keys in use, as far as they are known
+        without an author."""
         return {
-            f"{each.selector}._domainkey.{each.domain}": each.key.record for each in self._signers
+            f"{selector}._domainkey.{domain}": key.record
+            for chooser in self._choosers
+            for domain, selector, key in chooser.known()
         }
 
-    def _signers_for(self, author: str) -> list[_Signer]:
-        """The keys of the author's domain, or of the nearest one above that takes it in."""
-        domain, rest = author, author
-        while rest:
-            found = [
-                each
-                for each in self._signers
-                if each.domain == domain and (each.subdomains or domain == author)
-            ]
-            if found:
+    def _sign(self, mail: Mail, trace: Trace | None) -> Signed | NotSigned:
+        author = author_of(mail, self._senders)
+        if trace is not None:
+            trace(_author_tried(author))
+        if isinstance(author, NotSigned):
+            return author
+        try:
+            signers = self._signers(author, trace)
+            if isinstance(signers, NotSigned):
+                return signers
+            made = signatures(mail, signers, self._manner, int(self._clock()))
+        except TooManyNamesError as error:
+            return NotSigned("too-many-fields", str(error))
+        except (TableDownError, StateError) as error:
+            return NotSigned("table-unavailable", str(error), later=True)
+        except KeyFileError as error:
+            return NotSigned("key-unavailable", str(error), later=True)
+        return Signed(signers[0].domain, tuple(made))
+
+    def _signers(self, author: Author, trace: Trace | None) -> tuple[Signer, ...] | NotSigned:
+        """The signatures to make, by the first that knows a key."""
+        for chooser in self._choosers:
+            found = chooser.signers(author, trace)
+            if not found:
+                continue
+            if self.options.third_party:
                 return found
-            _, _, rest = domain.partition(".")
-            domain = rest
-        return []
+            own = tuple(each for each in found if is_within(author.domain, each.domain))
+            return own or NotSigned("third-party", f"{found[0].domain} for {author.domain}")
+        return NotSigned("no-key", author.domain)
 
-    def _tell_rows(self, author: str, signers: list[_Signer], trace: Trace) -> None:
-        """Each row of the signing table, and why it signs for that author or does not."""
-        for number, row in enumerate(self._signers, 1):
-            if row in signers:
-                outcome = "signs"
-            elif not author.endswith(f".{row.domain}"):
-                outcome = f"{author} is another domain"
-            elif not row.subdomains:
-                outcome = f"{author} is below it, and subdomains is false"
-            else:
-                outcome = "a nearer row signs"
-            trace(Tried(f"signing table, row {number}: {row.domain} by {row.selector}", outcome))
+    def _verify(
+        self, mail: Mail, verifier: Verifier, verifying: Verifying, trace: Trace | None
+    ) -> Checked:
+        judgement = verifier.verify(mail)
+        if trace is not None:
+            for each in judgement.results:
+                name = f"signature of {each.domain or '?'} by {each.selector or '?'}"
+                trace(Tried(name, f"{each.outcome.value} {each.why}".rstrip()))
+        forged = verifying.remove_forged
+        return Checked(
+            judgement,
+            tuple(dkim_results.forged(mail, verifying.authserv_id)) if forged else (),
+        )
 
-    def _covered(self, fields: Iterable[HeaderField]) -> list[bytes]:
-        """The names for `h=`, in lower case and a fixed order."""
-        present = Counter(each.name.lower() for each in fields)
-        names = [name for name in self._oversign for _ in range(present[name] + 1)]
-        return names + [name for name in self._sign for _ in range(present[name])]
+    def _unsigned(self, facts: NotSigned) -> Decision:
+        details = {"why": facts.why} | ({"detail": facts.detail} if facts.detail else {})
+        reasons = (Reason(self.name, "not-signed", details),)
+        if facts.later and self.options.defer:
+            reply = Reply(451, "4.3.0", "Message cannot be signed now, try again later")
+            return Decision(Verdict.TEMPFAIL, reply=reply, reasons=reasons)
+        return Decision(reasons=reasons)
 
-    def _signature(
-        self, signer: _Signer, names: list[bytes], body_hash: bytes, covered: bytes
-    ) -> tuple[str, str, bytes]:
-        now = int(self._clock())
-        tags = [
-            b"v=1;",
-            f"a={signer.key.algorithm};".encode("ascii"),
-            b"c=relaxed/relaxed;",
-            f"d={signer.domain};".encode("ascii"),
-            f"s={signer.selector};".encode("ascii"),
-            f"t={now};".encode("ascii"),
-        ]
-        if self.options.lifetime:
-            tags.append(f"x={now + self.options.lifetime};".encode("ascii"))
-        head = b"h=" + names[0]
-        words = [*tags, *_joined([head, *names[1:]], b":"), b"bh=" + body_hash + b";", b"b="]
-        value = _folded(words)
-        # The signature covers its own field with an empty b= (section 3.7).
-        digest = hashlib.sha256(covered + relaxed_field(FIELD, value)).digest()
-        octets = base64.b64encode(signer.key.sign(digest))
-        return signer.selector, signer.key.algorithm, value + _folded_base64(value, octets)
+    def _checked(self, facts: Checked) -> Decision:
+        found = facts.judgement
+        reasons = tuple(_reasons(self.name, found))
+        verifying = self.options.verifying
+        assert verifying is not None  # noqa: S101  # gather checks only then
+        if len(facts.forged) > dkim_results.FORGED_LIMIT:
+            reply = Reply(550, "5.6.0", "Header has too many fields of kinds not allowed here")
+            return Decision(Verdict.REJECT, reply=reply, reasons=reasons)
+        unknown = any(each.outcome is Outcome.TEMPERROR for each in found.results)
+        if verifying.defer and unknown and not found.passed:
+            reply = Reply(451, "4.7.5", "Signature cannot be checked now, try again later")
+            return Decision(Verdict.TEMPFAIL, reply=reply, reasons=reasons)
+        results = dkim_results.value(verifying.authserv_id, found)
+        added = InsertHeader(0, dkim_results.FIELD, results)
+        return Decision(edits=(*facts.forged, added), reasons=reasons)
 
 
-def _author_tried(author: str | NotSigned) -> Tried:
+def _reasons(name: str, found: Judgement) -> Iterator[Reason]:
+    """What the log says of each signature."""
+    if not found.results:
+        yield Reason(name, "none")
+    for each in found.results:
+        facts = {"domain": each.domain, "selector": each.selector, "why": each.why}
+        yield Reason(name, each.outcome.value, {key: text for key, text in facts.items() if text})
+    if found.ignored:
+        yield Reason(name, "ignored", {"signatures": str(found.ignored)})
+
+
+def _author_tried(author: Author | NotSigned) -> Tried:
     """How reading the author went."""
     if isinstance(author, NotSigned):
         detail = f"{author.why}: {author.detail}" if author.detail else author.why
         return Tried("one From field with one address", detail)
-    return Tried("one From field with one address", f"its domain is {author}")
+    return Tried("one From field with one address", f"its domain is {author.domain}")
 
 
-def author_domain(mail: Mail) -> str | NotSigned:
-    """The domain of the one author address, in lower case (RFC 6376 section 5.1)."""
-    values = mail.values(b"From")
-    if len(values) != 1:
-        return NotSigned("no-from" if not values else "several-from", f"{len(values)} From fields")
-    try:
-        found = mailboxes(values[0])
-    except AddressError as error:
-        return NotSigned("unreadable-from", str(error))
-    if len(found) != 1:
-        return NotSigned("several-authors", f"{len(found)} addresses in From")
-    if not found[0].domain.isascii():
-        return NotSigned("unreadable-from", "the domain is not in ASCII (RFC 5890 A-labels)")
-    return found[0].domain.decode("ascii")
-
-
-def _hash_body(body: Body) -> bytes:
-    digest, form = hashlib.sha256(), RelaxedBody()
-    for piece in body.pieces():
-        for settled in form.feed(piece):
-            digest.update(settled)
-    for settled in form.finish():
-        digest.update(settled)
-    return digest.digest()
-
-
-def _names(names: Iterable[str]) -> Iterator[bytes]:
-    """Field names as octets in lower case, each once."""
-    return iter(dict.fromkeys(each.lower().encode("ascii") for each in names))
-
-
-def _joined(words: list[bytes], separator: bytes) -> list[bytes]:
-    """Words with the separator after each but the last, which ends its tag."""
-    return [each + separator for each in words[:-1]] + [words[-1] + b";"]
-
-
-def _folded(words: Iterable[bytes]) -> bytes:
-    """Words as a field value with a fold before each one that would not fit."""
-    lines = [b""]
-    column = len(FIELD) + 1
-    for word in words:
-        glue = b"" if _continues(lines[-1], word) else b" "
-        if column + len(glue) + len(word) > COLUMNS:
-            lines.append(b"\t" + word)
-            column = 8 + len(word)
-        else:
-            lines[-1] += glue + word
-            column += len(glue) + len(word)
-    return b"\r\n".join(lines)
-
-
-def _continues(line: bytes, word: bytes) -> bool:
-    """Within the h= list names need no space between them."""
-    return line.endswith(b":") and not word.startswith(b"h=")
-
-
-def _folded_base64(value: bytes, octets: bytes) -> bytes:
-    """The base64 of a signature, folded so that it fits behind `value`."""
-    last = value.rpartition(b"\r\n")[2]
-    room = COLUMNS - len(last.replace(b"\t", b" " * 8))
-    lines = [octets[:room]] if room > 0 else [b""]
-    width = COLUMNS - 8
-    lines += [octets[at : at + width] for at in range(max(room, 0), len(octets), width)]
-    return b"\r\n\t".join(lines)
-
-
-_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_-]{1,63})*")
-_SELECTOR = re.compile(r"(?=.{1,128}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
-
-
-def _load_table(options: DkimOptions) -> tuple[_Signer, ...]:
-    """Read every key; raises SetupError with all that is wrong."""
-    signers: list[_Signer] = []
-    problems: list[str] = []
-    seen: set[tuple[str, str]] = set()
-    for row in options.signing_table:
-        domain = row.domain.lower()
-        if not _DOMAIN.fullmatch(domain):
-            problems.append(f"signing table: {row.domain!r} is not a domain name in ASCII")
-        if not _SELECTOR.fullmatch(row.selector):
-            problems.append(f"signing table: {row.selector!r} is not a selector")
-        if (domain, row.selector) in seen:
-            problems.append(f"signing table: {domain} has selector {row.selector} twice")
-        seen.add((domain, row.selector))
-        try:
-            key = load(row.key, options.key_groups)
-        except KeyFileError as error:
-            problems.append(str(error))
-        else:
-            signers.append(_Signer(domain, row.selector, row.subdomains, key))
+def _choosers(options: DkimOptions) -> tuple[Chooser, ...]:
+    """Who knows keys, in order.  Raises SetupError with all that is wrong."""
+    store = KeyStore(options.key_groups)
+    rows = Rows(options.signing_table, store)
+    problems, found = list(rows.problems), list[Chooser]([rows] if rows else [])
+    if options.tables is not None:
+        tables = OpendkimTables(*options.tables, several=options.several, store=store)
+        problems += tables.problems
+        found.append(tables)
+    if options.rotation is not None:
+        rotation = Rotation(options.rotation, store)
+        problems += rotation.problems
+        found.append(rotation)
     if problems:
         raise SetupError(DkimFilter.name, problems)
-    return tuple(signers)
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""What DKIM's relaxed canonicalisation makes of a mail (RFC 6376 section 3.4), by dkimpy.
+"""What DKIM's canonicalisation makes of a mail (RFC 6376 section 3.4), by dkimpy.
 
 dkimpy works on whole messages; bodies here may be large and come in pieces, so
 the body's form is made piece by piece and memory stays at a few pieces whatever
@@ -9,9 +9,9 @@ is read, or strips more than white space, this module follows the RFC.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
-from dkim import select_headers
 from dkim.canonicalization import compress_whitespace, unfold_header_value
 
 from milterd.core.mail import CRLF, HeaderField
@@ -26,37 +26,83 @@ def relaxed_field(name: bytes, value: bytes) -> bytes:
     return name.lower() + b":" + text
 
 
-def signed_fields(fields: Sequence[HeaderField], names: Sequence[bytes]) -> list[bytes]:
-    """The relaxed forms of the fields that an `h=` list of lower-case `names` covers.
-
-    Each mention of a name takes the next instance of it from the bottom up, and
-    nothing when there is none left (section 5.4.2).
-    """
-    pairs = [(each.name, each.value) for each in fields]
-    return [relaxed_field(name, value) for name, value in select_headers(pairs, names)]
+def relaxed(field: HeaderField) -> bytes:
+    """The same, of a field."""
+    return relaxed_field(field.name, field.value)
 
 
-class RelaxedBody:
-    """The relaxed form of a body that is fed in pieces (section 3.4.4).
+def simple(field: HeaderField) -> bytes:
+    """A header field in simple form: as it came (section 3.4.1)."""
+    return field.raw
+
+
+HEADER_FORMS = {"simple": simple, "relaxed": relaxed}
+"""How a field looks to a signature, by the first half of its `c=`."""
+
+
+class Header:
+    """A mail's fields, looked up once for all of its signatures."""
+
+    def __init__(self, fields: Iterable[HeaderField]) -> None:
+        self._named: dict[bytes, list[HeaderField]] = {}
+        for each in fields:
+            self._named.setdefault(each.name.lower(), []).append(each)
+
+    def count(self, name: bytes) -> int:
+        """How many fields have that lower-case name."""
+        return len(self._named.get(name, ()))
+
+    def signed(self, names: Iterable[bytes], form: str) -> list[bytes]:
+        """The forms of the fields that an `h=` list of lower-case `names` covers.
+
+        Each mention of a name takes the next instance of it from the bottom up, and
+        nothing when there is none left (section 5.4.2).  Linear in the names.
+        """
+        shape, left = HEADER_FORMS[form], dict[bytes, int]()
+        found = []
+        for name in names:
+            fields = self._named.get(name)
+            if not fields:
+                continue
+            at = left.get(name, len(fields)) - 1
+            if at >= 0:
+                left[name] = at
+                found.append(shape(fields[at]))
+        return found
+
+
+def signed_fields(
+    fields: Sequence[HeaderField], names: Sequence[bytes], form: str = "relaxed"
+) -> list[bytes]:
+    """:meth:`Header.signed`, of fields that are looked up for this alone."""
+    return Header(fields).signed(names, form)
+
+
+class BodyForm(Protocol):
+    """A canonical form of a body that is fed in pieces.
 
     A last line without CRLF counts as if it had one, since that is how the mail
     will be sent.  Time is linear in the octets fed, whatever they are.
     """
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """Yield what is settled now that `piece` has come."""
+        ...
+
+    def finish(self) -> Iterator[bytes]:
+        """Yield the rest; the form is complete then."""
+        ...
+
+
+class _HeldBlanks:
+    """Counts line ends at the end of what was fed, which belong to the body only if more comes."""
 
     def __init__(self) -> None:
         self._blank_lines = 0
         self._pending = b""
         self._started = False
 
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Yield what is settled now that `piece` has come."""
-        text = self._pending + piece
-        if b"\t" in text or b"  " in text:
-            text = compress_whitespace(text)
-        # One space at most is left before each CRLF: no pattern that could
-        # try every start of a long run is needed to take it away.
-        text = text.replace(b" \r\n", CRLF)
-        text, self._pending = _split_open_end(text)
+    def _settle(self, text: bytes) -> Iterator[bytes]:
         blank_lines = _final_line_ends(text)
         settled = text[: len(text) - 2 * blank_lines]
         if settled:
@@ -65,14 +111,12 @@ class RelaxedBody:
             yield settled
         self._blank_lines += blank_lines
 
-    def finish(self) -> Iterator[bytes]:
-        """Yield the rest; the form is complete then."""
+    def _open_end(self) -> Iterator[bytes]:
+        """A CR that turned out to be no line end."""
         if self._pending.endswith(b"\r"):
             yield from self._blanks()
             self._started = True
             yield self._pending
-        if self._started:
-            yield CRLF
 
     def _blanks(self) -> Iterator[bytes]:
         """The line ends held back so far, which turned out not to be the last."""
@@ -80,6 +124,45 @@ class RelaxedBody:
         while left > 0:
             yield _BLANKS[:left]
             left -= len(_BLANKS)
+
+
+class RelaxedBody(_HeldBlanks):
+    """The relaxed form (section 3.4.4); see :class:`BodyForm`."""
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        text = self._pending + piece
+        if b"\t" in text or b"  " in text:
+            text = compress_whitespace(text)
+        # One space at most is left before each CRLF: no pattern that could
+        # try every start of a long run is needed to take it away.
+        text = text.replace(b" \r\n", CRLF)
+        text, self._pending = _split_open_end(text)
+        yield from self._settle(text)
+
+    def finish(self) -> Iterator[bytes]:
+        yield from self._open_end()
+        if self._started:
+            yield CRLF
+
+
+class SimpleBody(_HeldBlanks):
+    """The simple form (section 3.4.3); see :class:`BodyForm`.  An empty body is one CRLF."""
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        text = self._pending + piece
+        self._pending = b"\r" if text.endswith(b"\r") else b""
+        yield from self._settle(text.removesuffix(b"\r"))
+
+    def finish(self) -> Iterator[bytes]:
+        yield from self._open_end()
+        yield CRLF
+
+
+BODY_FORMS: Mapping[str, type[RelaxedBody] | type[SimpleBody]] = {
+    "simple": SimpleBody,
+    "relaxed": RelaxedBody,
+}
+"""How a body looks to a signature, by the second half of its `c=`."""
 
 
 def _split_open_end(text: bytes) -> tuple[bytes, bytes]:

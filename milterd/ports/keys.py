@@ -2,7 +2,9 @@
 
 A key file that others than its owner and trusted groups can read, or that others
 than root and this process's user own, is refused: its key must be taken for
-known.  A key never appears in a repr, an error or a log line.
+known.  `credential:NAME` is the file that systemd passes as that credential
+(LoadCredential= of systemd.exec(5)).  A key never appears in a repr, an error or a
+log line.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import binascii
 import grp
 import os
 import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +29,7 @@ MIN_RSA_BITS = 1024
 MAX_RSA_BITS = 4096
 """RFC 8301 section 3.2: verifiers need not know more."""
 FILE_LIMIT = 65_536
+CREDENTIAL = "credential:"
 
 
 class KeyFileError(Exception):
@@ -88,17 +92,50 @@ class Ed25519Key:
         return self.key.sign(digest)
 
 
-def load(path: Path, groups: frozenset[str] = frozenset()) -> RsaKey | Ed25519Key:
+SigningKey = RsaKey | Ed25519Key
+
+
+def load(
+    path: Path, groups: frozenset[str] = frozenset(), environ: Mapping[str, str] = os.environ
+) -> SigningKey:
     """The key in a PEM file (PKCS#1 or PKCS#8), or in one that holds a base64 Ed25519 seed.
 
     `groups` are the groups, besides root, that may read the file.  Raises
     :class:`KeyFileError`.
     """
-    octets = _read(path, groups)
+    path = located(path, environ)
+    return parse(path, _read(path, groups))
+
+
+def located(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """The file that a setting means: itself, or a credential's.  Raises KeyFileError."""
+    text = str(path)
+    if not text.startswith(CREDENTIAL):
+        return path
+    name, directory = text.removeprefix(CREDENTIAL), environ.get("CREDENTIALS_DIRECTORY", "")
+    if not name or "/" in name or name in (".", ".."):
+        raise KeyFileError(path, "is no name of a credential", "write credential:NAME")
+    if not directory:
+        raise KeyFileError(
+            path, "there are no credentials", f"put LoadCredential={name}:FILE into the unit"
+        )
+    return Path(directory) / name
+
+
+def parse(path: Path, octets: bytes) -> SigningKey:
+    """The key that a file or a table's row holds; `path` is its name in an error.
+
+    Besides what :func:`load` takes, the base64 of a DER key, as tables of
+    OpenDKIM have it.  Raises KeyFileError.
+    """
     if b"-----BEGIN" not in octets:
-        return _seed(path, octets)
+        return _base64(path, octets)
+    return _loaded(path, lambda: serialization.load_pem_private_key(octets, password=None))
+
+
+def _loaded(path: Path, load_key: Callable[[], object]) -> SigningKey:
     try:
-        key = serialization.load_pem_private_key(octets, password=None)
+        key = load_key()
     except TypeError:
         raise KeyFileError(
             path, "is protected by a passphrase", "store it without one, readable by its owner only"
@@ -106,7 +143,7 @@ def load(path: Path, groups: frozenset[str] = frozenset()) -> RsaKey | Ed25519Ke
     except (ValueError, UnsupportedAlgorithm):
         # The parser's words may quote the file; they stay out of the message.
         raise KeyFileError(
-            path, "holds no private key that can be read", "make one with opendkim-genkey -b 2048"
+            path, "holds no private key that can be read", "make one with milterd dkim keygen"
         ) from None
     match key:
         case rsa.RSAPrivateKey():
@@ -128,18 +165,21 @@ def _rsa(path: Path, key: rsa.RSAPrivateKey) -> RsaKey:
     return RsaKey(key)
 
 
-def _seed(path: Path, octets: bytes) -> Ed25519Key:
+def _base64(path: Path, octets: bytes) -> SigningKey:
+    """A key without PEM's lines: a seed, or DER."""
     try:
-        seed = base64.b64decode(octets.strip(), validate=True)
+        inside = base64.b64decode(octets.strip(), validate=True)
     except binascii.Error:
-        seed = b""
-    if len(seed) != 32:
+        inside = b""
+    if len(inside) > 64:
+        return _loaded(path, lambda: serialization.load_der_private_key(inside, password=None))
+    if len(inside) != 32:
         raise KeyFileError(
             path,
             "is neither PEM nor the base64 of a 32-octet Ed25519 seed",
-            "make one with openssl genpkey -algorithm ed25519",
+            "make one with milterd dkim keygen",
         )
-    return Ed25519Key(ed25519.Ed25519PrivateKey.from_private_bytes(seed))
+    return Ed25519Key(ed25519.Ed25519PrivateKey.from_private_bytes(inside))
 
 
 def _read(path: Path, groups: frozenset[str]) -> bytes:

@@ -1,0 +1,91 @@
+"""Authentication-Results about DKIM (RFC 8601), and what others have forged in our name."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+
+from milterd.core.actions import ChangeHeader
+from milterd.core.mail import Mail
+from milterd.filters.dkim_field import SignatureField
+from milterd.filters.dkim_verify import Judgement, Verified
+from milterd.filters.mailbox import AddressError, first_word
+
+FIELD = b"Authentication-Results"
+FORGED_LIMIT = 100
+"""A mail that brings more in our name is refused: nobody does so by accident, and each deletion
+costs the MTA a look at the whole header."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~/@-]+")
+_UNSAFE = re.compile(r"[^ !#-\[\]-~]")
+_SHOWN = 8
+"""Characters of a signature in `header.b` (RFC 6008 section 4)."""
+
+
+def value(authserv_id: str, judgement: Judgement) -> bytes:
+    """The value of the field, folded; nobody's octets but letters and signs of ASCII are in it."""
+    lines = [f" {authserv_id};"]
+    results = [_result(each) for each in judgement.results] or ["dkim=none"]
+    if judgement.ignored:
+        results[-1] += f"\r\n\t\t({judgement.ignored} more signatures not looked at)"
+    lines.append(";\r\n\t".join(results))
+    return "\r\n\t".join(lines).encode("ascii")
+
+
+def forged(mail: Mail, authserv_id: str) -> list[ChangeHeader]:
+    """Deletions of the fields that a mail brought in our name, highest index first.
+
+    One whose name cannot be read goes too: the next reader may read it his own way
+    (RFC 8601 section 5).
+    """
+    ours = [
+        at
+        for at, each in enumerate(mail.values(FIELD), 1)
+        if _claims(each, authserv_id.lower().encode("ascii"))
+    ]
+    return [ChangeHeader(FIELD, at, b"") for at in reversed(ours)]
+
+
+def _claims(text: bytes, authserv_id: bytes) -> bool:
+    try:
+        return first_word(text).lower() == authserv_id
+    except AddressError:
+        return True
+
+
+def _result(found: Verified) -> str:
+    words = [f"dkim={found.outcome.value}"]
+    if found.why:
+        words.append(f"reason={_quoted(found.why)}")
+    if found.testing:
+        words.append("(test key)")
+    return "\r\n\t\t".join([" ".join(words), *_properties(found)])
+
+
+def _properties(found: Verified) -> Iterator[str]:
+    if found.domain:
+        yield f"header.d={found.domain}"
+    read = found.signature
+    if isinstance(read, SignatureField):
+        yield f"header.i={_pvalue(read.identity.decode('ascii', 'replace'))}"
+    if found.selector:
+        yield f"header.s={found.selector}"
+    if isinstance(read, SignatureField):
+        yield f"header.a={read.algorithm}"
+        yield f"header.b={_quoted(_start(read.signature))}"
+
+
+def _start(signature: bytes) -> str:
+    return base64.b64encode(signature)[:_SHOWN].decode("ascii")
+
+
+def _pvalue(text: str) -> str:
+    local, at, domain = text.rpartition("@")
+    if _TOKEN.fullmatch(local) or not local:
+        return f"{local}{at}{domain}"
+    return f"{_quoted(local)}{at}{domain}"
+
+
+def _quoted(text: str) -> str:
+    return f'"{_UNSAFE.sub("_", text)}"'

@@ -1,0 +1,126 @@
+"""Making DKIM-Signature fields (RFC 6376 section 3.5 and 5, RFC 8463)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from milterd.core.mail import HeaderField, Mail
+from milterd.filters.dkim_choice import Signer
+from milterd.filters.dkim_hash import covered, hash_body
+from milterd.ports.canonical import HEADER_FORMS, Header
+
+FIELD = b"DKIM-Signature"
+NAMES_LIMIT = 300
+"""Names in an `h=` tag; a mail that needs more is not signed."""
+COLUMNS = 76
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How signatures are made.
+
+    `oversign` and `sign` are field names in lower case: the first are named one time more than
+    they are present, so that adding another breaks the signature (section 5.4.2, 8.15), the
+    second as often as they are present.  `header_form` and `body_form` are "simple" or "relaxed".
+    `lifetime`, in seconds, sets `x=`; 0 leaves it out.
+    """
+
+    oversign: tuple[bytes, ...]
+    sign: tuple[bytes, ...]
+    header_form: str = "relaxed"
+    body_form: str = "relaxed"
+    lifetime: int = 0
+
+
+class TooManyNamesError(ValueError):
+    """The mail has more fields to cover than :data:`NAMES_LIMIT`."""
+
+
+def signatures(
+    mail: Mail, signers: Sequence[Signer], manner: Manner, now: int
+) -> list[tuple[str, str, bytes]]:
+    """(selector, algorithm, value of the field) for each signer.
+
+    Reads the body once, a piece at a time.  `now` is in seconds since the epoch.  Raises
+    TooManyNamesError.
+    """
+    header = Header(mail.visible())
+    names = _names(header, manner)
+    if len(names) > NAMES_LIMIT:
+        raise TooManyNamesError(f"{len(names)} names, limit {NAMES_LIMIT}")
+    body_hash = base64.b64encode(hash_body(mail.body, manner.body_form).whole)
+    fields = hashlib.sha256(covered(header, names, manner.header_form))
+    form = HEADER_FORMS[manner.header_form]
+    found = []
+    for each in signers:
+        value = _unsigned(each, names, body_hash, manner, now)
+        # The signature covers its own field with an empty b= (section 3.7).
+        digest = fields.copy()
+        digest.update(form(HeaderField(FIELD, value)))
+        octets = base64.b64encode(each.key.sign(digest.digest()))
+        found.append((each.selector, each.key.algorithm, value + _folded_base64(value, octets)))
+    return found
+
+
+def _names(header: Header, manner: Manner) -> list[bytes]:
+    """The names for `h=`, in lower case and a fixed order."""
+    names = [name for name in manner.oversign for _ in range(header.count(name) + 1)]
+    return names + [name for name in manner.sign for _ in range(header.count(name))]
+
+
+def _unsigned(
+    signer: Signer, names: list[bytes], body_hash: bytes, manner: Manner, now: int
+) -> bytes:
+    tags = [
+        "v=1;",
+        f"a={signer.key.algorithm};",
+        f"c={manner.header_form}/{manner.body_form};",
+        f"d={signer.domain};",
+        f"s={signer.selector};",
+        f"t={now};",
+    ]
+    if manner.lifetime:
+        tags.append(f"x={now + manner.lifetime};")
+    if signer.identity:
+        tags.append(f"i={signer.identity};")
+    head = b"h=" + names[0]
+    words = [each.encode("ascii") for each in tags] + _joined([head, *names[1:]], b":")
+    return _folded([*words, b"bh=%b;" % body_hash, b"b="])
+
+
+def _joined(words: list[bytes], separator: bytes) -> list[bytes]:
+    """Words with the separator after each but the last, which ends its tag."""
+    return [each + separator for each in words[:-1]] + [words[-1] + b";"]
+
+
+def _folded(words: Iterable[bytes]) -> bytes:
+    """Words as a field value with a fold before each one that would not fit."""
+    lines = [b""]
+    column = len(FIELD) + 1
+    for word in words:
+        glue = b"" if _continues(lines[-1], word) else b" "
+        if column + len(glue) + len(word) > COLUMNS:
+            lines.append(b"\t" + word)
+            column = 8 + len(word)
+        else:
+            lines[-1] += glue + word
+            column += len(glue) + len(word)
+    return b"\r\n".join(lines)
+
+
+def _continues(line: bytes, word: bytes) -> bool:
+    """Within the h= list names need no space between them."""
+    return line.endswith(b":") and not word.startswith(b"h=")
+
+
+def _folded_base64(value: bytes, octets: bytes) -> bytes:
+    """The base64 of a signature, folded so that it fits behind `value`."""
+    last = value.rpartition(b"\r\n")[2]
+    room = COLUMNS - len(last.replace(b"\t", b" " * 8))
+    lines = [octets[:room]] if room > 0 else [b""]
+    width = COLUMNS - 8
+    lines += [octets[at : at + width] for at in range(max(room, 0), len(octets), width)]
+    return b"\r\n\t".join(lines)
