@@ -104,12 +104,8 @@ LIBRARIES = {
         "smtpgw.decisions",
         "smtpgw.verify",
     },
-<<<<<<< HEAD
-    "lmdb": {"smtpgw.tables"},
-    "argon2": {"smtpgw.sasl"},
-=======
     "lmdb": {"smtpgw.tables", "milterd.ports"},
->>>>>>> d94a66f (Read OpenDKIM's tables, sign in every form, and verify what comes in)
+    "argon2": {"smtpgw.sasl"},
     "asyncmy": {"smtpgw.tables"},
     "asyncpg": {"smtpgw.tables"},
     "ldap3": {"smtpgw.tables"},
