@@ -19,14 +19,14 @@ from milterd.core.decision import Decision, Reason, Reply, Trace, Tried, Verdict
 from milterd.core.filter import Need
 from milterd.core.mail import Direction, Mail
 from milterd.filters import dkim_results
-from milterd.filters.dkim_author import Author, NotSigned, author_of
+from milterd.filters.dkim_author import OUR_FAULT, Author, NotSigned, author_of
 from milterd.filters.dkim_choice import Chooser, Rows, Signer, SigningKey
 from milterd.filters.dkim_lists import OVERSIGN, SIGN, lists
 from milterd.filters.dkim_names import is_within
 from milterd.filters.dkim_rotation import Rotation
 from milterd.filters.dkim_sign import FIELD, Manner, TooManyNamesError, signatures
 from milterd.filters.dkim_tables import OpendkimTables
-from milterd.filters.dkim_verify import Judgement, Outcome, Verifier, VerifyOptions
+from milterd.filters.dkim_verify import Outcome, Verified, Verifier, VerifyOptions
 from milterd.filters.setup import SetupError
 from milterd.ports.dkim_dns import DnsOptions, DnsTexts, TextSource
 from milterd.ports.dkim_keys import KeyStore
@@ -90,10 +90,12 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a mail's signatures are worth, and the fields that were forged in our name."""
+    """What a mail's signatures are worth, top to bottom, how many more there are that were not
+    looked at, and the fields that were forged in our name."""
 
-    judgement: Judgement
-    forged: tuple[ChangeHeader, ...] = field(default=())
+    results: tuple[Verified, ...]
+    ignored: int = 0
+    forged: tuple[ChangeHeader, ...] = ()
 
 
 Facts = Signed | NotSigned | Checked
@@ -185,9 +187,9 @@ class DkimFilter:
         except TooManyNamesError as error:
             return NotSigned("too-many-fields", str(error))
         except (TableDownError, StateError) as error:
-            return NotSigned("table-unavailable", str(error), later=True)
+            return NotSigned("table-unavailable", str(error))
         except KeyFileError as error:
-            return NotSigned("key-unavailable", str(error), later=True)
+            return NotSigned("key-unavailable", str(error))
         return Signed(signers[0].domain, tuple(made))
 
     def _signers(self, author: Author, trace: Trace | None) -> tuple[Signer, ...] | NotSigned:
@@ -210,38 +212,35 @@ class DkimFilter:
             for each in judgement.results:
                 name = f"signature of {each.domain or '?'} by {each.selector or '?'}"
                 trace(Tried(name, f"{each.outcome.value} {each.why}".rstrip()))
-        forged = verifying.remove_forged
-        return Checked(
-            judgement,
-            tuple(dkim_results.forged(mail, verifying.authserv_id)) if forged else (),
-        )
+        name = verifying.authserv_id
+        forged = dkim_results.forged(mail, name) if verifying.remove_forged else ()
+        return Checked(judgement.results, judgement.ignored, tuple(forged))
 
     def _unsigned(self, facts: NotSigned) -> Decision:
         details = {"why": facts.why} | ({"detail": facts.detail} if facts.detail else {})
         reasons = (Reason(self.name, "not-signed", details),)
-        if facts.later and self.options.defer:
+        if facts.why in OUR_FAULT and self.options.defer:
             reply = Reply(451, "4.3.0", "Message cannot be signed now, try again later")
             return Decision(Verdict.TEMPFAIL, reply=reply, reasons=reasons)
         return Decision(reasons=reasons)
 
     def _checked(self, facts: Checked) -> Decision:
-        found = facts.judgement
-        reasons = tuple(_reasons(self.name, found))
+        reasons = tuple(_reasons(self.name, facts))
         verifying = self.options.verifying
         assert verifying is not None  # noqa: S101  # gather checks only then
         if len(facts.forged) > dkim_results.FORGED_LIMIT:
             reply = Reply(550, "5.6.0", "Header has too many fields of kinds not allowed here")
             return Decision(Verdict.REJECT, reply=reply, reasons=reasons)
-        unknown = any(each.outcome is Outcome.TEMPERROR for each in found.results)
-        if verifying.defer and unknown and not found.passed:
+        found = {each.outcome for each in facts.results}
+        if verifying.defer and Outcome.TEMPERROR in found and Outcome.PASS not in found:
             reply = Reply(451, "4.7.5", "Signature cannot be checked now, try again later")
             return Decision(Verdict.TEMPFAIL, reply=reply, reasons=reasons)
-        results = dkim_results.value(verifying.authserv_id, found)
+        results = dkim_results.value(verifying.authserv_id, facts.results, facts.ignored)
         added = InsertHeader(0, dkim_results.FIELD, results)
         return Decision(edits=(*facts.forged, added), reasons=reasons)
 
 
-def _reasons(name: str, found: Judgement) -> Iterator[Reason]:
+def _reasons(name: str, found: Checked) -> Iterator[Reason]:
     """What the log says of each signature."""
     if not found.results:
         yield Reason(name, "none")

@@ -10,11 +10,14 @@ from milterd.filters.mailbox import AddressError, Mailbox, mailboxes
 
 @dataclass(frozen=True, slots=True)
 class NotSigned:
-    """Why there is no signature.  `later`: it is our fault, and may be otherwise later on."""
+    """Why there is no signature."""
 
     why: str
     detail: str = ""
-    later: bool = False
+
+
+OUR_FAULT = ("table-unavailable", "key-unavailable")
+"""Why a mail is not signed that could be later on."""
 
 
 @dataclass(frozen=True, slots=True)

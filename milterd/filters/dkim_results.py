@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from milterd.core.actions import ChangeHeader
 from milterd.core.mail import Mail
-from milterd.filters.dkim_field import SignatureField
-from milterd.filters.dkim_verify import Judgement, Verified
+from milterd.filters.dkim_verify import Verified
 from milterd.filters.mailbox import AddressError, first_word
 
 FIELD = b"Authentication-Results"
@@ -19,17 +17,15 @@ costs the MTA a look at the whole header."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~/@-]+")
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
-_SHOWN = 8
-"""Characters of a signature in `header.b` (RFC 6008 section 4)."""
 
 
-def value(authserv_id: str, judgement: Judgement) -> bytes:
+def value(authserv_id: str, results: Sequence[Verified], ignored: int = 0) -> bytes:
     """The value of the field, folded; nobody's octets but letters and signs of ASCII are in it."""
     lines = [f" {authserv_id};"]
-    results = [_result(each) for each in judgement.results] or ["dkim=none"]
-    if judgement.ignored:
-        results[-1] += f"\r\n\t\t({judgement.ignored} more signatures not looked at)"
-    lines.append(";\r\n\t".join(results))
+    words = [_result(each) for each in results] or ["dkim=none"]
+    if ignored:
+        words[-1] += f"\r\n\t\t({ignored} more signatures not looked at)"
+    lines.append(";\r\n\t".join(words))
     return "\r\n\t".join(lines).encode("ascii")
 
 
@@ -66,18 +62,14 @@ def _result(found: Verified) -> str:
 def _properties(found: Verified) -> Iterator[str]:
     if found.domain:
         yield f"header.d={found.domain}"
-    read = found.signature
-    if isinstance(read, SignatureField):
-        yield f"header.i={_pvalue(read.identity.decode('ascii', 'replace'))}"
+    if found.identity:
+        yield f"header.i={_pvalue(found.identity)}"
     if found.selector:
         yield f"header.s={found.selector}"
-    if isinstance(read, SignatureField):
-        yield f"header.a={read.algorithm}"
-        yield f"header.b={_quoted(_start(read.signature))}"
-
-
-def _start(signature: bytes) -> str:
-    return base64.b64encode(signature)[:_SHOWN].decode("ascii")
+    if found.algorithm:
+        yield f"header.a={found.algorithm}"
+    if found.start:
+        yield f"header.b={_quoted(found.start)}"
 
 
 def _pvalue(text: str) -> str:

@@ -7,6 +7,7 @@ whatever the number of signatures and of `l=` tags; questions to DNS share one d
 
 from __future__ import annotations
 
+import base64
 import enum
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from milterd.ports.canonical import Header
 from milterd.ports.dkim_dns import Absent, NoAnswer, TextSource
 
 FIELD = b"DKIM-Signature"
+SHOWN = 8
+"""Characters of a signature that tell it from the others of a mail (RFC 6008 section 4)."""
 
 ALONE = (
     b"from",
@@ -61,9 +64,10 @@ class Outcome(enum.Enum):
 class Verified:
     """One signature's result.
 
-    `position` is its place in the mail's header, from 0.  `signature` is what it read as, or
-    None; `domain` and `selector` are what it claims, empty where that is no name in DNS.
-    `why` is empty for a pass.  `testing`: the key's owner says that he only tries.
+    `position` is its place in the mail's header, from 0.  `why` is empty for a pass.  `domain`
+    and `selector` are what it claims, empty where that is no name in DNS.  `identity` (`i=`),
+    `algorithm` and `start`, the first characters of `b=`, are empty where it cannot be read.
+    `testing`: the key's owner says that he only tries.
     """
 
     position: int
@@ -71,7 +75,9 @@ class Verified:
     why: str = ""
     domain: str = ""
     selector: str = ""
-    signature: SignatureField | None = None
+    identity: str = ""
+    algorithm: str = ""
+    start: str = ""
     testing: bool = False
 
 
@@ -134,7 +140,7 @@ class Verifier:
         if isinstance(found, FieldError):
             domain, selector = claimed(field)
             return Verified(at, Outcome.PERMERROR, str(found), domain, selector)
-        blank = Verified(at, Outcome.PASS, "", found.domain, found.selector, found)
+        blank = _passed(at, found)
         early = self._at_sight(found)
         if early is not None:
             return replace(blank, outcome=early[0], why=early[1])
@@ -233,6 +239,14 @@ class _Work:
             }
             self._hashes[form] = hash_body(self._body, form, lengths)
         return self._hashes[form]
+
+
+def _passed(at: int, found: SignatureField) -> Verified:
+    """The result of a signature that nothing is wrong with so far."""
+    identity = found.identity.decode("utf-8", "replace")
+    start = base64.b64encode(found.signature)[:SHOWN].decode("ascii")
+    parts = (found.domain, found.selector, identity, found.algorithm, start)
+    return Verified(at, Outcome.PASS, "", *parts)
 
 
 def _read(field: HeaderField) -> SignatureField | FieldError:
