@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import time
 from collections.abc import Mapping
@@ -53,16 +54,26 @@ class Counting:
 
     async def apply(self, settings: Smtpgw) -> None:
         """Count by these settings from now on; connections go where they were counted."""
-        self._counts.unit = self._unit = settings.anvil_rate_time_unit
-        self._status_update_time = settings.anvil_status_update_time
         wanted = settings.client_counts, settings.anvil_rate_time_unit
-        if wanted == (self._url, self._unit) and self._remote is not None:
+        changed = wanted != (self._url, self._unit)
+        self._url, self._unit = wanted
+        self._counts.unit = self._unit
+        self._status_update_time = settings.anvil_status_update_time
+        if not changed:
             return
-        before, self._remote = self._remote, None
-        self._url = settings.client_counts
-        self.counters.store = self._shared
+        before = self._remote
+        self._remote = self._open_remote()
+        self.counters.store = self._remote or self._shared
         if before is not None:
             await before.close()
+
+    def _open_remote(self) -> Store | None:
+        if not self._url:
+            return None
+        # Here, for it takes a third of a second that most starts can do without.
+        from smtpgw.rates.redis import RedisCounts
+
+        return RedisCounts(self._url, secrets.token_hex(6), self._unit)
 
     async def report(self) -> None:
         """Tell the highest counts and rates from time to time, until cancelled."""

@@ -342,5 +342,6 @@ def check(settings: Smtpgw) -> None:
             where = f"listener {each.name}"
             problems.append(Problem("settings", 0, where, str(error), "usable values"))
     problems += peers.problems(settings)
+    problems += wiring_limits.problems(settings)
     if problems:
         raise ConfigError(problems)

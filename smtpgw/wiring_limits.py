@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
+from collections.abc import Iterator
 
+from milterd.base.toml_file import Problem
 from smtpgw import parameters
 from smtpgw.address.clients import ClientElement, ClientList
 from smtpgw.addresses import Addresses
@@ -16,6 +19,7 @@ from smtpgw.rates.limits import ClientLimits
 from smtpgw.tables import spec
 
 _EXCEPTIONS = "smtpd_client_event_limit_exceptions"
+_MYNETWORKS = "mynetworks"
 
 
 def deadlines(reception: Reception) -> Deadlines:
@@ -59,15 +63,37 @@ def clients(settings: Smtpgw, reception: Reception, addresses: Addresses) -> Lim
     )
 
 
+def problems(settings: Smtpgw) -> Iterator[Problem]:
+    """What cannot be used, beside what each setting's own form forbids."""
+    if settings.client_counts and importlib.util.find_spec("redis") is None:
+        wanted = "the Python package redis, which the extra of that name installs"
+        yield Problem("settings", 0, "smtpgw.client_counts", "no such package", wanted)
+    for each in settings.listener:
+        reception = settings.reception(each)
+        try:
+            _networks(settings, reception)
+        except ValueError as error:
+            where = f"listener {each.name}: {_EXCEPTIONS}"
+            yield Problem("settings", 0, where, str(error), "networks, addresses and $mynetworks")
+
+
 def _exceptions(settings: Smtpgw, reception: Reception, addresses: Addresses) -> ClientList:
     """Whom the limits are not for; in the place of $mynetworks, all that is in it."""
-    values = settings.parameters(reception)
     found: list[ClientElement] = []
-    for each in spec.split(parameters.expand(f"${_EXCEPTIONS}", {**values, "mynetworks": "-"})):
-        if each == "-":
-            found += addresses.mynetworks.elements
-            continue
+    for each in _networks(settings, reception):
+        found += addresses.mynetworks.elements if each is None else (each,)
+    return ClientList(tuple(found))
+
+
+def _networks(settings: Smtpgw, reception: Reception) -> list[ClientElement | None]:
+    """The elements of the exceptions; None stands for mynetworks.  Raises ValueError."""
+    values = {**settings.parameters(reception), "mynetworks": _MYNETWORKS}
+    found: list[ClientElement | None] = []
+    for each in spec.split(parameters.expand(f"${_EXCEPTIONS}", values)):
         bare = each.lstrip("!")
+        if bare == _MYNETWORKS:
+            found.append(None)
+            continue
         network = ipaddress.ip_network(check_network(bare))
         found.append(ClientElement(network, None, (len(each) - len(bare)) % 2 == 1))
-    return ClientList(tuple(found))
+    return found

@@ -104,6 +104,8 @@ LIBRARIES = {
         "smtpgw.decisions",
         "smtpgw.verify",
     },
+    "limits": {"smtpgw.rates"},
+    "redis": {"smtpgw.rates"},
     "lmdb": {"smtpgw.tables", "milterd.ports"},
     "argon2": {"smtpgw.sasl"},
     "asyncmy": {"smtpgw.tables"},
