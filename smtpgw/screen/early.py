@@ -152,13 +152,10 @@ class Early:
         return self.part
 
     def _dnsbl_ttl(self) -> float:
-        """How long what the lists say is good: as long as they say, within our bounds; not
-        beyond the lower one where some have not said it."""
+        """How long what the lists say is good: as long as they say, within our bounds."""
         lower = self._options.dnsbl_min_ttl
         upper = max(lower, self._options.ttl.get(Test.DNSBL, lower))
-        if self.score is None or not self.score.complete:
-            return lower
-        return upper if self.score.ttl is None else min(max(self.score.ttl, lower), upper)
+        return min(max(self.score.ttl if self.score is not None else 0.0, lower), upper)
 
     def _enforce(self, answer: Answer) -> None:
         """Of several reasons to refuse the client hears the last, as with postscreen."""

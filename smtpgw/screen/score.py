@@ -26,12 +26,12 @@ class Listing:
 @dataclass(frozen=True, slots=True)
 class Score:
     """`total` of all weights; `domain`: the list that weighs most of those that count, the first
-    of equals; `ttl`: seconds for which all of this is good, None where nobody says; `complete`:
-    every list has answered, though not all well."""
+    of equals; `ttl`: seconds for which all of this is good, 0 where one of them does not say;
+    `complete`: every list has answered, though not all well."""
 
     total: int = 0
     domain: str = ""
-    ttl: float | None = None
+    ttl: float = 0.0
     complete: bool = False
     listings: tuple[Listing, ...] = ()
 
@@ -44,7 +44,7 @@ class Counting:
         self._order = {each.domain: at for at, each in enumerate(sites)}
         self._total = 0
         self._best: tuple[int, int, str] | None = None
-        self._ttl: float | None = None
+        self._ttl = float("inf")
         self._listings: list[Listing] = []
 
     def answered(self, site: Site, answer: AddressAnswer) -> None:
@@ -52,8 +52,7 @@ class Counting:
         if site.domain not in self._waiting:
             return
         self._waiting.discard(site.domain)
-        if not isinstance(answer, TryAgain) and answer.ttl > 0:
-            self._ttl = answer.ttl if self._ttl is None else min(self._ttl, answer.ttl)
+        self._ttl = min(self._ttl, 0.0 if isinstance(answer, TryAgain) else answer.ttl)
         if not isinstance(answer, Found):
             if isinstance(answer, TryAgain):
                 self._listings.append(Listing(site.domain, answer.reason))
@@ -75,7 +74,7 @@ class Counting:
         return Score(
             total=self._total,
             domain=self._best[2] if self._best else "",
-            ttl=self._ttl,
+            ttl=0.0 if self._waiting else self._ttl,
             complete=not self._waiting,
             listings=tuple(self._listings),
         )
