@@ -48,6 +48,10 @@ _OWN = ("local", "virtual")
 """Transports that mailbox_transport stands for."""
 
 
+Exempted = tuple[SomeMaps | None, SomeMaps | None, SomeMaps | None]
+"""Tables of clients, senders and recipients that never wait for the greylist."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generic:
     """smtp_generic_maps: what an address becomes when mail leaves by SMTP."""
@@ -92,6 +96,7 @@ class Addresses:
     doors: Mapping[str, DoorTables]
     prober: Resolver
     probes: Routes
+    greylist: Exempted
     policies: Mapping[tuple[str, bool], Policy]
     tables: tuple[Table, ...] = ()
 
@@ -160,6 +165,7 @@ class _Builder:
             {each.name: open_door(settings, each, room) for each in settings.listener},
             self._prober,
             Routes(self._prober, self._routing()),
+            self._exempted(),
             policies.all(),
             room.tables,
         )
@@ -302,6 +308,14 @@ class _Builder:
 
     def _local(self, maps: SomeMaps) -> Aliases:
         return Aliases(maps, self._standard, self._delimiter, self._resolver.here, _included)
+
+    def _exempted(self) -> Exempted:
+        own, room = self._settings.greylist, self._room
+        return (
+            room.open("greylist.exempt_clients", own.exempt_clients),
+            room.open("greylist.exempt_senders", own.exempt_senders),
+            room.open("greylist.exempt_recipients", own.exempt_recipients),
+        )
 
     def _header_clients(self) -> HeaderClients:
         words = list(spec.split(self._room.text("local_header_rewrite_clients")))

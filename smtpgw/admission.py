@@ -44,7 +44,7 @@ class Admission:
     def __init__(
         self, policy: Policy, ports: Ports, connection: Connection, log: FilteringBoundLogger
     ) -> None:
-        self._policy, self._log = policy, log
+        self._policy, self._log, self._probes = policy, log, ports.probes
         self._connection = connection
         self._review = Review(policy, ports)
         self._unsure: Unavailable | None = None
@@ -118,6 +118,8 @@ class Admission:
     async def rcpt(self, recipient: Path) -> Refusal | None:
         """Why RCPT is refused; 451 where a table is needed that cannot answer."""
         address = form.internal(recipient.address)
+        if self._probes is not None and self._probes(address):
+            return None
         facts = replace(self._at(State.RCPT), recipient=address)
         if address.lower() != b"postmaster":
             try:

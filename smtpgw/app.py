@@ -31,6 +31,7 @@ from smtpgw.fastflush import FastFlush
 from smtpgw.local_mail import LocalMeans
 from smtpgw.logins import LoginRoom
 from smtpgw.pickup import Pickup, PickupOptions
+from smtpgw.policy_world import PolicyWorld
 from smtpgw.post import Post
 from smtpgw.queue.clock import Clock, SystemClock
 from smtpgw.queue.store import QueueError
@@ -92,6 +93,7 @@ class App:
             ),
             cleans=post.shard == 0,
         )
+        self._world = PolicyWorld(settings, resolver)
         self._doors: dict[str, _Door] = {}
         self._leaving: list[Listener] = []
         self._pickup: Pickup | None = None
@@ -143,6 +145,9 @@ class App:
             stressed[each.name] = wiring.plan(settings, each, addresses, stress=True)
         self._logins.settle()
         await self._screening.open(settings, addresses.mynetworks, edges)
+        self._world.apply(settings, addresses)
+        plans = self._world.equip(settings, plans)
+        stressed = self._world.equip(settings, stressed, stress=True)
         self._settings, self._takeover.options = settings, wiring.takeover(settings)
         self._resolver.configure(wiring.dns(settings))
         self._road.means.recorder.configure(
@@ -258,7 +263,7 @@ class App:
             await self._looking
         if self._reporting is not None:
             self._reporting.cancel()
-        await self._counting.close()
+        await asyncio.gather(self._counting.close(), self._world.close())
         await self._retiring.close()
         await self._logins.close()
         await asyncio.gather(

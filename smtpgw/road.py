@@ -58,6 +58,7 @@ class Plan:
     limits: EditLimits = field(default_factory=EditLimits)
     clients: LimitPlan = field(default_factory=LimitPlan)
     peername_lookup: bool = False
+    ports: Ports | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class GatewaySession:
             session=connection.session,
         )
         policy = plan.policies[connection.stressed]
-        self._admission = Admission(policy, means.ports, connection, self._log)
+        self._admission = Admission(policy, plan.ports or means.ports, connection, self._log)
         self._chain = Chain(
             plan.milters,
             log=self._log,

@@ -16,7 +16,7 @@ _LIMIT = 320
 _BATV = re.compile(r"(?:prvs=[0-9a-z]{8,12}[=/]|btv1==[0-9a-z]{6,14}==)(.+)")
 _SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=]+=.+)")
 _SRS1 = re.compile(r"srs1[=+-][^=]+=([^=]+)==[^=]+=[^=]+=([^=]+=.+)")
-_NUMBER = re.compile(r"(?<![a-z])[0-9]+(?![a-z])|[0-9a-f]{16,}|(?<=[a-z])[0-9]{4,}")
+_NUMBER = re.compile(r"[0-9a-f]{16,}|(?<![a-z])[0-9]+(?![a-z])|(?<=[a-z])[0-9]{4,}")
 
 
 @dataclass(frozen=True, slots=True)

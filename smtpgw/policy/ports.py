@@ -69,13 +69,15 @@ Sleep = Callable[[float], Awaitable[object]]
 @dataclass(frozen=True, slots=True)
 class Ports:
     """All of them.  `clock` measures seconds, `wall` is for `$localtime` and is seconds since the
-    epoch."""
+    epoch.  `probes` says whether an internal address is the sender of our own probes, to whom mail
+    is refused for nothing: two servers that probe each other would refuse both otherwise."""
 
     resolver: Resolver | None = None
     verifier: Verifier | None = None
     policy_service: PolicyService | None = None
     greylist: Greylist | None = None
     throttle: Throttle | None = None
+    probes: Callable[[bytes], bool] | None = None
     sleep: Sleep = asyncio.sleep
     clock: Callable[[], float] = time.perf_counter
     wall: Callable[[], float] = time.time
