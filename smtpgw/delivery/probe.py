@@ -119,8 +119,8 @@ class _Probe:
         where = self._hop.address if self._hop.local else f"{self._hop.host}[{self._hop.address}]"
         text = clean(f"host {where} said: {words} (in reply to {command} command)")
         enhanced = f"{reply.kind}{(reply.enhanced or 'x.0.0')[1:]}"
-        if reply.kind == 4 or (command == "RCPT TO" and reply.code == 552):
-            return Deferred(number, text, "", f"4{enhanced[1:]}", True, tls=tls)
+        if reply.kind == 4:
+            return Deferred(number, text, "", enhanced, True, tls=tls)
         return Failed(number, text, "", enhanced, True, tls)
 
 
