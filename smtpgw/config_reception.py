@@ -46,7 +46,7 @@ PROFILES: Mapping[Profile, Mapping[str, object]] = MappingProxyType({
         "smtpd_tls_security_level": "encrypt",
     },
     "internal": {"smtpd_relay_restrictions": ("permit_mynetworks", "reject")},
-    "lmtp": {},
+    "lmtp": {"smtpd_banner": "$myhostname LMTP $mail_name"},
 })  # fmt: skip
 """What each kind of listener has instead of what [smtpgw] says."""
 

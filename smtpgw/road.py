@@ -118,6 +118,7 @@ class GatewaySession:
         self._means, self._plan = means, plan
         self._hello = Hello(b"", esmtp=False)
         self._transaction: _Transaction | None = None
+        self._forwarded: Mapping[str, bytes] = {}
         looks = plan.peername_lookup and means.names is not None
         self._naming = means.names.begin(connection.client) if means.names and looks else None
         self._limiter = limiter(
@@ -198,10 +199,18 @@ class GatewaySession:
         # Who may say who its clients are is not counted, as with Postfix.
         self._limiter.exempt = True
         await self._limiter.close()
+        if connection.peer is None:  # its name is what it was
+            now = self._connection
+            client = replace(connection.client, name=now.client.name)
+            connection = replace(connection, peer=now.peer, client=client)
         self._begin(connection)
         self._hello = Hello(b"", esmtp=False, tls=self._hello.tls, login=login)
         self._admission.login(login)
         return await self.connect()
+
+    async def forwarded(self, facts: Mapping[str, bytes]) -> Answer | None:
+        self._forwarded = facts
+        return None
 
     async def mail(self, sender: Path, params: MailParams) -> Answer | None:
         excess = await self._limiter.message()

@@ -15,7 +15,7 @@ from typing import TypeVar
 from milterd.base import sockets
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.core.mail import Direction
-from smtpgw import peers, wiring_limits, wiring_sasl, wiring_tls
+from smtpgw import peers, wiring_dialogue, wiring_limits, wiring_sasl, wiring_tls
 from smtpgw.addresses import Addresses
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.cleanup import MAIL_NAME, CleanupOptions
@@ -162,6 +162,10 @@ def edge(settings: Smtpgw, listener: Listener, tables: DoorTables = NO_TABLES) -
         tls_wrapper=door.wrapper,
         tls_certificate=door.certificate,
         tls_logged=reception.smtpd_tls_loglevel > 0,
+        strict_rfc821_envelopes=reception.strict_rfc821_envelopes,
+        banner=wiring_dialogue.banner(settings, listener, reception),
+        dialogue=wiring_dialogue.dialogue(listener, reception, tables),
+        upstream=wiring_dialogue.upstream(listener, reception, tables),
         etrn=bool(settings.expanded("fast_flush_domains")),
     )
 

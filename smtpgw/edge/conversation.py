@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import ClassVar, TypeVar, cast
 
 from aiosmtpd.smtp import SMTP
 from structlog.typing import FilteringBoundLogger
@@ -42,6 +42,9 @@ _FLUSH_AT = 65_536
 """Octets of replies that are sent even while more pipelined commands wait."""
 
 _SHORTEST_WAIT = 0.001
+
+
+T = TypeVar("T")
 
 
 class Goodbye(Exception):  # noqa: N818 - no error: the dialogue is over
@@ -199,6 +202,23 @@ class Conversation(SMTP):
             await self.say(TIMEOUT)
         finally:
             self._cancel_timer()
+
+    async def preamble(self, parse: Callable[[bytes], T | None], patience: float, most: int) -> T:
+        """What stands before the dialogue: what `parse` makes of the first octets, `most` at
+        most, which stay where they are.
+
+        Raises whatever `parse` raises, and Goodbye where the client is late or has to leave.
+        """
+        deadline = self.loop.time() + patience
+        while (found := parse(self.inbox.peek(most))) is None:
+            self._reset_timeout(max(_SHORTEST_WAIT, deadline - self.loop.time()))
+            try:
+                await self.inbox.more()
+            except (AttentionError, DeadlineError) as error:
+                raise Goodbye from error
+            finally:
+                self._cancel_timer()
+        return found
 
     def _cancel_timer(self) -> None:
         if self._timeout_handle is not None:

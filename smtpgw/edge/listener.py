@@ -16,11 +16,13 @@ from milterd.base import logs
 from smtpgw.edge.conversation import Conversation
 from smtpgw.edge.options import EdgeOptions, StressMode
 from smtpgw.edge.peer import connection_of
-from smtpgw.edge.protocol import GatewaySMTP
+from smtpgw.edge.protocol import Admit, GatewaySMTP
+from smtpgw.edge.proxy import Header
 from smtpgw.edge.road import Answer, Note, Road, no_note
 from smtpgw.edge.screening import Screen
 from smtpgw.edge.session import Session
 from smtpgw.edge.stress import Stress
+from smtpgw.edge.upstream import NO_HEADER
 
 BUSY = Answer(421, "4.3.2", "Too many connections, try again later", hangup=True)
 NO_ROOM = Answer(421, "4.3.2", "Too many files open here, try again later", hangup=True)
@@ -90,16 +92,19 @@ class Listener:
         admit = self._admit(trace, log, stressed=stressed)
         return GatewaySMTP(options, admit, self._gone, log)
 
-    def _admit(
-        self, trace: str, log: FilteringBoundLogger, *, stressed: bool
-    ) -> Callable[[GatewaySMTP, asyncio.Transport], Session | Answer]:
-        def admit(protocol: GatewaySMTP, transport: asyncio.Transport) -> Session | Answer:
+    def _admit(self, trace: str, log: FilteringBoundLogger, *, stressed: bool) -> Admit:
+        def admit(
+            protocol: GatewaySMTP, transport: asyncio.Transport, header: Header | None = None
+        ) -> Session | Answer:
+            self._turned_away.discard(protocol)
             options = protocol.options
-            connection = connection_of(transport, options.listener, trace)
+            connection = connection_of(transport, options.listener, trace, header)
             connection = replace(connection, stressed=stressed)
             protocol.log = bound = log.bind(client=connection.client.address)
             protocol.connection, protocol.note = connection, self._note
             refusal = self._refusal(transport)
+            if refusal is None and header is None and options.upstream is not None:
+                refusal = NO_HEADER  # until there is one
             if refusal is not None:
                 self._turned_away.add(protocol)
                 return refusal
@@ -128,7 +133,8 @@ class Listener:
         limits = self._options.limits
         if _scarce(transport.get_extra_info("socket")):
             return NO_ROOM
-        if len(self._sessions) >= limits.connections:
+        waiting = len(self._turned_away) if self._options.upstream is not None else 0
+        if len(self._sessions) + waiting >= limits.connections:
             return BUSY
         return None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from smtpgw.edge.auth import AuthOptions
+from smtpgw.edge.dialogue_options import DialogueOptions, UpstreamOptions
 from smtpgw.edge.tls import FixedSecurity, Security
 
 BareNewline = Literal["normalize", "reject"]
@@ -94,7 +95,7 @@ class EdgeOptions:
     TLS begins before the banner (RFC 8314); with `tls_certificate` who has shown no
     certificate that a CA of ours vouches for is sent away.  ETRN (RFC 1985) is offered
     with `etrn`, AUTH (RFC 4954) with `auth`.  `banner` is the text after 220, empty for
-    the usual one.
+    the usual one.  With `upstream` a header of the PROXY protocol comes before all else.
     """
 
     listener: str = "mx"
@@ -115,6 +116,8 @@ class EdgeOptions:
     tls_logged: bool = True
     banner: str = ""
     auth: AuthOptions | None = None
+    dialogue: DialogueOptions = field(default_factory=DialogueOptions)
+    upstream: UpstreamOptions | None = None
 
     @property
     def security(self) -> Security | None:

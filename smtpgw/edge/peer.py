@@ -7,13 +7,20 @@ import ipaddress
 
 from milterd.core.mail import Client, Family
 from smtpgw.edge.names import UNKNOWN_NAME
+from smtpgw.edge.proxy import Header
 from smtpgw.edge.road import Connection
 
 
-def connection_of(transport: asyncio.BaseTransport, listener: str, session: str) -> Connection:
-    """The facts of a new connection."""
+def connection_of(
+    transport: asyncio.BaseTransport, listener: str, session: str, header: Header | None = None
+) -> Connection:
+    """The facts of a new connection, those that a load balancer tells before our own."""
     local, port = _host_port(transport.get_extra_info("sockname"))
     client = client_of(transport.get_extra_info("peername"), unix=not local)
+    told = header.proxied if header is not None else None
+    if told is not None:
+        client = client_of((told.client.decode("ascii"), told.client_port), unix=False)
+        local, port = told.local, told.local_port
     return Connection(listener, client, local, port, session)
 
 

@@ -13,7 +13,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Protocol, cast
 
 from structlog.typing import FilteringBoundLogger
 
@@ -25,11 +25,13 @@ from smtpgw.edge.data import DRAIN_FACTOR, BdatReader, DataReader
 from smtpgw.edge.inbox import EndOfInputError, LineTooLongError
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.pace import Pace
+from smtpgw.edge.proxy import Header
 from smtpgw.edge.road import Answer, Connection, Note, Refused, no_note
 from smtpgw.edge.screening import Screened
 from smtpgw.edge.secure import missing_certificate
 from smtpgw.edge.session import OK, Session
 from smtpgw.edge.sink import TOO_LARGE
+from smtpgw.edge.upstream import NO_HEADER, header_of
 
 BYE = Answer(221, "2.0.0", "Bye", hangup=True)
 EARLY_TALKER = Answer(521, "5.5.1", "Protocol error", hangup=True)
@@ -48,15 +50,28 @@ TLS_ALREADY = Answer(503, "5.5.1", "TLS already active")
 _BDAT = re.compile(rb"([0-9]{1,19})(?:[ \t]+(LAST))?\Z", re.IGNORECASE)
 
 _MAIL_VERBS = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT", "STARTTLS", "AUTH")
-_OTHER_VERBS = ("NOOP", "VRFY", "EXPN", "ETRN", "HELP")
+_OTHER_VERBS = ("NOOP", "VRFY", "EXPN", "ETRN", "HELP", "XCLIENT", "XFORWARD")
 
 OFFERED = frozenset((*_MAIL_VERBS, *_OTHER_VERBS))
 """Verbs with a method here; aiosmtpd has more."""
 
+LMTP_OFFERED = (OFFERED - {"EHLO", "HELO", "ETRN"}) | {"LHLO"}
+"""The same where LMTP is spoken (RFC 2033 section 4.1)."""
+
 _REFUSE_THEMSELVES = frozenset({"DATA", "BDAT", "STARTTLS"})
 """Verbs where more than the answer depends on whether it is their turn."""
 
-Admit = Callable[["GatewaySMTP", asyncio.Transport], Session | Answer]
+FORBIDDEN = Answer(221, "2.7.0", "This is an SMTP server, goodbye", hangup=True)
+VRFY_DISABLED = Answer(502, "5.5.1", "VRFY command is disabled")
+
+
+class Admit(Protocol):
+    """Makes a client's session, or gives the answer that turns it away; with the PROXY protocol
+    once when the client is there and once more when it is known who that is."""
+
+    def __call__(
+        self, protocol: GatewaySMTP, transport: asyncio.Transport, header: Header | None = None
+    ) -> Session | Answer: ...
 
 
 class GatewaySMTP(Conversation):
@@ -101,6 +116,7 @@ class GatewaySMTP(Conversation):
 
     async def converse(self) -> None:
         try:
+            await self._header()
             await self._greet()
             while True:
                 await self._one_command()
@@ -108,6 +124,15 @@ class GatewaySMTP(Conversation):
             self._drop_chunks()
             if self.screened is not None:
                 self.screened.over()
+
+    async def _header(self) -> None:
+        """Wait for the PROXY protocol, where it comes first, and ask for admission again."""
+        upstream, transport = self.options.upstream, self._wire
+        if upstream is None or transport is None or self.connection is None:
+            return
+        if self._admitted is NO_HEADER:
+            header = await header_of(self, self.connection.client, upstream, self.log)
+            self._admitted = self._admit(self, transport, header)
 
     async def _greet(self) -> None:
         refused = self._admitted if isinstance(self._admitted, Answer) else None
@@ -138,7 +163,7 @@ class GatewaySMTP(Conversation):
 
     async def _one_command(self) -> None:
         try:
-            line = await self.next_line()
+            line = await self._filtered(await self.next_line())
         except LineTooLongError as error:
             await self._refuse(commands.ENDLESS if error.endless else commands.TOO_LONG)
             return
@@ -149,10 +174,27 @@ class GatewaySMTP(Conversation):
             await self._refuse(command)
         elif command.bare_lf and self._refuses_bare_lf():
             await self._refuse(commands.BARE_LF, command.verb)
-        elif command.verb not in OFFERED:
+        elif command.verb in self.options.dialogue.forbidden:
+            await self._refuse(FORBIDDEN, command.verb)
+        elif command.verb in self.options.dialogue.noop:
+            await self.say(OK)
+        elif command.verb not in self._offered:
             await self._refuse(await self.dialogue.unknown(line.rstrip(b"\r\n")), command.verb)
         else:
             await self._dispatch(command)
+
+    @property
+    def _offered(self) -> frozenset[str]:
+        return LMTP_OFFERED if self.options.dialogue.lmtp else OFFERED
+
+    async def _filtered(self, line: bytes) -> bytes:
+        """The line that smtpd_command_filter has for this one."""
+        find = self.options.dialogue.command_filter
+        if find is None:
+            return line
+        text = line.rstrip(b"\r\n")
+        found = await find(text) if text else None
+        return line if found is None else found + line[len(text) :]
 
     def _refuses_bare_lf(self) -> bool:
         """A lone LF may end a command that is typed, never one of several sent at once."""
@@ -224,6 +266,10 @@ class GatewaySMTP(Conversation):
         """RFC 5321 section 4.1.1.1."""
         return await self._hello(hostname, esmtp=False)
 
+    async def smtp_LHLO(self, hostname: str) -> Answer:  # noqa: N802
+        """RFC 2033 section 4.1."""
+        return await self._hello(hostname, esmtp=True)
+
     async def _hello(self, hostname: str, *, esmtp: bool) -> Answer:
         self._drop_chunks()
         return await self.dialogue.hello(_octets(hostname), esmtp=esmtp)
@@ -268,9 +314,12 @@ class GatewaySMTP(Conversation):
         return Pace(self.loop.time(), deadlines.grace, deadlines.min_data_rate)
 
     async def _complete(self, reader: DataReader | BdatReader) -> Answer:
+        recipients = self.dialogue.recipients if self.options.dialogue.lmtp else 1
         answer = await self.dialogue.message(reader.finish())
         if answer.positive:
             self._budget.restore()
+        for _ in range(recipients - 1):  # RFC 2033 section 4.2: one for each, in their order
+            await self.say(replace(answer, hangup=False))
         return answer
 
     async def smtp_BDAT(self, arg: str) -> Answer:  # noqa: N802
@@ -382,6 +431,16 @@ class GatewaySMTP(Conversation):
             return None
         return line.rstrip(b"\r\n")
 
+    async def smtp_XCLIENT(self, arg: str) -> Answer:  # noqa: N802
+        """XCLIENT_README."""
+        answer = await self.dialogue.xclient(_octets(arg))
+        self.connection = self.dialogue.connection
+        return answer
+
+    async def smtp_XFORWARD(self, arg: str) -> Answer:  # noqa: N802
+        """XFORWARD_README."""
+        return await self.dialogue.xforward(_octets(arg))
+
     async def smtp_QUIT(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.10."""
         return NO_ARGUMENT if arg else BYE
@@ -392,6 +451,8 @@ class GatewaySMTP(Conversation):
 
     async def smtp_VRFY(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 3.5.3: nobody learns here who exists."""
+        if not self.options.dialogue.vrfy:
+            return VRFY_DISABLED
         return CANNOT_VERIFY if arg else Answer(501, "5.5.4", "Syntax: VRFY address")
 
     async def smtp_EXPN(self, _arg: str) -> Answer:  # noqa: N802

@@ -54,10 +54,13 @@ def received_field(
 
 def protocol(hello: Hello, envelope: Envelope) -> bytes:
     """The `with` keyword (RFC 3848, RFC 6531 section 4.3), from facts and not from words."""
-    if not hello.esmtp:
-        return b"SMTP"
     utf8 = any(each.upper() == b"SMTPUTF8" for each in envelope.sender_args)
-    base = b"UTF8SMTP" if utf8 else b"ESMTP"
+    if hello.lmtp:
+        base = b"UTF8LMTP" if utf8 else b"LMTP"
+    elif not hello.esmtp:
+        return b"SMTP"
+    else:
+        base = b"UTF8SMTP" if utf8 else b"ESMTP"
     return base + (b"S" if hello.tls else b"") + (b"A" if hello.login is not None else b"")
 
 

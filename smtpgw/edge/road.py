@@ -165,6 +165,7 @@ class Hello:
     esmtp: bool
     tls: Tls | None = None
     login: Login | None = None
+    lmtp: bool = False
 
 
 Attempt = Literal["connection", "auth", "starttls", "newtls"]
@@ -200,6 +201,11 @@ class SessionRoad(Protocol):
     async def readmit(self, connection: Connection, login: Login | None) -> Answer | None:
         """XCLIENT: from now on the client is this one, as if it had just connected and, with
         `login`, logged in."""
+        ...
+
+    async def forwarded(self, facts: Mapping[str, bytes]) -> Answer | None:
+        """XFORWARD: where the next mail came from, as a server before us says, by the names of
+        XFORWARD_README; for the log and for policies, until the transaction is over."""
         ...
 
     async def mail(self, sender: Path, params: MailParams) -> Answer | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from milterd.core.mail import Envelope, Recipient
+from milterd.core.mail import Client, Envelope, Recipient
 from smtpgw.address.params import (
     MailParams,
     ParamError,
@@ -27,7 +27,9 @@ from smtpgw.address.params import (
 from smtpgw.address.path import Path, PathError, is_literal, parse_path
 from smtpgw.edge.auth import ALREADY, NOT_ENABLED, RESPONSE_LIMIT, WELCOME, Ask, Logins
 from smtpgw.edge.budget import TOO_MANY_RECIPIENTS
+from smtpgw.edge.claims import Claims
 from smtpgw.edge.content import Content
+from smtpgw.edge.offer import offered
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, SessionRoad, Tls
 from smtpgw.edge.sink import TOO_LARGE
@@ -43,11 +45,11 @@ NO_SUCH_QUEUE = Answer(458, "4.5.4", "No queue of that name")
 CANNOT_FLUSH = Answer(458, "4.3.0", "Unable to queue messages")
 TLS_FIRST = Answer(530, "5.7.0", "Must issue a STARTTLS command first")
 
-EXTENSIONS = ("8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "DSN")
-
 _HOST = re.compile(rb"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9_.-])?\Z")
 
-_BEFORE_TLS = frozenset({"EHLO", "HELO", "NOOP", "QUIT", "STARTTLS", "RSET", "HELP"})
+_BEFORE_TLS = frozenset({
+    "EHLO", "HELO", "LHLO", "NOOP", "QUIT", "STARTTLS", "RSET", "HELP", "XCLIENT",
+})  # fmt: skip
 
 Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 
@@ -92,6 +94,7 @@ class Session:
         self._new_trace = new_trace
         self._log = log
         self._tls: Tls | None = None
+        self._claims = Claims(options.dialogue, connection or Connection("", Client()))
         self._helo = b""
         self._login: Login | None = None
         self._logins: Logins | None = None
@@ -113,10 +116,13 @@ class Session:
 
     async def connect(self) -> Answer:
         """The banner, or why there is none."""
-        usual = self._options.banner or (
-            f"{self._options.myhostname} ESMTP {self._options.mail_name}"
-        )
-        return await self._ask(self._road.connect()) or Answer(220, "", usual)
+        return await self._ask(self._road.connect()) or Answer(220, "", self._banner)
+
+    @property
+    def _banner(self) -> str:
+        kind = "LMTP" if self._options.dialogue.lmtp else "ESMTP"
+        usual = f"{self._options.myhostname} {kind} {self._options.mail_name}"
+        return self._options.banner or usual
 
     async def attempt(self, what: Attempt) -> Answer | None:
         """Why the client may not do this once more."""
@@ -128,20 +134,59 @@ class Session:
             return BAD_HELLO
         if self.state.in_transaction:
             await self.reset()
-        answer = await self._ask(self._road.helo(Hello(argument, esmtp, self._tls, self._login)))
+        lmtp = self._options.dialogue.lmtp
+        hello = Hello(argument, esmtp, self._tls, self._login, lmtp)
+        answer = await self._ask(self._road.helo(hello))
         if answer is not None and not answer.positive:
             return answer
         self.state, self._helo = State.GREETED, argument
-        offer = (*self._offer(), *await self._logins_offered()) if esmtp else ()
+        offer = (*await self._offer(), *await self._logins_offered()) if esmtp else ()
         self.announced = frozenset(each.partition(" ")[0] for each in offer)
         return Answer(250, "", "\n".join((self._options.myhostname, *offer)))
 
-    def _offer(self) -> tuple[str, ...]:
-        size = f"SIZE {self._options.content.message_size_limit}"
-        first = ("PIPELINING",) if self.announces_pipelining else ()
-        offer = (*first, size, *EXTENSIONS, *(("ETRN",) if self._options.etrn else ()))
-        can_tls = self._options.security is not None and self._tls is None
-        return (*offer, "STARTTLS") if can_tls else offer
+    async def _offer(self) -> tuple[str, ...]:
+        address, tls = self._claims.address, self._tls is not None
+        offer = await offered(self._options, address, tls=tls)
+        hides = not self.announces_pipelining
+        return tuple(each for each in offer if not (hides and each == "PIPELINING"))
+
+    @property
+    def connection(self) -> Connection:
+        """Who is there, or who XCLIENT says is."""
+        return self._claims.claim.connection
+
+    @property
+    def recipients(self) -> int:
+        """How many the transaction has, each of which LMTP answers for."""
+        return len(self._transaction.recipients) if self._transaction else 0
+
+    async def xclient(self, argument: bytes) -> Answer:
+        """XCLIENT: the client is another from now on, and the dialogue begins anew."""
+        claim = await self._claims.xclient(argument, in_transaction=self.state.in_transaction)
+        if isinstance(claim, Answer):
+            return claim
+        self.state, self._helo, self.announced = State.START, claim.helo, frozenset()
+        self._admit(claim.connection, claim.login)
+        self._log.info("XCLIENT", attributes=argument)
+        answer = await self._ask(self._road.readmit(claim.connection, claim.login))
+        if answer is None and claim.helo:
+            hello = Hello(claim.helo, claim.esmtp, self._tls, claim.login)
+            answer = await self._ask(self._road.helo(hello))
+            self.state = State.GREETED
+        return answer or Answer(220, "", self._banner)
+
+    def _admit(self, connection: Connection, login: Login | None) -> None:
+        """Whose logins count from now on."""
+        self._login = login
+        if self._options.auth is not None:
+            self._logins = Logins(self._options.auth, connection, self._log)
+
+    async def xforward(self, argument: bytes) -> Answer:
+        """XFORWARD: where the next mail came from, for the log and for policies."""
+        facts = await self._claims.xforward(argument, in_transaction=self.state.in_transaction)
+        if isinstance(facts, Answer):
+            return facts
+        return await self._ask(self._road.forwarded(facts)) or OK
 
     async def _logins_offered(self) -> tuple[str, ...]:
         return () if self._logins is None else await self._logins.offer(self._tls)
@@ -292,6 +337,7 @@ class Session:
 
     def _over(self) -> None:
         self._transaction = None
+        self._claims.facts.clear()
         if self.state.in_transaction:
             self.state = State.GREETED
 

@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
@@ -70,6 +70,7 @@ class Ledger:
     on_message: Callable[[], object] | None = None
     policy: Callable[[Connection], Admission] | None = None
     open: int = 0
+    forwarded: list[Mapping[str, bytes]] = field(default_factory=list)
 
     def session(self, connection: Connection) -> RecordingRoad:
         self.connections.append(connection)
@@ -114,7 +115,12 @@ class RecordingRoad:
 
     async def readmit(self, connection: Connection, login: Login | None) -> Answer | None:
         self.connection, self.hello = connection, None
+        self.ledger.connections.append(connection)
         return self.step("readmit" if login is None else "readmit with login")
+
+    async def forwarded(self, facts: Mapping[str, bytes]) -> Answer | None:
+        self.ledger.forwarded.append(facts)
+        return self.step("forwarded")
 
     async def mail(self, sender: Path, _params: MailParams) -> Answer | None:
         self.sender = sender

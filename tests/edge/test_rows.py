@@ -219,8 +219,8 @@ DIALOGUES = [
     Dialogue(
         "B22",
         [(b"VRFY root\r\n", "252 2.0.0"), (b"EXPN staff\r\n", "502 5.5.1"), (b"HELP\r\n", "214 2.0.0"),
-         (b"ETRN x\r\n", "502 5.5.1"), (b"TURN\r\n", "500 5.5.1"), (b"XCLIENT A=b\r\n", "500 5.5.1"),
-         (b"XFORWARD A=b\r\n", "500 5.5.1"), (b"DEBUG\r\n", "500 5.5.1"), (b"WIZ\r\n", "500 5.5.1")],
+         (b"ETRN x\r\n", "502 5.5.1"), (b"TURN\r\n", "500 5.5.1"), (b"XCLIENT A=b\r\n", "550 5.7.0"),
+         (b"XFORWARD A=b\r\n", "550 5.7.0"), (b"DEBUG\r\n", "500 5.5.1"), (b"WIZ\r\n", "500 5.5.1")],
     ),
     alone(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "421 4.7.0 close", "B23-http", greeted=False),
     alone(b"\x16\x03\x01\x02\x00\x01\x00", "421 4.7.0 close", "B23-tls", greeted=False),

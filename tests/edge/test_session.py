@@ -492,7 +492,7 @@ def test_what_ehlo_offers() -> None:
         offer = [each[4:] for each in client.command(b"EHLO x", 250).splitlines()]
         assert offer == [
             "mx.example.net", "PIPELINING", "SIZE 26214400", "8BITMIME", "SMTPUTF8",
-            "ENHANCEDSTATUSCODES", "CHUNKING", "DSN",
+            "ENHANCEDSTATUSCODES", "CHUNKING", "DSN", "VRFY",
         ]  # fmt: skip
         assert client.command(b"HELO x", 250) == "250 mx.example.net\r\n"
 
