@@ -291,7 +291,10 @@ class Conversation(SMTP):
         self._writer._transport = secure  # type: ignore[attr-defined] # as aiosmtpd does
         self.inbox.attach(secure)
         self.secure = True
-        found = security.facts(secure.get_extra_info("ssl_object"))
+        connection = secure.get_extra_info("ssl_object")
+        if connection is None:  # the client is gone already
+            raise Goodbye
+        found = security.facts(connection)
         if self.options.tls_logged:
             self.log.info("TLS connection", **told(found))
         return found

@@ -20,6 +20,8 @@ import sys
 
 _ASK_ONCE = 0x01 | 0x04
 """SSL_VERIFY_PEER and SSL_VERIFY_CLIENT_ONCE, without SSL_VERIFY_FAIL_IF_NO_PEER_CERT."""
+_CACHE_MODE, _CACHE_OFF = 44, 0
+"""SSL_CTRL_SET_SESS_CACHE_MODE and SSL_SESS_CACHE_OFF (openssl/ssl.h)."""
 _HEAD = 16
 """Octets of the head of an object, on machines with 64 bits and without Python's debugging."""
 
@@ -32,7 +34,8 @@ class CannotAskError(Exception):
 
 
 def ask(context: ssl.SSLContext) -> None:
-    """From now on clients are asked for a certificate, and served whatever they show.
+    """From now on clients are asked for a certificate, and served whatever they show; none goes
+    on with an earlier session of TLS 1.2, in which it would show nothing.
 
     Raises CannotAskError.
     """
@@ -41,6 +44,7 @@ def ask(context: ssl.SSLContext) -> None:
     if library.SSL_CTX_get_options(address) != int(context.options) & 0xFFFFFFFFFFFFFFFF:
         raise CannotAskError("OpenSSL's context is not where it was looked for")
     library.SSL_CTX_set_verify(address, _ASK_ONCE, _GO_ON)
+    library.SSL_CTX_ctrl(address, _CACHE_MODE, _CACHE_OFF, None)
 
 
 def _library() -> ctypes.CDLL:
@@ -52,6 +56,10 @@ def _library() -> ctypes.CDLL:
     try:
         library.SSL_CTX_get_options.restype = ctypes.c_uint64
         library.SSL_CTX_get_options.argtypes = [ctypes.c_void_p]
+        library.SSL_CTX_ctrl.restype = ctypes.c_long
+        library.SSL_CTX_ctrl.argtypes = [
+            ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p,
+        ]  # fmt: skip
         library.SSL_CTX_set_verify.restype = None
         library.SSL_CTX_set_verify.argtypes = [ctypes.c_void_p, ctypes.c_int, _VERIFY]
     except AttributeError as error:

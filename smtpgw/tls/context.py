@@ -47,7 +47,7 @@ def _ciphers(context: ssl.SSLContext, options: ServerOptions) -> None:
     try:
         context.set_ciphers(options.ciphers)
     except ssl.SSLError as error:
-        raise ContextError("smtpd_tls_ciphers", f"{options.ciphers}: {error.reason}") from error
+        raise ContextError("smtpd_tls_ciphers", f"{options.ciphers}: {error}") from error
     if options.curve:
         try:
             context.set_ecdh_curve(options.curve)

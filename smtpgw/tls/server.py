@@ -72,6 +72,14 @@ class Watched:
 
     def renew(self, now: float) -> bool:
         """Look whether it is time for another context; say whether there is one now."""
+        if not self._options.lifetime:
+            # Sessions of TLS 1.2 are in the context, where Python does not let us turn them off.
+            self.context = build(self._options, self._chains)
+            self._look_again(now)
+            return True
+        return self._look_again(now)
+
+    def _look_again(self, now: float) -> bool:
         if self._checked <= now < self._checked + LOOK_EVERY:
             return False
         self._checked = now
