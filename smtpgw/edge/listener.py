@@ -211,10 +211,11 @@ async def serve(
     options: EdgeOptions,
     road: Road,
     *,
+    stressed: EdgeOptions | None = None,
     log: FilteringBoundLogger | None = None,
     trace: Callable[[], str] = new_trace,
 ) -> Listener:
     """Serve SMTP on a listening socket; end it with :meth:`Listener.drain`."""
-    listener = Listener(options, road, log=log, trace=trace)
+    listener = Listener(options, road, stressed=stressed, log=log, trace=trace)
     await listener.start(listening)
     return listener

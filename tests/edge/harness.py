@@ -175,9 +175,14 @@ class RecordingRoad:
 class Server:
     """A listener in a thread of its own, on uvloop as in production."""
 
-    def __init__(self, options: EdgeOptions = QUICK, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        options: EdgeOptions = QUICK,
+        ledger: Ledger | None = None,
+        stressed: EdgeOptions | None = None,
+    ) -> None:
         self.ledger = ledger or Ledger()
-        self.options = options
+        self.options, self.stressed = options, stressed
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self.socket.getsockname()[1]
         self.listener: Listener
@@ -191,7 +196,7 @@ class Server:
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self.listener = await serve(self.socket, self.options, self.ledger)
+        self.listener = await serve(self.socket, self.options, self.ledger, stressed=self.stressed)
         self._ready.set()
         await self._stop.wait()
         await self.listener.drain(0.2)
