@@ -18,7 +18,7 @@ from pathlib import Path
 from milterd.base import sockets
 from milterd.base.toml_file import ConfigError
 from milterd.wire.mta import MtaConnection
-from smtpgw import check_tables, config, outbound, wiring
+from smtpgw import check_certificates, check_tables, config, outbound, wiring
 from smtpgw.chain import client
 from smtpgw.chain.faults import MilterFault
 from smtpgw.config import GatewaySettings, Milter, Smtpgw
@@ -55,11 +55,14 @@ def examine(path: Path) -> tuple[list[Finding], bool]:
 def _listeners(settings: Smtpgw) -> list[Finding]:
     if not settings.listener:
         return [Finding("listener", "error", "no [[smtpgw.listener]]: nothing to listen at")]
-    return [_listener(each.name, each.address) for each in settings.listener]
+    found = [_listener(each.name, each.address) for each in settings.listener]
+    return [*found, *check_certificates.examine(settings, time.time())]
 
 
 def _listener(name: str, text: str) -> Finding:
     subject, address = f"listener {name}", sockets.parse(text)
+    if address.kind == "unix":
+        return _unix_listener(subject, address.path)
     family = socket.AF_INET6 if address.kind == "inet6" else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -70,6 +73,15 @@ def _listener(name: str, text: str) -> Finding:
             in_use = error.errno == 98  # EADDRINUSE
             return used if in_use else Finding(subject, "error", f"{text}: {error.strerror}")
     return Finding(subject, "ok", f"{text} is free")
+
+
+def _unix_listener(subject: str, path: str) -> Finding:
+    if sockets.alive(path):
+        return Finding(subject, "warning", f"{path} is in use (by the gateway, if it runs)")
+    there = Path(path).parent
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Finding(subject, "error", f"{there}: this user may not make a socket there")
+    return Finding(subject, "ok", f"{path} is free")
 
 
 def _queue(directory: Path) -> list[Finding]:

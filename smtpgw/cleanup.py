@@ -27,11 +27,13 @@ _NOBODY = Client(b"localhost", Family.INET, b"127.0.0.1")
 class CleanupOptions:
     """`myhostname` is our name.  With `hide_client` the trace of originating mail names
     this machine in place of the client.  `always_add_missing_headers` completes mail of
-    strangers too (postconf(5)), `authenticated_header` names in our trace who has logged in."""
+    strangers too (postconf(5)), `authenticated_header` names in our trace who has logged in,
+    `tls_header` tells there of encryption."""
 
     myhostname: str
     hide_client: bool = False
     always_add_missing_headers: bool = False
+    tls_header: bool = True
     authenticated_header: bool = False
 
 
@@ -81,7 +83,8 @@ def prepare_local(arrival: Arrival, options: CleanupOptions, *, uid: int, arrive
 def _trace(arrival: Arrival, options: CleanupOptions) -> HeaderField:
     client, hello = arrival.session.client, arrival.hello
     if options.hide_client and arrival.session.direction is Direction.ORIGINATING:
-        client, hello = _NOBODY, replace(hello, name=b"localhost")
+        tls = replace(hello.tls, certificate=None) if hello.tls is not None else None
+        client, hello = _NOBODY, replace(hello, name=b"localhost", tls=tls)
     return received_field(
         client,
         hello,
@@ -91,6 +94,7 @@ def _trace(arrival: Arrival, options: CleanupOptions) -> HeaderField:
         queue_id=arrival.queue_id.encode(),
         when=arrival.when,
         name_login=options.authenticated_header,
+        tell_tls=options.tls_header,
     )
 
 

@@ -28,7 +28,7 @@ from smtpgw.chain.results import ChainResult, StageResult
 from smtpgw.cleanup import Arrival, CleanupOptions, prepare
 from smtpgw.client_name import ClientNames
 from smtpgw.edge.content import Content
-from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, SessionRoad
+from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, PeerCertificate, SessionRoad
 from smtpgw.intake import Intake, LookupFailed
 from smtpgw.limiting import LimitPlan, excepted, limiter, refusal
 from smtpgw.policy import relay
@@ -540,7 +540,15 @@ def _tls_macros(hello: Hello) -> dict[str, bytes]:
         "tls_version": hello.tls.version.encode(),
         "cipher": hello.tls.cipher.encode(),
         "cipher_bits": b"%d" % hello.tls.bits,
+        **_certificate_macros(hello.tls.certificate),
     }
+
+
+def _certificate_macros(shown: PeerCertificate | None) -> dict[str, bytes]:
+    """Whom a CA of ours vouches for; of others milters hear nothing, as with Postfix."""
+    if shown is None or not shown.trusted:
+        return {}
+    return {"cert_subject": shown.subject.encode(), "cert_issuer": shown.issuer.encode()}
 
 
 def _observe(milter: str, stage: str, seconds: float, outcome: str) -> None:

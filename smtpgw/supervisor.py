@@ -100,6 +100,7 @@ class Gateway:
             self._log.info("stopped")
             if self._endpoint is not None:
                 self._endpoint.close()
+            self._remove_sockets()
             _forget_numbers(self._settings, self._numbers)
             os.close(self._lock)
 
@@ -128,6 +129,13 @@ class Gateway:
             where = each_socket.getsockname()
             self._log.info("listening", listener=name, address=_shown(where))
         return found
+
+    def _remove_sockets(self) -> None:
+        """No name of a socket of ours stays behind; those of the service manager are its own."""
+        for text in self._opened:
+            address = sockets.parse(text)
+            if address.kind == "unix":
+                sockets.remove(address.path)
 
     def _close_unused(self) -> None:
         used = set(self._listeners.values())

@@ -85,6 +85,7 @@ def plan(
         cleanup=CleanupOptions(
             myhostname=settings.hostname,
             hide_client=listener.hides_client,
+            tls_header=reception.smtpd_tls_received_header,
             always_add_missing_headers=settings.always_add_missing_headers,
             authenticated_header=reception.smtpd_sasl_authenticated_header,
         ),

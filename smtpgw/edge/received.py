@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 from milterd.core.mail import Client, Envelope, Family, HeaderField
-from smtpgw.edge.road import Hello, Tls
+from smtpgw.edge.road import Hello, PeerCertificate, Tls
 
 _HARMFUL = re.compile(rb"[^A-Za-z0-9._:\[\]-]")
 _LOGIN = re.compile(rb"[^A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]")
+_NOT_IN_COMMENT = re.compile(rb"[^A-Za-z0-9 ._:@*-]")
 _PATH = re.compile(rb"[^ -~\x80-\xff]")
 
 _LONGEST_NAME = 255
@@ -31,16 +32,20 @@ def received_field(
     queue_id: bytes,
     when: float,
     name_login: bool = False,
+    tell_tls: bool = True,
 ) -> HeaderField:
     """The field, hidden from milters as Postfix's own is from its.
 
-    `when` is seconds since 1970, and is written in UTC; `name_login` names who has logged in.
+    `when` is seconds since 1970, and is written in UTC; `name_login` names who has logged in,
+    `tell_tls` tells of encryption and of the client's certificate (smtpd_tls_received_header).
     The recipient is named only where there is one, so that nobody learns of the others
     (section 7.2).
     """
     parts = [b" from %b (%b)" % (_plain(hello.name), _client(client))]
-    if hello.tls is not None:
+    if hello.tls is not None and tell_tls:
         parts.append(b"(using %b)" % _tls(hello.tls))
+        if hello.tls.certificate is not None:
+            parts.append(_certificate(hello.tls.certificate))
     if name_login and hello.login is not None:
         parts.append(b"(Authenticated sender: %b)" % _LOGIN.sub(b"?", hello.login.name))
     program = _plain(mail_name)
@@ -76,6 +81,16 @@ def _client(client: Client) -> bytes:
 def _tls(tls: Tls) -> bytes:
     version, cipher = (_plain(each.encode()) for each in (tls.version, tls.cipher))
     return b"%b with cipher %b (%d bits)" % (version, cipher, tls.bits)
+
+
+def _certificate(shown: PeerCertificate) -> bytes:
+    """The client's certificate, in the words of smtpd(8)."""
+    subject, issuer = (
+        _NOT_IN_COMMENT.sub(b"?", each.encode()[:_LONGEST_NAME])
+        for each in (shown.subject, shown.issuer)
+    )
+    verdict = b"verified OK" if shown.trusted else b"not verified"
+    return b'(Client CN "%b", Issuer "%b" (%b))' % (subject, issuer, verdict)
 
 
 def _plain(octets: bytes) -> bytes:
