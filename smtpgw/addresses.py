@@ -98,6 +98,7 @@ class Addresses:
     probes: Routes
     greylist: Exempted
     policies: Mapping[tuple[str, bool], Policy]
+    asked: Mapping[str, Policy]
     tables: tuple[Table, ...] = ()
 
     async def close(self) -> None:
@@ -167,6 +168,7 @@ class _Builder:
             Routes(self._prober, self._routing()),
             self._exempted(),
             policies.all(),
+            policies.asked(),
             room.tables,
         )
 

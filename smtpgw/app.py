@@ -31,6 +31,7 @@ from smtpgw.fastflush import FastFlush
 from smtpgw.local_mail import LocalMeans
 from smtpgw.logins import LoginRoom
 from smtpgw.pickup import Pickup, PickupOptions
+from smtpgw.policy_doors import PolicyDoors
 from smtpgw.policy_world import PolicyWorld
 from smtpgw.post import Post
 from smtpgw.queue.clock import Clock, SystemClock
@@ -94,6 +95,7 @@ class App:
             cleans=post.shard == 0,
         )
         self._world = PolicyWorld(settings, resolver)
+        self._policy_doors = PolicyDoors()
         self._doors: dict[str, _Door] = {}
         self._leaving: list[Listener] = []
         self._pickup: Pickup | None = None
@@ -165,6 +167,8 @@ class App:
         await self._pick_up(settings, addresses, failed)
         await self._counting.apply(settings)
         await self._open_doors(edges, orders.listeners)
+        ports = self._world.ports(settings, settings)
+        await self._policy_doors.open(settings, addresses, ports, orders.listeners)
         if self._reporting is None:
             self._reporting = asyncio.ensure_future(self._counting.report())
         if self._looking is None:
@@ -256,6 +260,7 @@ class App:
         listeners = [*(each.listener for each in self._doors.values()), *self._leaving]
         await asyncio.gather(
             *(each.drain(patience) for each in listeners),
+            self._policy_doors.close(patience),
             self._takeover.close(patience),
             *(each.drain(patience) for each in self.posts),
         )

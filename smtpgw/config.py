@@ -303,6 +303,11 @@ class Smtpgw(Addresses, Reception, Counting, Verification):
             raise ValueError("expected message_size_limit above header_size_limit")
         return self
 
+    @property
+    def listening(self) -> tuple[Listener | PolicyListener, ...]:
+        """Everything that needs a socket."""
+        return (*self.listener, *self.policy_listener)
+
     def reception(self, listener: Listener, *, stress: bool = False) -> Reception:
         """What a listener goes by, usually or under stress.  Raises pydantic.ValidationError
         where keys do not go together."""

@@ -54,6 +54,12 @@ class PolicyListener(settings.Table):
         description='"unix:/path", "host:port" or "inet:port@host"',
         examples=["unix:/var/spool/postfix/private/gatepost"],
     )
+    socket_group: str = Field(
+        default="",
+        description="group whose members may connect to a UNIX socket; without this key, that of "
+        "the gateway",
+        examples=["postfix"],
+    )
     restrictions: str = Field(
         description="the restrictions that answer, as in smtpd_recipient_restrictions",
         examples=["check_throttle outgoing, check_greylist"],

@@ -72,6 +72,15 @@ class Receptions:
             found["", False] = one.policy()
         return found
 
+    def asked(self) -> Mapping[str, Policy]:
+        """Of policy listeners, by name."""
+        found = {}
+        for each in self._settings.policy_listener:
+            one = _One(self._settings, self._room, self._site, None, self._settings, stress=False)
+            key = f"policy_listener {each.name}: restrictions"
+            found[each.name] = one.alone("smtpd_recipient_restrictions", key, each.restrictions)
+        return found
+
     def _policy(self, listener: Listener, *, stress: bool) -> Policy:
         reception = self._settings.reception(listener, stress=stress)
         return _One(
@@ -109,6 +118,20 @@ class _One:
         for name in self._parser.classes:
             self._look_at(name)
         return Policy(self._options(), self._site, lists, self._parser)
+
+    def alone(self, listed: str, key: str, text: str) -> Policy:
+        """One list only, written elsewhere under `key`."""
+        self._key = key
+        rules: Rules = ()
+        try:
+            whole = parameters.expand(text, self._values)
+            rules = self._parser.rules(whole, LISTS[listed][1])
+        except parameters.ParameterError as error:
+            self._wrong(key, Mistake(error.found, error.expected, error.nearest))
+        except RuleError as error:
+            for each in error.mistakes:
+                self._wrong(key, each)
+        return Policy(self._options(), self._site, {listed: rules}, self._parser)
 
     def _options(self) -> PolicyOptions:
         values = {name: getattr(self._reception, name) for name in _OPTIONS}

@@ -26,6 +26,7 @@ from milterd.base.supervise import Backoff, Child, Supervisor
 from milterd.base.toml_file import ConfigError, Problem
 from smtpgw import config, control, counting, trial, wiring
 from smtpgw.config import GatewaySettings
+from smtpgw.config_policy_service import PolicyListener
 from smtpgw.queue import handover
 from smtpgw.rates import service
 from smtpgw.rates.counts import Counts
@@ -114,11 +115,13 @@ class Gateway:
         found: dict[str, socket.socket] = {}
         opened: dict[str, socket.socket] = {}
         try:
-            for each in settings.smtpgw.listener:
+            for each in settings.smtpgw.listening:
                 address = sockets.parse(each.address)
                 kept = self._given.get(each.name) or self._opened.get(str(address))
                 if kept is None:
-                    kept = opened[str(address)] = sockets.listen(address, backlog=_BACKLOG)
+                    group = each.socket_group if isinstance(each, PolicyListener) else ""
+                    kept = sockets.listen(address, group=group, backlog=_BACKLOG)
+                    opened[str(address)] = kept
                 found[each.name] = kept
         except sockets.SocketError as error:
             for each_socket in opened.values():
@@ -309,7 +312,7 @@ def assign(
 
     Raises StartError for a socket that no listener is there for.
     """
-    names = [each.name for each in settings.smtpgw.listener]
+    names = [each.name for each in settings.smtpgw.listening]
     found = {name: each for name, each in given if name in names}
     rest = [each for name, each in given if found.get(name) is not each]
     free = [name for name in names if name not in found]
