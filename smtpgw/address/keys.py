@@ -66,12 +66,12 @@ def keys(
         return
     if Strategy.LOCALPART_IF_LOCAL in strategy and ours:
         yield from _locals(local, delimiter, b"")
-    if Strategy.LOCALPART_AT in strategy:
-        yield from _locals(local, delimiter, b"@")
     if Strategy.AT_DOMAIN in strategy:
         yield Key(b"@" + domain, partial=True)
     if Strategy.DOMAIN in strategy:
         yield from domain_keys(domain, strategy)
+    if Strategy.LOCALPART_AT in strategy:
+        yield from _locals(local, delimiter, b"@")
 
 
 def domain_keys(domain: bytes, strategy: Strategy) -> Iterator[Key]:

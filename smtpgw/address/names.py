@@ -19,9 +19,9 @@ def mail_host(domain: bytes) -> bool:
 
 
 def host_name(name: bytes) -> bool:
-    """Labels of letters, digits, hyphens inside, underscores; not digits and dots alone."""
+    """Labels of letters, digits, hyphens inside, underscores; not digits, dots, hyphens alone."""
     if not name or len(name) > MAX_NAME:
         return False
     labels = name.split(b".")
     fits = all(len(each) <= MAX_LABEL and _LABEL.fullmatch(each) for each in labels)
-    return fits and not name.replace(b".", b"").isdigit()
+    return fits and not name.translate(None, b".-").isdigit()

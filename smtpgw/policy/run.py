@@ -169,15 +169,19 @@ class Run:
         self._depth -= 1
         return outcome
 
-    async def named(self, text: str) -> Outcome:
-        """Restrictions that a table or a service names.  Raises Failed."""
+    async def named(self, text: str, name: bytes, what: str) -> Outcome:
+        """Restrictions that a table or a service names, about what it was asked for.
+        Raises Failed."""
         if self._depth > DEEPEST:
             raise self.misconfigured(f"{text!r} leads to more than {DEEPEST} others")
         try:
             rules = self._parse(text, self.scope)
         except ValueError as error:
-            raise self.misconfigured(str(error)) from error
-        return await self.rules(rules)
+            raise self.misconfigured(f"{text!r}: {error}") from error
+        outer, self.scope = self.scope, replace(self.scope, name=name, what=what)
+        outcome = await self.rules(rules)
+        self.scope = outer
+        return outcome
 
     # -- what a rule may say ---------------------------------------------------------
 
