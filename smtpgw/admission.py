@@ -23,6 +23,8 @@ from smtpgw.tables.table import Unavailable
 
 BAD_SENDER = Reply(501, "5.1.7", "Bad sender address syntax")
 BAD_RECIPIENT = Reply(501, "5.1.3", "Bad recipient address syntax")
+MOST_RECORDS = 20
+"""Of commands that were let pass, for one mail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class Refusal:
 
 
 class Admission:
-    """One client's.  `own` says that it is in mynetworks, or has come by a UNIX socket."""
+    """One client's.  `own` says that it is in mynetworks, or has come by a UNIX socket; `records`
+    is what was asked about this mail and let it pass, as far as there is room."""
 
     def __init__(
         self, policy: Policy, ports: Ports, connection: Connection, log: FilteringBoundLogger
@@ -50,6 +53,7 @@ class Admission:
         self._unsure: Unavailable | None = None
         self.own = False
         self.facts = _begin(connection)
+        self.records: list[Record] = []
 
     @property
     def actions(self) -> Actions:
@@ -110,7 +114,7 @@ class Admission:
         self.facts = replace(
             before, sender=address, size=size, utf8=utf8, queue_id=queue_id, instance=instance
         )
-        refusal = refusal_of(await self._review.mail(self._at(State.MAIL)))
+        refusal = self._noted(await self._review.mail(self._at(State.MAIL)))
         if refusal is not None:
             self.reset()
         return refusal
@@ -127,7 +131,7 @@ class Admission:
                     return Refusal("syntax", BAD_RECIPIENT)
             except Unavailable as error:
                 return unavailable(address, error)
-        refusal = refusal_of(await self._review.rcpt(facts))
+        refusal = self._noted(await self._review.rcpt(facts))
         if refusal is None:
             self.facts = replace(self.facts, recipient=address)
         return refusal
@@ -138,21 +142,27 @@ class Admission:
 
     async def data(self) -> Refusal | None:
         """Why DATA, or the first BDAT, is refused."""
-        return refusal_of(await self._review.data(self._at(State.DATA)))
+        return self._noted(await self._review.data(self._at(State.DATA)))
 
     async def end_of_data(self, size: int) -> Refusal | None:
         """Why the message is refused, which has so many octets."""
         facts = replace(self._at(State.END_OF_MESSAGE), size=size)
-        return refusal_of(await self._review.end_of_data(facts))
+        return self._noted(await self._review.end_of_data(facts))
 
     async def etrn(self, node: str) -> Refusal | None:
         """Why ETRN is refused."""
         facts = replace(self._at(State.ETRN), etrn=node.encode())
         return refusal_of(await self._review.etrn(facts))
 
+    def _noted(self, decision: Decision) -> Refusal | None:
+        if decision.reply is None and decision.record.rows and len(self.records) < MOST_RECORDS:
+            self.records.append(decision.record)
+        return refusal_of(decision)
+
     def reset(self) -> None:
         """The transaction is over."""
         self._review.reset()
+        self.records = []
         self.facts = replace(
             self.facts, sender=None, recipient=None, recipients=0, size=0, utf8=False,
             queue_id="", instance="",

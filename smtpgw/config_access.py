@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from smtpgw.config_codes import ReplyCodes
-from smtpgw.config_tables import Restrictions, Words
+from smtpgw.config_tables import Clients, Restrictions, Tables, Words
 
 
 class Access(ReplyCodes):
@@ -61,6 +61,26 @@ class Access(ReplyCodes):
     smtpd_reject_unlisted_sender: bool = Field(
         default=False, description="refuse senders of ours whom the list of their class has not"
     )
+    smtpd_sender_login_maps: Tables = Field(
+        default=(),
+        description="who owns a sender address: login names, for "
+        "reject_authenticated_sender_login_mismatch and the like",
+        examples=[["hash:/etc/gatepost/senders"]],
+    )
+    relay_clientcerts: Tables = Field(
+        default=(),
+        description="fingerprints of certificates, or of their public keys, for "
+        "permit_tls_clientcerts",
+    )
+    permit_mx_backup_networks: Clients = Field(
+        default=(),
+        description="where the best mail exchangers of a domain must all be that permit_mx_backup "
+        "takes mail for; empty: anywhere",
+    )
+    rbl_reply_maps: Tables = Field(
+        default=(), description="by the domain of a list in DNS: what to say for default_rbl_reply"
+    )
+    maps_rbl_domains: Words = Field(default=(), description="the lists that reject_maps_rbl asks")
     smtpd_null_access_lookup_key: str = Field(
         default="<>", min_length=1, description="what check_sender_access asks for the null sender"
     )

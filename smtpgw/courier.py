@@ -56,6 +56,8 @@ Log = structlog.typing.FilteringBoundLogger
 Observe = Callable[[str, str, float], None]
 Route = Callable[[bytes, bytes], Awaitable[Destination]]
 """Where mail for a recipient from a sender goes."""
+Filter = Callable[[str, bytes, bytes], Awaitable[Destination]]
+"""Where a content filter is, for a recipient of mail from a sender."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class CourierOptions:
 
 class Courier:
     """Takes leases and works on them.  `chance` gives random floats below 1, `token`
-    random letters; `observe` gets transport, outcome and seconds of each delivery."""
+    random letters; `filter_of` says where a content filter is; `observe` gets transport, outcome
+    and seconds of each delivery."""
 
     def __init__(
         self,
@@ -88,10 +91,12 @@ class Courier:
         log: Log,
         options: CourierOptions | None = None,
         observe: Observe = lambda _transport, _outcome, _seconds: None,
+        filter_of: Filter | None = None,
     ) -> None:
         self._store, self._intake, self._manager, self._clock = store, intake, manager, clock
         self._schedule, self._route_of, self._deliverers = schedule, route, deliverers
         self._log, self._observe = log, observe
+        self._filter_of = filter_of or _no_filters
         self._options = options or CourierOptions()
         self._reporter = Reporter(
             intake, clock=clock, schedule=schedule, token=token, log=log, options=self._options.dsn
@@ -267,16 +272,18 @@ class Courier:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 for number, each in enumerate(mail.open, 1):
-                    ways[each.number] = await self._route(each.address, mail.sender)
+                    ways[each.number] = await self._route(each.address, mail)
                     if number % TOGETHER == 0:
                         await asyncio.sleep(0)
         return ways
 
-    async def _route(self, address: bytes, sender: bytes) -> Destination:
+    async def _route(self, address: bytes, mail: QueuedMail) -> Destination:
         """What somebody answers to a notice to the postmaster goes nowhere, as with qmgr(8)."""
         if address.lower() == self._reporter.double_bounce.lower():
             return Destination("discard", "mail to double_bounce_sender")
-        return await self._route_of(address, sender)
+        if mail.filtered:
+            return await self._filter_of(mail.filtered, address, mail.sender)
+        return await self._route_of(address, mail.sender)
 
     async def _group(
         self,
@@ -372,6 +379,10 @@ class Courier:
             reason=outcome.text,
             seconds=round(took, 3),
         )
+
+
+async def _no_filters(name: str, _address: bytes, _sender: bytes) -> Destination:
+    return Destination("retry", f"4.3.5 no content filter is called {name!a}")
 
 
 def _all_deferred(job: Job, text: str, enhanced: str) -> list[Outcome]:

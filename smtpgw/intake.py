@@ -103,17 +103,19 @@ class Intake:
         hold: str | None = None,
         handed: str = "",
         doomed: str = "",
+        filtered: str = "",
     ) -> tuple[Reason, ...]:
         """Queue it for good.  Cancelling the caller does not undo it half-way.
 
-        `handed` is the file that a local mail stood in, `doomed` why it is to be bounced.
+        `handed` is the file that a local mail stood in, `doomed` why it is to be bounced,
+        `filtered` the content filter that all of it goes to.
         Returns what was added to the decision: the steps of readdressing.
         Raises StoreFull (452), StoreFailed (451), QueueError (451), LookupFailed (451),
         NoRecipients (554).
         """
         new = self.prepare(mail, queue_id=queue_id, decision=decision, hold=hold)
-        if handed or doomed:
-            new = replace(new, handed=handed, doomed=doomed)
+        if handed or doomed or filtered:
+            new = replace(new, handed=handed, doomed=doomed, filtered=filtered)
         mails = await self._readdressed(new, own=False)
         await asyncio.shield(asyncio.ensure_future(self._store.add(*mails)))
         self.wake()
@@ -176,6 +178,8 @@ class Intake:
     async def _routed(self, new: NewMail) -> NewMail:
         """The mail with what it waits for."""
         envelope = new.mail.envelope
+        if new.filtered:
+            return new  # its destination is none of those that others wait for
         those = [each.address for each in envelope.recipients]
         return replace(new, site=await self.site_of(those, envelope.sender))
 

@@ -172,6 +172,7 @@ class Post:
             log=logs.get("courier"),
             options=wiring.courier(settings),
             observe=_observe,
+            filter_of=addresses.routes.filtered,
         )
 
     def _reporter(self, settings: Smtpgw) -> Reporter:

@@ -5,6 +5,7 @@ every table that one names is open, before a mail needs it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from milterd.base.toml_file import Problem
@@ -117,7 +118,23 @@ class _One:
             self._wrong(_RELAYING[0], Mistake(found, expected))
         for name in self._parser.classes:
             self._look_at(name)
-        return Policy(self._options(), self._site, lists, self._parser)
+        return Policy(self._options(), self._asking(), lists, self._parser)
+
+    def _asking(self) -> Site:
+        """The site with this listener's tables."""
+        networks = self._text("permit_mx_backup_networks")
+        return replace(
+            self._site,
+            smtpd_sender_login_maps=self._tables("smtpd_sender_login_maps"),
+            relay_clientcerts=self._tables("relay_clientcerts"),
+            rbl_reply_maps=self._tables("rbl_reply_maps"),
+            permit_mx_backup_networks=(
+                self._room.client_list("permit_mx_backup_networks", networks) if networks else None
+            ),
+        )
+
+    def _tables(self, name: str) -> Maps | None:
+        return self._room.open(name, spec.split(self._text(name)))
 
     def alone(self, listed: str, key: str, text: str) -> Policy:
         """One list only, written elsewhere under `key`."""

@@ -17,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from milterd.base import metrics
 from milterd.core.decision import Reason, Reply, Verdict
 from milterd.core.mail import Direction, Envelope, Mail, Session
+from smtpgw import acting
 from smtpgw.address.params import MailParams, RcptParams
 from smtpgw.address.path import Path
 from smtpgw.addresses import Addresses
@@ -34,6 +35,7 @@ from smtpgw.limiting import LimitPlan, excepted, limiter, refusal
 from smtpgw.policy import relay
 from smtpgw.policy.engine import Policy
 from smtpgw.policy.ports import Ports
+from smtpgw.policy.record import NO_ACTIONS, Actions
 from smtpgw.queue.store import QueueError
 from smtpgw.rates.limits import Counters, Excess
 from smtpgw.recording import Case, Recorder, Step, reasons
@@ -109,6 +111,8 @@ class _Transaction:
     direction: Direction
     reasons: list[Reason] = field(default_factory=list)
     rewritten: tuple[Reason, ...] = ()
+    actions: Actions = NO_ACTIONS
+    steps: list[Step] = field(default_factory=list)
 
 
 class GatewaySession:
@@ -307,7 +311,7 @@ class GatewaySession:
             raise RuntimeError("a message without MAIL")
         result = ChainResult(self._mail(transaction, envelope, content))
         try:
-            result = await self._ask(transaction, result.mail)
+            result = await self._ask(transaction, result.mail, content.size)
             answer, outcome = await self._conclude(transaction, result)
         except QueueError as error:
             await self._chain.abort()
@@ -316,8 +320,13 @@ class GatewaySession:
             answer, outcome = Answer.of(_own(error, transaction.queue_id)), "failed"
         return self._account(transaction, result, content, answer, outcome)
 
-    async def _ask(self, transaction: _Transaction, mail: Mail) -> ChainResult:
-        """What the milters say to the mail, whose header is rewritten before they sign it."""
+    async def _ask(self, transaction: _Transaction, mail: Mail, size: int) -> ChainResult:
+        """What the last list and the milters say to the mail, whose header is rewritten before
+        they sign it."""
+        judged = await self._judged(transaction, mail, size)
+        if judged is not None:
+            return judged
+        mail = acting.with_fields(mail, transaction.actions)
         authenticated = self._hello.login is not None
         mail, transaction.rewritten = await self._means.intake.headers(
             mail, self._connection.client, authenticated=authenticated
@@ -327,6 +336,25 @@ class GatewaySession:
         metrics.STAGE_SECONDS.labels("chain").observe(self._means.clock() - began)
         transaction.reasons += result.reasons
         return result
+
+    async def _judged(self, transaction: _Transaction, mail: Mail, size: int) -> ChainResult | None:
+        """What the restrictions say to the message, if that is the end of it."""
+        admission = self._admission
+        refusal = await admission.end_of_data(size)
+        transaction.actions = admission.actions
+        transaction.steps = [each for one in admission.records for each in one.as_dicts()]
+        admission.reset()
+        transaction.reasons += acting.told(transaction.actions)
+        if refusal is not None:
+            await self._chain.abort()
+            transaction.reasons.append(acting.refused(refusal))
+            transaction.steps += refusal.record.as_dicts() if refusal.record else ()
+            verdict = Verdict.REJECT if refusal.reply.code >= 500 else Verdict.TEMPFAIL
+            return ChainResult(mail, verdict, refusal.reply, hangup=refusal.hangup)
+        if transaction.actions.discard:
+            await self._chain.abort()
+            return ChainResult(mail, Verdict.DISCARD)
+        return None
 
     # -- what a message comes to ---------------------------------------------------
 
@@ -344,15 +372,17 @@ class GatewaySession:
                 return await self._queue(transaction, result)
 
     async def _queue(self, transaction: _Transaction, result: ChainResult) -> tuple[Answer, str]:
-        hold = None
+        actions = transaction.actions
+        hold = actions.hold or None
         if result.quarantine is not None:
             hold = result.quarantine.decode("utf-8", "backslashreplace")
         began = self._means.clock()
         transaction.rewritten += await self._means.intake.accept(
-            result.mail,
+            acting.addressed(result.mail, actions),
             queue_id=transaction.queue_id,
             decision=(*transaction.rewritten, *transaction.reasons),
             hold=hold,
+            filtered=acting.filtered(actions),
         )
         metrics.STAGE_SECONDS.labels("queue").observe(self._means.clock() - began)
         answer = Answer(250, "2.0.0", f"Ok: queued as {transaction.queue_id}", result.hangup)
@@ -376,7 +406,7 @@ class GatewaySession:
             those,
             transaction.queue_id,
             {"size": content.size, "notes": content.notes},
-            reasons((*transaction.rewritten, *transaction.reasons)),
+            (*transaction.steps, *reasons((*transaction.rewritten, *transaction.reasons))),
         )
         answer, reference = self._means.recorder.decided(
             self._connection, self._hello, case, answer

@@ -64,6 +64,21 @@ class Routes:
             return Destination("retry", f"4.3.0 {error.name} cannot answer now")
         return self.destination(resolved)
 
+    async def filtered(self, name: str, address: bytes, sender: bytes = b"") -> Destination:
+        """Where a mail goes that a content filter is to see first, `transport:nexthop`; without
+        a nexthop it is the recipient's.  What cannot be used waits."""
+        transport, colon, nexthop = name.strip().partition(":")
+        if not colon or not transport:
+            return Destination("retry", f"4.3.5 no content filter is called {name!a}")
+        try:
+            resolved = await self._resolver.resolve(form.internal(address), form.internal(sender))
+        except Unavailable as error:
+            return Destination("retry", f"4.3.0 {error.name} cannot answer now")
+        own = nexthop.encode() or resolved.nexthop
+        return self.destination(
+            replace(resolved, transport=transport.encode(), nexthop=own, wrong=False)
+        )
+
     async def site(self, recipients: Iterable[bytes], sender: bytes = b"") -> str:
         """What a mail for these waits for in the queue: :func:`smtpgw.delivery.router.site`."""
         found: set[Destination] = set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from milterd.core.decision import Reply
 
@@ -83,9 +83,10 @@ class Record:
 
     def as_dicts(self) -> list[dict[str, object]]:
         """The steps for JSON, without what is empty."""
+        names = Step.__slots__
         return [
-            {name: value for name, value in asdict(each).items() if value not in ("", 0.0)}
-            for each in self.steps
+            {name: value for name, value in zip(names, row, strict=True) if value not in ("", 0.0)}
+            for row in self.rows
         ]
 
     @property

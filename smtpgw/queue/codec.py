@@ -110,6 +110,8 @@ def _facts(new: NewMail) -> str:
         "macros": {key: value.decode("latin-1") for key, value in session.macros.items()},
         "reasons": [[each.source, each.outcome, dict(each.facts)] for each in new.reasons],
     }
+    if new.filtered:  # mails of older versions have none, and need not be rewritten for it
+        facts["filter"] = new.filtered
     return json.dumps(facts, separators=(",", ":"))
 
 
@@ -161,6 +163,7 @@ def mail(row: Sequence[Any], rcpt_rows: Sequence[Sequence[Any]]) -> QueuedMail:
             recipients=tuple(recipient(each) for each in rcpt_rows),
             site=site,
             doomed=doomed,
+            filtered=str(facts.get("filter", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged(f"row cannot be read: {error}") from error

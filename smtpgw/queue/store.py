@@ -79,6 +79,7 @@ class NewMail:
     of one site share a turn, and a site that does not answer keeps only its own waiting.
     `handed` is the name of the file it was handed in by, remembered in the same transaction.
     `doomed` says, if it is not empty, why it is to be bounced without an attempt.
+    `filtered` is the `transport:nexthop` that all recipients go to, whatever their routes say.
     """
 
     queue_id: str
@@ -90,6 +91,7 @@ class NewMail:
     site: str = ""
     handed: str = ""
     doomed: str = ""
+    filtered: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ class QueuedRecipient:
 class QueuedMail:
     """A mail as the store knows it, without its octets.
 
-    `doomed` says, if it is not empty, why the next attempt is to bounce it untried.
+    `doomed` says, if it is not empty, why the next attempt is to bounce it untried; `filtered`,
+    the `transport:nexthop` that all recipients go to.
     """
 
     queue_id: str
@@ -130,6 +133,7 @@ class QueuedMail:
     recipients: tuple[QueuedRecipient, ...]
     site: str = ""
     doomed: str = ""
+    filtered: str = ""
 
     @property
     def open(self) -> tuple[QueuedRecipient, ...]:

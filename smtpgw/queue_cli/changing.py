@@ -156,6 +156,8 @@ def _routed(stack: contextlib.ExitStack, queue: Opened) -> Change:
     runner = stack.enter_context(asyncio.Runner())
 
     async def site(mail: QueuedMail) -> str:
+        if mail.filtered:
+            return ""
         return await addresses.routes.site([each.address for each in mail.open], mail.sender)
 
     async def sites(mails: Sequence[QueuedMail]) -> list[str]:

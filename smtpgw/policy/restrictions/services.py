@@ -3,8 +3,6 @@ not."""
 
 from __future__ import annotations
 
-import re
-
 from smtpgw.policy import access
 from smtpgw.policy import text as words
 from smtpgw.policy.access import Subject
@@ -14,10 +12,6 @@ from smtpgw.policy.record import Outcome
 from smtpgw.policy.registry import Argument, restriction
 from smtpgw.policy.run import Rule, Run
 
-_OWN_DEFAULT = re.compile(
-    r"[{,\s]default_action\s*=\s*(?:\{(?P<braced>[^}]*)\}|(?P<plain>[^,\s}]*))"
-)
-_CONTEXT = re.compile(r"[{,\s]policy_context\s*=\s*(?:\{(?P<braced>[^}]*)\}|(?P<plain>[^,\s}]*))")
 _LAST_RESORT = "451 4.3.5 Server configuration problem"
 
 
@@ -28,29 +22,20 @@ async def check_policy_service(run: Run, rule: Rule) -> Outcome:
     service = run.ports.policy_service
     if service is None:
         raise run.misconfigured("no policy services here")
-    context = _value(_CONTEXT, rule.argument) or run.options.smtpd_policy_service_policy_context
-    told = {**attributes(run.facts), "policy_context": context}
     began = run.ports.clock()
     run.within_policy += 1
     try:
         try:
-            action = await service.ask(rule.argument, told)
+            action = await service.ask(rule.argument, attributes(run.facts))
             run.asked(rule.argument, "policy query", action, took=run.ports.clock() - began)
         except ServiceDown as error:
             run.asked(rule.argument, "policy query", f"({error})", took=run.ports.clock() - began)
-            default = _value(_OWN_DEFAULT, rule.argument)
-            action = default or run.options.smtpd_policy_service_default_action
+            action = run.options.smtpd_policy_service_default_action
             if run.within_policy > 1:  # a default that leads back here
                 action = _LAST_RESORT
         return await access.result(run, Subject(scope.name, scope.what), action)
     finally:
         run.within_policy -= 1
-
-
-def _value(pattern: re.Pattern[str], argument: str) -> str | None:
-    """A setting between the braces of a service."""
-    match = pattern.search(argument) if argument.startswith("{") else None
-    return None if match is None else (match["braced"] or match["plain"] or "").strip()
 
 
 @restriction("check_greylist")
