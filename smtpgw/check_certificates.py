@@ -38,5 +38,7 @@ def _finding(subject: str, path: str, certificate: Shown, now: float) -> Finding
     if certificate.begin > now:
         return Finding(subject, "warning", f"{what}; not valid yet")
     if certificate.end <= now:
-        return Finding(subject, "warning", f"{what}; expired {-days} days ago")
+        return Finding(
+            subject, "warning", f"{what}; expired {int((now - certificate.end) // _DAY)} days ago"
+        )
     return Finding(subject, "warning" if days < SOON else "ok", f"{what}; {days} days left")
