@@ -15,6 +15,7 @@ from smtpgw.address.known import Known
 from smtpgw.address.resolve import Resolver
 from smtpgw.config import Listener, Smtpgw
 from smtpgw.config_reception import Reception
+from smtpgw.delegation import service
 from smtpgw.policy.engine import LISTS, Policy
 from smtpgw.policy.options import PolicyOptions, Site
 from smtpgw.policy.parse import PREDEFINED, REQUIRED, Mistake, Parser, RuleError, required
@@ -89,6 +90,11 @@ class Receptions:
         ).policy()
 
 
+def _service(text: str) -> object:
+    """Raises ValueError."""
+    return service.parse(text, service.PolicyOptions(), "")
+
+
 class _One:
     """The policy of one listener."""
 
@@ -107,7 +113,7 @@ class _One:
         self._values = settings.parameters(reception, stress=stress)
         self._key = ""
         classes = {name: self._text(name) for name in self._classes()}
-        self._parser = Parser({**PREDEFINED, **classes}, self._open)
+        self._parser = Parser({**PREDEFINED, **classes}, self._open, _service)
 
     def policy(self) -> Policy:
         """Its lists."""

@@ -64,11 +64,13 @@ ValueError saying what is wrong with the name."""
 
 @dataclass(slots=True)
 class Parser:
-    """`classes`: the text of each restriction class by its name.  `warnings` are lists that can
+    """`classes`: the text of each restriction class by its name.  `check_service` raises ValueError
+    for the text of a policy service that means none.  `warnings` are lists that can
     be used but will surprise."""
 
     classes: Mapping[str, str]
     open_table: OpenTable
+    check_service: Callable[[str], object] = str
     warnings: list[Mistake] = field(default_factory=list)
     _bodies: dict[tuple[str, str], Rules] = field(default_factory=dict)
     _within: list[str] = field(default_factory=list)
@@ -136,6 +138,7 @@ class Parser:
             case Argument.SERVICE:
                 if ":" not in argument:
                     raise ValueError(known.argument.value)
+                self.check_service(argument)
             case Argument.DOMAIN | Argument.WORD:
                 if registry.find(argument) is not None or ":" in argument:
                     raise ValueError(f"{known.argument.value} behind it")

@@ -11,11 +11,24 @@ from smtpgw.policy.ports import ServiceDown
 from smtpgw.policy.record import Outcome
 from smtpgw.policy.registry import Argument, restriction
 from smtpgw.policy.run import Rule, Run
+from smtpgw.tables import spec
 
 _LAST_RESORT = "451 4.3.5 Server configuration problem"
 
 
-@restriction("check_policy_service", argument=Argument.SERVICE)
+def default_action(argument: str) -> str:
+    """What `{ service, default_action = ... }` says; empty if it does not."""
+    if not argument.startswith("{"):
+        return ""
+    for each in spec.split(spec.inside(argument)):
+        inside = spec.inside(each) if each.startswith("{") else each
+        name, _, value = inside.partition("=")
+        if name.strip() == "default_action":
+            return value.strip()
+    return ""
+
+
+@restriction("check_policy_service", argument=Argument.SERVICE, prepare=default_action)
 async def check_policy_service(run: Run, rule: Rule) -> Outcome:
     """What the service says (access(5)), or smtpd_policy_service_default_action."""
     scope = run.scope
@@ -30,7 +43,7 @@ async def check_policy_service(run: Run, rule: Rule) -> Outcome:
             run.asked(rule.argument, "policy query", action, took=run.ports.clock() - began)
         except ServiceDown as error:
             run.asked(rule.argument, "policy query", f"({error})", took=run.ports.clock() - began)
-            action = run.options.smtpd_policy_service_default_action
+            action = str(rule.value or run.options.smtpd_policy_service_default_action)
             if run.within_policy > 1:  # a default that leads back here
                 action = _LAST_RESORT
         return await access.result(run, Subject(scope.name, scope.what), action)
