@@ -16,6 +16,7 @@ import typer
 
 from milterd.base.escaping import escape
 from milterd.base.toml_file import ConfigError
+from smtpgw.greylist_cli import greylist
 from smtpgw.lookup_cli import lookup
 from smtpgw.passwd_cli import passwd
 from smtpgw.queue_cli import queue
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(queue, name="queue")
+app.add_typer(greylist, name="greylist")
 app.command(epilog="Example: smtpgw lookup hash:/etc/postfix/virtual u@example.net")(lookup)
 app.command(epilog="Example: smtpgw route u@example.net --from a@example.org")(route)
 app.command(epilog="Example: smtpgw why 7kq2m9xd")(why)
