@@ -56,7 +56,7 @@ class VerifyPort:
 
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """check_policy_service."""
+    """check_policy_service.  A service that is down answers with its default action."""
 
     client: delegation.PolicyClient
     options: service.PolicyOptions
@@ -73,8 +73,9 @@ class ServicePort:
         try:
             return await self.client.ask(where, {**attributes, **own})
         except delegation.ServiceDown as error:
-            self.log.warning("policy service", outcome="down", reason=str(error))
-            raise ServiceDown(str(error)) from error
+            action = where.options.default_action
+            self.log.warning("policy service", outcome="down", reason=str(error), action=action)
+            return action
 
 
 @dataclass(frozen=True, slots=True)
