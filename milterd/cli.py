@@ -13,6 +13,7 @@ from milterd import check as checking
 from milterd.base import logs, reference
 from milterd.base.toml_file import ConfigError
 from milterd.config import DEFAULT_FILE, MilterdConfig, load
+from milterd.dkim_cli import app as dkim_app
 
 CONFIG_ERROR = 78
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(dkim_app, name="dkim")
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="The settings file.")

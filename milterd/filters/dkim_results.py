@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from milterd.core.actions import ChangeHeader
 from milterd.core.mail import Mail
+from milterd.filters.dkim_names import is_domain
 from milterd.filters.dkim_verify import Verified
 from milterd.filters.mailbox import AddressError, first_word
 
@@ -74,9 +75,10 @@ def _properties(found: Verified) -> Iterator[str]:
 
 def _pvalue(text: str) -> str:
     local, at, domain = text.rpartition("@")
-    if _TOKEN.fullmatch(local) or not local:
-        return f"{local}{at}{domain}"
-    return f"{_quoted(local)}{at}{domain}"
+    if not is_domain(domain):
+        return _quoted(text)
+    shown = local if _TOKEN.fullmatch(local) or not local else _quoted(local)
+    return f"{shown}{at}{domain}"
 
 
 def _quoted(text: str) -> str:
