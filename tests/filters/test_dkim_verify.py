@@ -343,7 +343,7 @@ def test_a_mail_without_a_sure_answer_waits_only_if_told_to() -> None:
 def test_nobodys_octets_become_header_syntax(why: str, identity: str) -> None:
     found = Verified(0, judged(by_hand(MAIL)).outcome, why, "a.b", "s", identity)
     text = value("mx.example.org", [found])
-    assert re.fullmatch(rb"(?:[ -~]|\r\n\t)+", text)
+    assert re.fullmatch(rb"(?:[ -~]|\r\n\t\t?)+", text)
 
 
 def test_facts_of_a_verified_mail_decide_alone() -> None:
