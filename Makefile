@@ -26,6 +26,7 @@ test: ## install what is missing, then lint, types and the whole suite with real
 NIGHTLY := \
   GATEPOST_ADDRESSES=500 \
   GATEPOST_CUTS=300 \
+  GATEPOST_DIALOGUES=2000 \
   GATEPOST_ENVELOPES=20 \
   GATEPOST_INJECTIONS=2000 \
   GATEPOST_KILLS=250 \

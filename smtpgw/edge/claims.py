@@ -17,6 +17,7 @@ class Claims:
 
     def __init__(self, options: DialogueOptions, connection: Connection) -> None:
         self._options = options
+        self._peer = connection.client.address
         self.claim = Claim(connection)
         self.facts: dict[str, bytes] = {}
 
@@ -24,6 +25,11 @@ class Claims:
     def address(self) -> bytes:
         """The client's, or what XCLIENT says is."""
         return self.claim.connection.client.address
+
+    @property
+    def peer(self) -> bytes:
+        """The address of who is really there."""
+        return self._peer
 
     async def xclient(self, argument: bytes, *, in_transaction: bool) -> Claim | Answer:
         """The client anew, or why it may not be.  Raises Unavailable."""
@@ -50,8 +56,11 @@ class Claims:
         if not argument:
             return forwarded.syntax(command)
         said = self._options
-        allowed = said.xclient if command == "XCLIENT" else said.xforward
-        if not await allowed.match(self.address):
+        if command == "XCLIENT":
+            allowed = await said.xclient.match(self.address)
+        else:  # whose word it is does not change with whom it speaks for
+            allowed = await said.xforward.match(self._peer)
+        if not allowed:
             return forwarded.NOT_ALLOWED
         try:
             return forwarded.parse(argument, command)

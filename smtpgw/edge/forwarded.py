@@ -82,18 +82,20 @@ def _pair(word: bytes, command: str, names: tuple[str, ...]) -> tuple[str, bytes
 
 
 def _fits(name: str, value: bytes, command: str) -> bool:
+    client = command == "XCLIENT"
     if value == UNAVAILABLE:
-        return True
+        return not (client and name == "PROTO")
     if value == TEMPORARY:
-        return name in ("NAME", "REVERSE_NAME")
-    if name == "PROTO" and command == "XFORWARD":
+        return client and name in ("NAME", "REVERSE_NAME")
+    if name == "PROTO" and not client:
         return True
     check = _CHECKS.get(name)
     return check is None or check(value)
 
 
 def _is_host(value: bytes) -> bool:
-    return len(value) <= 253 and _HOST.match(value) is not None
+    numeric = not value.strip(b"0123456789.")
+    return len(value) <= 253 and _HOST.match(value) is not None and not numeric
 
 
 def _is_address(value: bytes) -> bool:

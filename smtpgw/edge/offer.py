@@ -13,8 +13,11 @@ SILENT = "SILENT-DISCARD"
 """A word among the keywords to discard: the log says nothing of them."""
 
 
-async def offered(options: EdgeOptions, client: bytes, *, tls: bool) -> tuple[str, ...]:
-    """The keywords, with what they take, for a client at this address; `tls` if it is on.
+async def offered(
+    options: EdgeOptions, client: bytes, peer: bytes, *, tls: bool
+) -> tuple[str, ...]:
+    """The keywords, with what they take, for a client at this address, who is really at that of
+    `peer`; `tls` if it is on.
 
     Raises :class:`smtpgw.tables.table.Unavailable`.
     """
@@ -29,7 +32,7 @@ async def offered(options: EdgeOptions, client: bytes, *, tls: bool) -> tuple[st
         found.append("STARTTLS")
     if await said.xclient.match(client):
         found.append(" ".join(("XCLIENT", *forwarded.XCLIENT)))
-    if await said.xforward.match(client):
+    if await said.xforward.match(peer):
         found.append(" ".join(("XFORWARD", *forwarded.XFORWARD)))
     without = await discarded(options, client)
     return tuple(each for each in found if each.partition(" ")[0] not in without)

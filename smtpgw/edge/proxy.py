@@ -1,7 +1,8 @@
 """The PROXY protocol, versions 1 and 2: who the client of a load balancer is.  Pure.
 
 Source: haproxy's doc/proxy-protocol.txt.  A header is taken whole or not at all; whatever is not
-TCP over IPv4 or IPv6, and not the balancer's own talk, is an error that closes the connection.
+TCP over IPv4 or IPv6, and not the balancer's own talk (LOCAL of version 2), is an error that
+closes the connection, UNKNOWN too, as with Postfix: who it was is then not to be known.
 """
 
 from __future__ import annotations
@@ -59,11 +60,9 @@ def _version1(octets: bytes) -> Header | None:
             raise ProxyError("a line without an end")
         return None
     line = octets[:end]
-    if re.match(rb"PROXY UNKNOWN(?: |\Z)", line):
-        return Header(None, end + 2)
     match = _V1.match(line)
     if match is None:
-        raise ProxyError("neither TCP4, TCP6 nor UNKNOWN with two addresses and two ports")
+        raise ProxyError("neither TCP4 nor TCP6 with two addresses and two ports")
     family = int(match[1])
     addresses = [_address(each.decode("ascii"), family) for each in match.group(2, 3)]
     ports = [_port(each) for each in match.group(4, 5)]
@@ -101,7 +100,7 @@ def _version2(octets: bytes) -> Header | None:
     if len(octets) < size:
         return None
     inside = octets[_HEAD:size]
-    if command == 0 or octets[13] == 0:
+    if command == 0:
         return Header(None, size)
     width = _TCP.get(octets[13])
     if width is None:

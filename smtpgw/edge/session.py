@@ -145,8 +145,8 @@ class Session:
         return Answer(250, "", "\n".join((self._options.myhostname, *offer)))
 
     async def _offer(self) -> tuple[str, ...]:
-        address, tls = self._claims.address, self._tls is not None
-        offer = await offered(self._options, address, tls=tls)
+        claims, tls = self._claims, self._tls is not None
+        offer = await offered(self._options, claims.address, claims.peer, tls=tls)
         hides = not self.announces_pipelining
         return tuple(each for each in offer if not (hides and each == "PIPELINING"))
 
