@@ -15,10 +15,10 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from milterd.base import sockets
+from milterd.base import logs, sockets
 from milterd.base.toml_file import ConfigError
 from milterd.wire.mta import MtaConnection
-from smtpgw import check_certificates, check_tables, config, outbound, wiring
+from smtpgw import check_certificates, check_tables, config, outbound, wiring, wiring_screen
 from smtpgw.chain import client
 from smtpgw.chain.faults import MilterFault
 from smtpgw.config import GatewaySettings, Milter, Smtpgw
@@ -41,6 +41,7 @@ def examine(path: Path) -> tuple[list[Finding], bool]:
     try:
         settings = config.load(path)
         wiring.check(settings.smtpgw)
+        asyncio.run(wiring_screen.check(settings.smtpgw, logs.get("check")))
     except ConfigError as error:
         return [Finding("settings", "error", str(each)) for each in error.problems], False
     found = [Finding("settings", "ok", str(path))]

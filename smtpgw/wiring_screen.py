@@ -55,6 +55,26 @@ class Screens:
         await close_tables(self.tables)
 
 
+async def check(settings: Smtpgw, log: FilteringBoundLogger) -> None:
+    """Open what screening needs, and close it again.  Raises ConfigError."""
+    if not _screened(settings):
+        return
+    room = await asyncio.to_thread(TableRoom, settings, log)
+    edge = EdgeOptions()
+    for each in _screened(settings):
+        builder = _Builder(settings, each, room, log)
+        await builder.options(edge)
+        await asyncio.to_thread(builder.access, ClientList())
+        await asyncio.to_thread(builder.allows)
+    await close_tables(room.tables)
+    if room.problems:
+        raise ConfigError(room.problems)
+
+
+def _screened(settings: Smtpgw) -> list[Listener]:
+    return [each for each in settings.listener if settings.reception(each).postscreen_enable]
+
+
 async def open_screens(
     settings: Smtpgw,
     mynetworks: ClientList,
@@ -62,7 +82,7 @@ async def open_screens(
     shared: Shared,
 ) -> Screens:
     """Those of the listeners that have one.  Raises ConfigError for all that cannot be used."""
-    listeners = [each for each in settings.listener if settings.reception(each).postscreen_enable]
+    listeners = _screened(settings)
     if not listeners:
         return Screens({})
     room = await asyncio.to_thread(TableRoom, settings, shared.log)
@@ -76,7 +96,6 @@ async def open_screens(
             await asyncio.to_thread(each.access, mynetworks),
             await asyncio.to_thread(each.allows),
             time.time,
-            time.monotonic,
             shared.log,
             shared.note,
         )

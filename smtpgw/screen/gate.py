@@ -37,15 +37,13 @@ READY_FOR_TLS = Answer(220, "2.0.0", "Ready to start TLS")
 @dataclass(frozen=True, slots=True)
 class ScreenMeans:
     """What screens share.  `access` says what the access list has for an address, `allows`
-    whether clients become known at an address of ours; `wall` is seconds since 1970, `clock`
-    only measures."""
+    whether clients become known at an address of ours; `wall` is seconds since 1970."""
 
     resolver: Resolver
     cache: PassCache
     access: Callable[[str], Awaitable[Access]]
     allows: Callable[[str], Awaitable[bool]]
     wall: Callable[[], float]
-    clock: Callable[[], float]
     log: FilteringBoundLogger
     note: Note = no_note
 
@@ -222,6 +220,7 @@ class Guest:
         self._deep = Deep(options, verdict.deep if early.clean else DEEP)
         if refuse is None:
             if not verdict.deep:
+                self._keep()
                 self._end("pass new" if early.passes.new else "pass old")
             return
         if verdict.greet:
@@ -348,16 +347,23 @@ class Guest:
             del here[self._client]
 
     def over(self) -> None:
-        """Keep what was passed: nothing, where anything was held against the client."""
+        """The connection has ended."""
         self._count(-1)
+        early = self._early
+        if early is None or self._went_on:
+            return
+        kept = self._keep()
+        if kept is not None and not kept.todo(self._options.enabled, self._means.wall()):
+            self._say("pass new" if early.passes.new else "pass old")
+
+    def _keep(self) -> Passes | None:
+        """Keep what was passed: nothing, where anything was held against the client."""
         early, deep = self._early, self._deep
         if early is None or not early.clean or (deep is not None and deep.failed):
-            return
+            return None
         until = {**early.until, **(deep.until if deep is not None else {})}
         if not until:
-            return
-        enabled = self._options.enabled
-        kept = early.passes.passed(until, enabled)
-        if not self._went_on and not Passes(kept.until).todo(enabled, self._means.wall()):
-            self._say("pass new" if early.passes.new else "pass old")
+            return None
+        kept = early.passes.passed(until, self._options.enabled)
         self._means.cache.keep(self._client, kept)
+        return kept

@@ -8,6 +8,7 @@ own, where resolv.conf names the test's name server.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import socket
@@ -28,7 +29,8 @@ Value = bool | int | str | list[str]
 Settings = Mapping[str, Value]
 
 PATIENCE = 20.0
-RESOLVER = "127.53.7.7"
+RESOLVER = f"127.53.{os.getpid() % 250}.{os.getpid() // 250 % 250 + 1}"
+"""Port 53 of an address that no other process of the suite has."""
 TOGETHER = 12
 """Clients at once, of each side."""
 

@@ -213,7 +213,8 @@ class Making:
             if chance.random() < 0.15:
                 line = line.replace(b"\r\n", b"\n")
             steps.append(line)
-            if chance.random() < 0.12:
+            # What follows a refused STARTTLS at once is never answered by postscreen.
+            if chance.random() < 0.12 and not line.startswith(b"STARTTLS"):
                 steps[-1] = line + chance.choice(_LINES)
                 steps.append(None)
         return (*steps, QUIT)
