@@ -49,11 +49,20 @@ def examine(path: Path, *, offline: bool = False) -> list[Finding]:
     return [each for name in names for each in _examine_filter(config, name, offline)]
 
 
-def report(path: Path, findings: Sequence[Finding]) -> str:
-    """The findings as one JSON object, for programs."""
+def matrix(path: Path) -> list[tuple[str, ...]]:
+    """What becomes of mail that is not clean, as rows of a table; empty where nothing scans."""
+    config = load(path)
+    settings = config.filter.clamav
+    return settings.options().matrix.table() if settings is not None else []
+
+
+def report(path: Path, findings: Sequence[Finding], rows: Sequence[tuple[str, ...]] = ()) -> str:
+    """The findings as one JSON object, for programs, and the matrix with them."""
     errors = any(each.level == "error" for each in findings)
     found = [asdict(each) for each in findings]
-    return json.dumps({"file": str(path), "ok": not errors, "findings": found})
+    titles, cells = rows[:1], rows[1:]
+    table = [dict(zip(titles[0], each, strict=True)) for each in cells]
+    return json.dumps({"file": str(path), "ok": not errors, "findings": found, "matrix": table})
 
 
 def _examine_filter(config: MilterdConfig, name: str, offline: bool) -> list[Finding]:

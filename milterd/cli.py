@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from milterd import check as checking
 from milterd.base import logs, reference
@@ -56,15 +58,17 @@ def check(
         bool, typer.Option("--offline", help="Do not ask clamd whether it is there.")
     ] = False,
 ) -> None:
-    """Check settings, keys, rules and the rules' examples.
+    """Check settings, keys, rules and the rules' examples, and show what becomes of mail that is
+    not clean.
 
     Exits with 0 when all is well, 1 with warnings, 78 with errors.
     """
     findings = checking.examine(config, offline=offline)
     errors = any(each.level == "error" for each in findings)
     out = Console(soft_wrap=True, highlight=False)
+    rows = [] if errors else checking.matrix(config)
     if as_json:
-        out.out(checking.report(config, findings))
+        out.out(checking.report(config, findings, rows))
     else:
         for each in findings:
             style = "red" if each.level == "error" else "yellow"
@@ -72,6 +76,7 @@ def check(
             out.print(f"{each.filter}: " if each.filter else "", each.problem, sep="", markup=False)
         if not findings:
             out.print(f"{config}: all is well", markup=False)
+        _print_matrix(out, rows)
     raise typer.Exit(CONFIG_ERROR if errors else 1 if findings else 0)
 
 
@@ -79,6 +84,15 @@ def check(
 def config() -> None:
     """Print the tables of milterd with their defaults, every key explained."""
     Console(soft_wrap=True, highlight=False).out(reference.generate(MilterdConfig), end="")
+
+
+def _print_matrix(out: Console, rows: Sequence[tuple[str, ...]]) -> None:
+    if not rows:
+        return
+    table = Table(*rows[0], title="clamav", title_justify="left", box=None)
+    for each in rows[1:]:
+        table.add_row(*each)
+    out.print(table)
 
 
 def main() -> None:

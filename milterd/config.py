@@ -23,18 +23,14 @@ from milterd.base.fields import Duration, Kind, Size
 from milterd.base.settings import CommonSettings, MetricsSettings, Table
 from milterd.base.settings import load as load_settings
 from milterd.base.toml_file import ConfigError, Problem
+from milterd.config_clamav import ClamavSettings
 from milterd.config_dkim import DkimTable
-from milterd.filters.clamav import Action, ClamavOptions
+from milterd.config_filter import FilterTable, Socket
 from milterd.filters.headers import HeadersOptions, OnTimeout
 from milterd.host.options import MIB, Options, Oversize
 from milterd.host.seam import HostKind
 
 DEFAULT_FILE = Path("/etc/gatepost/gatepost.toml")
-
-
-def _socket(text: str) -> str:
-    sockets.parse(text, directory="/")
-    return text
 
 
 def _mode(text: str) -> str:
@@ -54,7 +50,6 @@ def _network(text: str) -> str:
         raise ValueError(f'expected a network such as "192.0.2.0/24": {error}') from None
 
 
-Socket = Annotated[str, AfterValidator(_socket), Kind("address")]
 Mode = Annotated[str, AfterValidator(_mode), Kind("octal mode")]
 Network = Annotated[str, AfterValidator(_network), Kind("network")]
 
@@ -111,72 +106,6 @@ class MilterdSettings(Table):
     connections: int = Field(
         default=500, gt=0, description="MTA connections at a time of a native host's process"
     )
-
-
-class FilterTable(Table):
-    """What every filter's table has."""
-
-    socket: Socket = Field(
-        description='"unix:PATH", relative to socket_directory, or "inet:PORT@HOST"'
-    )
-    host: HostKind = Field(
-        description="what speaks the milter protocol; docs/hosts.md compares the two"
-    )
-    processes: int = Field(
-        default=1, ge=1, le=64, description="processes that share the socket, for more cores"
-    )
-
-
-class ClamavSettings(FilterTable):
-    """Virus scanning by clamd."""
-
-    socket: Socket = Field(
-        default="unix:clamav.sock", description=FilterTable.model_fields["socket"].description
-    )
-    host: HostKind = Field(
-        default=HostKind.LIBMILTER, description=FilterTable.model_fields["host"].description
-    )
-    threads: int = Field(
-        default=16, ge=1, le=256, description="scans at a time of a native host's process"
-    )
-    clamd: Socket = Field(
-        default="unix:/run/clamav/clamd.ctl",
-        description='where clamd listens; a message goes there as a descriptor by "unix:", and '
-        'as a stream by "inet:"',
-    )
-    timeout: Duration = Field(default=120.0, gt=0, description="for a whole scan")
-    max_size: Size = Field(
-        default=26_214_400,
-        description="larger messages are not scanned; keep it under clamd's MaxFileSize and "
-        "StreamMaxLength, above which clamd calls a file clean that it has not seen",
-    )
-    infected: Action = Field(default=Action.REJECT, description="a signature matched")
-    unscannable: Action = Field(
-        default=Action.TEMPFAIL,
-        description="a limit of clamd was reached, or something is encrypted",
-    )
-    too_large: Action = Field(default=Action.REJECT, description="over max_size")
-    unavailable: Action = Field(
-        default=Action.TEMPFAIL, description="clamd is down, slow or unintelligible"
-    )
-    header: bool = Field(default=True, description="add X-Virus-Scanned")
-    hostname: str = Field(
-        default="", description="the name in X-Virus-Scanned; empty means this machine's"
-    )
-
-    def options(self) -> ClamavOptions:
-        """For the filter."""
-        return ClamavOptions(
-            clamd=self.clamd,
-            timeout=self.timeout,
-            max_size=self.max_size,
-            infected=self.infected,
-            unscannable=self.unscannable,
-            too_large=self.too_large,
-            unavailable=self.unavailable,
-            header=self.header,
-            hostname=self.hostname or socket.gethostname(),
-        )
 
 
 class DkimSettings(DkimTable, FilterTable):

@@ -87,6 +87,18 @@ FILTER_SECONDS = Histogram(
 FILTER_FAILURES = Counter(
     "gatepost_filter_failures", "Failures of a filter or milter by kind", ["filter", "kind"]
 )
+CLAMD_UP = Gauge(
+    "gatepost_clamd_up",
+    "Whether a clamd answers: 1 or 0",
+    ["clamd"],
+    multiprocess_mode="livemostrecent",
+)
+CLAMD_SIGNATURES = Gauge(
+    "gatepost_clamd_signature_age_seconds",
+    "Age of the signatures of a clamd",
+    ["clamd"],
+    multiprocess_mode="livemostrecent",
+)
 DECISIONS_LOST = Counter(
     "gatepost_decisions_lost", "Decisions that could not be kept for smtpgw why"
 )

@@ -20,6 +20,8 @@ from milterd.filters.dkim import DkimFilter, DkimOptions
 from milterd.filters.headers import HeadersFilter, HeadersOptions
 from milterd.filters.setup import SetupError
 from milterd.ports.clamd import Clamd, ClamdAddress
+from milterd.ports.clamds import Clamds, Watch
+from milterd.ports.thorough import Remembering, Thorough
 
 
 class CheckedFilter(Filter[Any], Protocol):
@@ -56,19 +58,26 @@ class Entry:
 
 
 def build_clamav(options: ClamavOptions, clocks: Clocks = Clocks()) -> ClamavFilter:
-    """The clamav filter with clamd as its scanner."""
+    """The clamav filter, with its clamds as one scanner."""
     try:
-        address = ClamdAddress.parse(options.clamd)
+        addresses = [ClamdAddress.parse(each) for each in options.clamd]
     except ValueError as error:
         raise SetupError("clamav", [str(error)]) from None
-    scanner = Clamd(
-        address,
-        timeout=options.timeout,
-        max_size=options.max_size,
-        memory_limit=options.memory_limit,
-        clock=clocks.monotonic,
+    clock = clocks.monotonic
+    each_of = (
+        Clamd(
+            address,
+            timeout=options.timeout,
+            max_size=options.max_size,
+            memory_limit=options.memory_limit,
+            clock=clock,
+        )
+        for address in addresses
     )
-    return ClamavFilter(options, scanner)
+    clamds = Clamds(list(each_of), timeout=options.timeout, retry=options.retry, clock=clock)
+    thorough = Thorough(clamds, options.readings, clock)
+    watch = Watch(clamds, oldest=options.oldest, clock=clock, wall=clocks.wall)
+    return ClamavFilter(options, Remembering(thorough, options.memory, clock), watch)
 
 
 def build_dkim(options: DkimOptions, clocks: Clocks = Clocks()) -> DkimFilter:

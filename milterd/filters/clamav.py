@@ -1,31 +1,41 @@
 """The clamav filter: every mail goes through clamd, and each answer has its action.
 
-What clamd can say, or fail to say, is a fact of its own (see
-:mod:`milterd.ports.scanner`) with an action of its own; nothing but a clean scan
-is ever treated as clean.  On the way the fields that only a scanner may set
+What clamd can say, or fail to say, is a fact of its own (:mod:`milterd.ports.scanner`), and what is
+done about it stands in the failure matrix (:mod:`milterd.filters.virus_policy`); nothing but a
+clean scan is ever treated as clean.  On the way the fields that only a scanner may set
 (X-Virus-Scanned, X-Virus-Status) are taken off when they came with the mail.
 """
 
 from __future__ import annotations
 
-import enum
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from milterd.core.actions import AddHeader, ChangeHeader, Edit, Quarantine
 from milterd.core.decision import Decision, Reason, Reply, Trace, Tried, Verdict
 from milterd.core.filter import Need
-from milterd.core.mail import Mail
+from milterd.core.mail import Direction, Mail
+from milterd.filters.virus_policy import (
+    Action,
+    Actions,
+    Exempt,
+    Matrix,
+    Outcome,
+    Ruled,
+    Signatures,
+)
+from milterd.ports.clamds import Watch
 from milterd.ports.scanner import (
-    Clean,
     Infected,
     ScanFact,
     Scanner,
+    Skipped,
     TooLarge,
     Unavailable,
     Unscannable,
+    printable,
 )
+from milterd.ports.thorough import MemoryOptions, ReadingOptions
 
 SCANNED = b"X-Virus-Scanned"
 STATUS = b"X-Virus-Status"
@@ -34,112 +44,155 @@ FORGED_LIMIT = 100
 deletion costs the MTA a look at the whole header."""
 
 
-class Action(enum.Enum):
-    """What to do with a mail that is not known to be clean."""
-
-    REJECT = "reject"
-    TEMPFAIL = "tempfail"
-    DISCARD = "discard"
-    QUARANTINE = "quarantine"
-    TAG = "tag"
-    ACCEPT = "accept"
-
-
 @dataclass(frozen=True, slots=True)
 class ClamavOptions:
     """Settings of the clamav filter.
 
-    `clamd` is `unix:PATH` or `inet:PORT@HOST`; `timeout` is in seconds and bounds
-    a whole scan; `max_size`, in octets, should not be above clamd's MaxFileSize
+    `clamd` are `unix:PATH` or `inet:PORT@HOST`, in the order they are asked; `timeout` is in
+    seconds and bounds a whole scan, `retry` is the longest rest of a clamd that fails;
+    `max_size`, in octets, should not be above clamd's MaxFileSize
     and StreamMaxLength, above which clamd passes over a file as if it were clean.
     Of limits reached inside a mail clamd tells only with `AlertExceedsMax yes`, and
     of encrypted archives only with `AlertEncrypted yes` (clamd.conf(5)).
 
-    `infected`, `unscannable`, `too_large` and `unavailable` are the four actions.
-    By default a mail that cannot be looked into (encrypted, a limit reached, an
+    `infected`, `unscannable`, `too_large` and `unavailable` are the actions for all mail,
+    `others` those of outcomes that differ from these; `directions` and `domains` have what
+    differs there.  By default a mail that cannot be looked into (encrypted, a limit reached, an
     error of clamd) waits at the sender: nothing passes unseen, and nothing is
     lost while a postmaster looks.  One that is too large will be so for ever,
     and is refused.  `header` adds X-Virus-Scanned to what was scanned; `hostname`
-    is named in it.
+    is named in it.  `texts` are replies of one's own for outcomes, with @SIGNATURE@, @OUTCOME@
+    and @DETAIL@ in them.
     """
 
-    clamd: str = "unix:/run/clamav/clamd.ctl"
+    clamd: tuple[str, ...] = ("unix:/run/clamav/clamd.ctl",)
     timeout: float = 120.0
+    retry: float = 60.0
     max_size: int = 26_214_400
     memory_limit: int = 4_194_304
     infected: Action = Action.REJECT
     unscannable: Action = Action.TEMPFAIL
     too_large: Action = Action.REJECT
     unavailable: Action = Action.TEMPFAIL
+    others: Actions = field(default_factory=dict)
+    directions: Mapping[Direction, Actions] = field(default_factory=dict)
+    domains: Mapping[bytes, Actions] = field(default_factory=dict)
+    classes: tuple[tuple[str, Outcome], ...] = ()
+    ignored: tuple[str, ...] = ()
+    exempt: Exempt = field(default_factory=Exempt)
+    readings: ReadingOptions = field(default_factory=ReadingOptions)
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
+    texts: Mapping[Outcome, str] = field(default_factory=dict)
+    oldest: float = 259_200.0
     header: bool = True
     hostname: str = "localhost"
+
+    @property
+    def matrix(self) -> Matrix:
+        """What is done about each outcome."""
+        general = {
+            Outcome.INFECTED: self.infected,
+            Outcome.UNSCANNABLE: self.unscannable,
+            Outcome.TOO_LARGE: self.too_large,
+            Outcome.UNAVAILABLE: self.unavailable,
+        }
+        return Matrix(general | dict(self.others), self.directions, self.domains)
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A fact in words: the action, the replies, and what log and header say."""
+    """What is not clean, in words: the action and its rule, the text for the sender, and what log
+    and header say."""
 
-    action: Action
-    outcome: str
+    outcome: Outcome
+    ruled: Ruled
     detail: str
-    refusal: Reply
-    deferral: Reply
+    text: str
+
+    @property
+    def word(self) -> str:
+        """The outcome as log and header have it."""
+        return self.outcome.value.replace("_", "-")
+
+    def reply(self, code: int) -> Reply:
+        """The refusal, for good (5) or for now (4)."""
+        if self.outcome is Outcome.TOO_LARGE:
+            return Reply({5: 552, 4: 452}[code], f"{code}.3.4", self.text)
+        plain = {5: 554 if self.outcome in _DOWN else 550, 4: 451}[code]
+        return Reply(plain, f"{code}.7.1", self.text)
 
 
 class ClamavFilter:
-    """See the module's contract.  `scanner` is asked once for each mail."""
+    """See the module's contract.  `scanner` is asked once for each mail, `watch` told of it."""
 
     name = "clamav"
-    needs = Need.HEADERS | Need.BODY | Need.ADD_HEADERS | Need.CHANGE_HEADERS | Need.QUARANTINE
+    needs = (
+        Need.HEADERS | Need.BODY | Need.RECIPIENTS | Need.ADD_HEADERS | Need.CHANGE_HEADERS
+        | Need.QUARANTINE
+    )  # fmt: skip
 
-    def __init__(self, options: ClamavOptions, scanner: Scanner) -> None:
+    def __init__(
+        self, options: ClamavOptions, scanner: Scanner, watch: Watch | None = None
+    ) -> None:
         self.options = options
+        self._watch = watch
+        self.matrix = options.matrix
+        self._signatures = Signatures(options.classes, options.ignored)
         self._scanner = scanner
 
-    def gather(self, mail: Mail, trace: Trace | None = None) -> ScanFact:  # noqa: ARG002  # nothing is tried
-        """Have the whole message scanned."""
-        return self._scanner.scan(mail)
+    def gather(self, mail: Mail, trace: Trace | None = None) -> ScanFact:
+        """Have the whole message scanned, unless it is exempt."""
+        if self._watch is not None and trace is None:  # for live mail only
+            self._watch.poke()
+        return self.options.exempt.of(mail) or self._scanner.scan(mail)
 
     def decide(self, mail: Mail, facts: ScanFact, trace: Trace | None = None) -> Decision:
         """Turn the scanner's answer into the configured action."""
+        outcome = self._signatures.of(facts)
         if trace is not None:
-            self._tell(mail, facts, trace)
+            self._tell(mail, outcome, trace)
         if _forged_count(mail) > FORGED_LIMIT:
             return self._flooded(mail)
-        if isinstance(facts, Clean):
-            edits: tuple[Edit, ...] = (*_forged(mail), *self._scanned())
-            return Decision(edits=edits, reasons=(Reason(self.name, "clean"),))
-        case = self._case(facts)
-        reasons = (
-            Reason(self.name, case.outcome, {"action": case.action.value, "detail": case.detail}),
-        )
-        match case.action:
+        if outcome is None:
+            return self._clean(mail, facts)
+        case = self._case(mail, outcome, facts)
+        action = case.ruled.action
+        said = {"action": action.value, "rule": case.ruled.rule, "detail": case.detail}
+        reasons = (Reason(self.name, case.word, said),)
+        match action:
             case Action.REJECT:
-                return Decision(Verdict.REJECT, reply=case.refusal, reasons=reasons)
+                return Decision(Verdict.REJECT, reply=case.reply(5), reasons=reasons)
             case Action.TEMPFAIL:
-                return Decision(Verdict.TEMPFAIL, reply=case.deferral, reasons=reasons)
+                return Decision(Verdict.TEMPFAIL, reply=case.reply(4), reasons=reasons)
             case Action.DISCARD:
                 return Decision(Verdict.DISCARD, reasons=reasons)
-        return Decision(edits=self._passing(mail, facts, case), reasons=reasons)
+        return Decision(edits=self._passing(mail, case), reasons=reasons)
 
     def check(self) -> tuple[str, ...]:
-        """Whether clamd can be reached: the problems found, none when all is well."""
+        """Whether each clamd can be reached, and works with signatures that are not old: the
+        problems found, none when all is well."""
+        if self._watch is not None:
+            return tuple(self._watch.troubles())
         answer = self._scanner.version()
         if isinstance(answer, Unavailable):
-            return (f"clamd at {self.options.clamd}: {answer.why} ({printable(answer.text)})",)
+            those = ", ".join(self.options.clamd)
+            return (f"clamd at {those}: {answer.why} ({printable(answer.text)})",)
         return ()
 
-    def _tell(self, mail: Mail, facts: ScanFact, trace: Trace) -> None:
+    def _tell(self, mail: Mail, outcome: Outcome | None, trace: Trace) -> None:
         """Each setting that an answer of the scanner is held against."""
         brought = _forged_count(mail)
         found = "over it" if brought > FORGED_LIMIT else "within it"
         trace(Tried(f"at most {FORGED_LIMIT} scanner fields in a mail", f"{brought}: {found}"))
         if brought > FORGED_LIMIT:
             return
-        trace(Tried("clean goes on", "this is it" if isinstance(facts, Clean) else "no"))
-        for kind, key in _SETTINGS.items():
-            action: Action = getattr(self.options, key)
-            trace(Tried(f'{key} = "{action.value}"', "this is it" if type(facts) is kind else "no"))
+        trace(Tried("clean goes on", "this is it" if outcome is None else "no"))
+        for each in Outcome:
+            ruled = self.matrix.of(each, mail)
+            said = f'{ruled.rule} = "{ruled.action.value}"'
+            own = ruled.rule.rpartition(".")[2] == each.value
+            shown = said if own else f"{each.value}: {said}"
+            trace(Tried(shown, "this is it" if each is outcome else "no"))
 
     def _flooded(self, mail: Mail) -> Decision:
         facts = {"fields": str(_forged_count(mail)), "limit": str(FORGED_LIMIT)}
@@ -147,15 +200,30 @@ class ClamavFilter:
         reasons = (Reason(self.name, "too-many-forged-fields", facts),)
         return Decision(Verdict.REJECT, reply=reply, reasons=reasons)
 
-    def _passing(self, mail: Mail, facts: ScanFact, case: _Case) -> tuple[Edit, ...]:
+    def _clean(self, mail: Mail, facts: ScanFact) -> Decision:
+        """Scanned and clean, or not scanned because the settings say so."""
+        edits: list[Edit] = list(_forged(mail))
+        match facts:
+            case Skipped(why):
+                return Decision(
+                    edits=tuple(edits), reasons=(Reason(self.name, "exempt", {"for": why}),)
+                )
+            case Infected(signature):
+                said = {"ignored": printable(signature)}
+                reason = Reason(self.name, "clean", said)
+            case _:
+                reason = Reason(self.name, "clean")
+        return Decision(edits=(*edits, *self._scanned()), reasons=(reason,))
+
+    def _passing(self, mail: Mail, case: _Case) -> tuple[Edit, ...]:
         """The edits of a mail that goes on, or waits in the hold queue."""
         edits: list[Edit] = list(_forged(mail))
-        if isinstance(facts, Infected):
+        if not case.outcome.unseen:
             edits += self._scanned()
-        status = f"{case.outcome} ({case.detail})"
-        if case.action is not Action.ACCEPT:
+        status = f"{case.word} ({case.detail})"
+        if case.ruled.action is not Action.ACCEPT:
             edits.append(AddHeader(STATUS, b" " + status.encode("ascii")))
-        if case.action is Action.QUARANTINE:
+        if case.ruled.action is Action.QUARANTINE:
             edits.append(Quarantine(f"clamav: {status}".encode("ascii")[:100]))
         return tuple(edits)
 
@@ -165,62 +233,45 @@ class ClamavFilter:
         value = f" clamav at {printable(self.options.hostname)}"
         return (AddHeader(SCANNED, value.encode("ascii")),)
 
-    def _case(self, facts: Infected | Unscannable | TooLarge | Unavailable) -> _Case:
-        options = self.options
-        match facts:
-            case Infected(signature):
-                name = printable(signature)
-                return _Case(
-                    options.infected,
-                    "infected",
-                    name,
-                    Reply(550, "5.7.1", f"Message refused: infected with {name}"),
-                    Reply(451, "4.7.1", f"Message refused for now: infected with {name}"),
-                )
-            case Unscannable(why, text):
-                return _Case(
-                    options.unscannable,
-                    "unscannable",
-                    f"{why}: {printable(text)}" if text else why,
-                    Reply(550, "5.7.1", f"Message cannot be scanned for viruses: {why}"),
-                    Reply(451, "4.7.1", f"Message cannot be scanned for viruses: {why}"),
-                )
-            case TooLarge(size, limit):
-                return _Case(
-                    options.too_large,
-                    "too-large",
-                    f"{size} octets, limit {limit}",
-                    Reply(552, "5.3.4", f"Message too large to scan for viruses, limit {limit}"),
-                    Reply(452, "4.3.4", f"Message too large to scan for viruses, limit {limit}"),
-                )
-            case Unavailable(why, text):
-                return _Case(
-                    options.unavailable,
-                    "unavailable",
-                    f"{why}: {printable(text)}" if text else why,
-                    Reply(554, "5.7.1", "Virus scanner unavailable"),
-                    Reply(451, "4.7.1", "Virus scanner unavailable, try again later"),
-                )
+    def _case(self, mail: Mail, outcome: Outcome, facts: ScanFact) -> _Case:
+        ruled = self.matrix.of(outcome, mail)
+        detail, text = _words(facts)
+        if outcome in _DOWN and ruled.action is not Action.REJECT:
+            text += ", try again later"
+        own = self.options.texts.get(outcome)
+        if own is not None:
+            signature = printable(facts.signature) if isinstance(facts, Infected) else ""
+            text = _filled(own, signature=signature, outcome=outcome.value, detail=detail)
+        elif isinstance(facts, Infected) and ruled.action is Action.TEMPFAIL:
+            text = text.replace("refused:", "refused for now:")
+        return _Case(outcome, ruled, detail, text)
 
 
-_SETTINGS: Mapping[type[ScanFact], str] = {
-    Infected: "infected",
-    Unscannable: "unscannable",
-    TooLarge: "too_large",
-    Unavailable: "unavailable",
-}
-"""The setting that says what to do about each answer but a clean scan."""
-
-_UNPRINTABLE = re.compile(r"[^A-Za-z0-9 ._:/+@,=\[\]-]")
+_DOWN = frozenset({Outcome.UNAVAILABLE, Outcome.TOO_SLOW})
 
 
-def printable(text: str, limit: int = 100) -> str:
-    """A scanner's words made safe for a reply, a header and a log line.
+def _words(facts: ScanFact) -> tuple[str, str]:
+    """What log and header say, and what the sender hears."""
+    match facts:
+        case Infected(signature):
+            name = printable(signature)
+            return name, f"Message refused: infected with {name}"
+        case Unscannable(why, text):
+            said = f"{why}: {printable(text)}" if text else why
+            return said, f"Message cannot be scanned for viruses: {why}"
+        case TooLarge(size, limit):
+            said = f"{size} octets, limit {limit}"
+            return said, f"Message too large to scan for viruses, limit {limit}"
+        case Unavailable(why, text):
+            return (f"{why}: {printable(text)}" if text else why), "Virus scanner unavailable"
+    raise TypeError(f"{facts} is no trouble")
 
-    Only letters, digits and harmless signs stay; the rest, of which `%` means
-    something to MTAs and line ends to everybody, becomes `_`.
-    """
-    return _UNPRINTABLE.sub("_", text[:limit])
+
+def _filled(text: str, **values: str) -> str:
+    """A text of the settings with its placeholders replaced."""
+    for name, value in values.items():
+        text = text.replace(f"@{name.upper()}@", value)
+    return text
 
 
 def _forged_count(mail: Mail) -> int:

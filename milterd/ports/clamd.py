@@ -86,13 +86,20 @@ class Clamd:
         self._memory_limit = memory_limit
         self._clock = clock
 
-    def scan(self, mail: Mail) -> ScanFact:
-        """See :meth:`Scanner.scan <milterd.ports.scanner.Scanner.scan>`."""
+    @property
+    def name(self) -> str:
+        """Where it listens, as it is written in settings."""
+        address = self.address
+        return f"unix:{address.path}" if address.path else f"inet:{address.port}@{address.host}"
+
+    def scan(self, mail: Mail, limit: float | None = None) -> ScanFact:
+        """See :meth:`Scanner.scan <milterd.ports.scanner.Scanner.scan>`; `limit` is seconds for
+        this scan, in place of the usual ones."""
         size = mail.size
         if size > self._max_size:
             return TooLarge(size, self._max_size)
         try:
-            return _fact(self._exchange(mail, size))
+            return _fact(self._exchange(mail, size, limit))
         except (clamd.ClamdError, OSError, UnicodeDecodeError) as error:
             return _failure(error)
 
@@ -105,12 +112,13 @@ class Clamd:
         except (clamd.ClamdError, OSError, UnicodeDecodeError) as error:
             return _failure(error)
 
-    def _connection(self) -> _Connection:
-        return _Connection(self.address, self._clock() + self._timeout, self._clock)
+    def _connection(self, limit: float | None = None) -> _Connection:
+        end = self._clock() + (self._timeout if limit is None else limit)
+        return _Connection(self.address, end, self._clock)
 
-    def _exchange(self, mail: Mail, size: int) -> str:
+    def _exchange(self, mail: Mail, size: int, limit: float | None) -> str:
         """One scan; the answer line without the leading name."""
-        connection = self._connection()
+        connection = self._connection(limit)
         if not self.address.path:
             return connection.stream(mail.pieces(STREAM_PIECE))
         spooled = _whole_message_file(mail)

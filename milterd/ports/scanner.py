@@ -1,18 +1,20 @@
 """What a virus scanner can answer, as frozen values, and what one looks like.
 
-"Not infected" has four meanings that must never be confused: looked at and
-clean, looked at in part, not looked at for its size, not looked at at all.
+"Not infected" has five meanings that must never be confused: looked at and
+clean, looked at in part, not looked at for its size, not looked at at all, and
+not meant to be looked at.
 Each is a type of its own here, so that a caller has to handle each.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from milterd.core.mail import Mail
 
-WhyUnscannable = Literal["limit", "encrypted", "error"]
+WhyUnscannable = Literal["limit", "encrypted", "error", "partial"]
 WhyUnavailable = Literal["down", "timeout", "empty", "garbled", "resources"]
 
 
@@ -32,8 +34,9 @@ class Infected:
 class Unscannable:
     """The scanner works, but could not look into this mail.
 
-    `why`: a scanner limit was reached, something in it is encrypted, or the
-    scanner answered an error.  `text` is the scanner's own: untrusted.
+    `why`: a scanner limit was reached, something in it is encrypted, the scanner
+    answered an error, or the mail is a piece of one (message/partial, RFC 2046
+    section 5.2.2).  `text` is the scanner's own: untrusted.
     """
 
     why: WhyUnscannable
@@ -61,7 +64,14 @@ class Unavailable:
     text: str = ""
 
 
-ScanFact = Clean | Infected | Unscannable | TooLarge | Unavailable
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Not scanned because the settings say so: the sender or all recipients are exempt."""
+
+    why: Literal["sender", "recipients"]
+
+
+ScanFact = Clean | Infected | Unscannable | TooLarge | Unavailable | Skipped
 
 
 class Scanner(Protocol):
@@ -74,3 +84,15 @@ class Scanner(Protocol):
     def version(self) -> str | Unavailable:
         """What answers, with the age of its signatures; or why nothing does."""
         ...
+
+
+_UNPRINTABLE = re.compile(r"[^A-Za-z0-9 ._:/+@,=\[\]-]")
+
+
+def printable(text: str, limit: int = 100) -> str:
+    """A scanner's words made safe for a reply, a header and a log line.
+
+    Only letters, digits and harmless signs stay; the rest, of which `%` means
+    something to MTAs and line ends to everybody, becomes `_`.
+    """
+    return _UNPRINTABLE.sub("_", text[:limit])

@@ -12,7 +12,8 @@ from milterd.core.actions import AddHeader, ChangeHeader, Quarantine
 from milterd.core.apply import apply
 from milterd.core.decision import Verdict
 from milterd.core.mail import Mail, parse_message
-from milterd.filters.clamav import Action, ClamavFilter, ClamavOptions
+from milterd.filters.clamav import ClamavFilter, ClamavOptions
+from milterd.filters.virus_policy import Action
 from milterd.ports.scanner import (
     Clean,
     Infected,
@@ -107,7 +108,7 @@ FACTS = {
     "infected": Infected("Win.Test-1"),
     "unscannable": Unscannable("limit", "Heuristics.Limits.Exceeded.MaxFileSize"),
     "too_large": TooLarge(11, 10),
-    "unavailable": Unavailable("timeout"),
+    "unavailable": Unavailable("down"),
 }
 
 

@@ -108,7 +108,7 @@ def test_version_names_the_program(scanner: Clamd) -> None:
 
 
 def test_the_filter_refuses_eicar(peer: ClamdPeer) -> None:
-    built = build_clamav(ClamavOptions(clamd=peer.unix))
+    built = build_clamav(ClamavOptions(clamd=(peer.unix,)))
     assert built.check() == ()
     mail = parse_message(attachment(zipped(eicar())))
     decision = built.decide(mail, built.gather(mail))
@@ -268,7 +268,7 @@ def test_a_full_backlog_is_waited_for() -> None:
 @pytest.mark.parametrize("text", ["", "unix:", "inet:3310", "inet:0@h", "inet:x@h", "local:/x"])
 def test_a_wrong_address_says_what_is_expected(text: str) -> None:
     with pytest.raises(SetupError, match="expected unix:PATH or inet:PORT@HOST"):
-        build_clamav(ClamavOptions(clamd=text))
+        build_clamav(ClamavOptions(clamd=(text,)))
 
 
 def test_nothing_is_left_open(peer: ClamdPeer, tmp_path: Path) -> None:

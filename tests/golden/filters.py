@@ -17,7 +17,7 @@ NOW = 1_800_000_000.0
 def build(name: str, clamd: str, key: Path) -> CheckedFilter:
     """One of the filters; `clamd` is an address, `key` signs for example.net."""
     options: dict[str, Any] = {
-        "clamav": ClamavOptions(clamd=clamd, hostname="mx.example.net"),
+        "clamav": ClamavOptions(clamd=(clamd,), hostname="mx.example.net"),
         "headers": HeadersOptions(
             rules=("submission-privacy", "inbound-hygiene"),
             parameters={"authserv_id": ("mx.example.net",), "hostname": ("mx.example.net",)},

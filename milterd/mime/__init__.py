@@ -1,0 +1,1 @@
+"""What a mail's body is made of: whether that is beyond doubt, and what it may hold if not."""

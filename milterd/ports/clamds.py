@@ -1,0 +1,224 @@
+"""Several clamd as one scanner: the first that answers, and none asked in vain again and again.
+
+A clamd that fails is left alone for a time that doubles from one second up to a limit; when the
+time is over, one scan tries it again while all others go on elsewhere.  If every clamd is resting,
+the one whose time is over first is asked all the same: a failure said late is no better than one
+said now.  What a clamd says of a mail is final, be it an error of its own; only silence, refusal
+and nonsense make the next one be asked.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from milterd.base import logs, metrics
+from milterd.core.mail import Mail
+from milterd.ports.scanner import ScanFact, Unavailable, printable
+
+_SHORTEST = 1.0
+_VERSION = re.compile(r"ClamAV (?P<engine>[^/ ]+)(?:/(?P<number>\d+)/(?P<date>.+))?")
+_DATE = "%a %b %d %H:%M:%S %Y"
+
+
+class OneScanner(Protocol):
+    """What :class:`Clamds` asks: a scanner that has a name and keeps to a time."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    def scan(self, mail: Mail, limit: float | None = None) -> ScanFact:
+        """The answer within `limit` seconds."""
+        ...
+
+    def version(self) -> str | Unavailable:
+        """What answers."""
+        ...
+
+
+@dataclass(slots=True)
+class _State:
+    until: float = 0.0
+    pause: float = 0.0
+    trying: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Signatures:
+    """What a clamd works with: its engine, the number of its signatures and when they were made,
+    in seconds since 1970; 0 where it does not say."""
+
+    engine: str
+    number: int = 0
+    made: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Signatures:
+        """From the answer to VERSION: `ClamAV 1.4.3/27500/Fri Nov 20 08:10:01 2026`."""
+        found = _VERSION.match(text)
+        if found is None:
+            return cls(text[:100])
+        try:
+            made = datetime.strptime(found["date"] or "", _DATE).replace(tzinfo=UTC).timestamp()
+        except ValueError:
+            made = 0.0
+        return cls(found["engine"], int(found["number"] or 0), made)
+
+
+class Clamds:
+    """See the module's contract.  `timeout` seconds bound a scan with all its attempts, `retry`
+    is the longest rest of a clamd that fails.  Safe to use from several threads."""
+
+    def __init__(
+        self,
+        scanners: Sequence[OneScanner],
+        *,
+        timeout: float,
+        retry: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._scanners, self._timeout, self._retry = tuple(scanners), timeout, retry
+        self._clock = clock
+        self._states = [_State() for _ in self._scanners]
+        self._lock = threading.Lock()
+
+    def scan(self, mail: Mail) -> ScanFact:
+        """See :meth:`Scanner.scan <milterd.ports.scanner.Scanner.scan>`."""
+        deadline = self._clock() + self._timeout
+        tried: list[int] = []
+        fact: ScanFact = Unavailable("down", "no clamd is configured")
+        while (number := self._choose(tried)) is not None:
+            tried.append(number)
+            fact = self._ask(number, mail, deadline, more=len(self._scanners) - len(tried))
+            if not isinstance(fact, Unavailable) or fact.why == "resources":
+                return fact  # what this machine lacks, no other clamd has
+            if self._clock() >= deadline:
+                break
+        return fact
+
+    def _ask(self, number: int, mail: Mail, deadline: float, *, more: int) -> ScanFact:
+        left = max(deadline - self._clock(), 0.001)
+        scanner = self._scanners[number]
+        try:
+            fact = scanner.scan(mail, left / (more + 1))
+        except BaseException:
+            self._settle(number, well=False)
+            raise
+        well = not isinstance(fact, Unavailable) or fact.why == "resources"
+        self._settle(number, well=well)
+        if not well:
+            metrics.FILTER_FAILURES.labels("clamav", "clamd").inc()
+        return fact
+
+    def _choose(self, tried: Sequence[int]) -> int | None:
+        """The first that is well, or due to be tried again; else the one that is due first."""
+        with self._lock:
+            now = self._clock()
+            rest = [each for each in range(len(self._scanners)) if each not in tried]
+            for each in rest:
+                state = self._states[each]
+                if not state.pause:
+                    return each
+                if now >= state.until and not state.trying:
+                    state.trying = True
+                    return each
+            if len(rest) == len(self._scanners) or all(self._states[n].pause for n in tried):
+                return min(rest, key=lambda each: self._states[each].until, default=None)
+            return None
+
+    def _settle(self, number: int, *, well: bool) -> None:
+        with self._lock:
+            state = self._states[number]
+            state.trying = False
+            if well:
+                state.pause = 0.0
+                return
+            now = self._clock()
+            if now >= state.until:  # several scans that fail together are one failure
+                state.pause = min(max(state.pause * 2, _SHORTEST), self._retry)
+                state.until = now + state.pause
+
+    def version(self) -> str | Unavailable:
+        """Of all of them, in order; why one does not answer if none does."""
+        answers = [each.version() for each in self._scanners]
+        good = [each for each in answers if isinstance(each, str)]
+        if good:
+            return ", ".join(good)
+        return answers[0] if answers else Unavailable("down", "no clamd is configured")
+
+    def versions(self) -> list[tuple[str, str | Unavailable]]:
+        """What each answers, by its name."""
+        return [(each.name, each.version()) for each in self._scanners]
+
+
+class Watch:
+    """Looks now and then, in a thread of its own, what each clamd works with: the age of the
+    signatures goes into the metrics, a change and an age over `oldest` seconds into the log.
+    `wall` is seconds since 1970."""
+
+    def __init__(
+        self,
+        clamds: Clamds,
+        *,
+        oldest: float,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        every: float = 60.0,
+    ) -> None:
+        self._clamds, self._oldest, self._clock, self._wall = clamds, oldest, clock, wall
+        self._every, self._next = every, 0.0
+        self._lock = threading.Lock()
+        self._seen: dict[str, str] = {}
+        self._log = logs.get("clamav")
+
+    def poke(self) -> None:
+        """A mail came: look, if it is time.  Does not wait."""
+        now = self._clock()
+        if now < self._next:
+            return
+        with self._lock:
+            if now < self._next:
+                return
+            self._next = now + self._every
+        threading.Thread(target=self.look, name="clamd versions", daemon=True).start()
+
+    def troubles(self) -> Iterator[str]:
+        """What is wrong with each of them now."""
+        for name, answer in self._clamds.versions():
+            if not isinstance(answer, str):
+                yield f"clamd at {name}: {answer.why} ({printable(answer.text)})"
+                continue
+            made = Signatures.parse(answer).made
+            days = (self._wall() - made) / 86400
+            if made and days * 86400 > self._oldest:
+                yield f"clamd at {name}: its signatures are {days:.0f} days old"
+
+    def look(self) -> None:
+        """Ask each of them now."""
+        for name, answer in self._clamds.versions():
+            up = isinstance(answer, str)
+            metrics.CLAMD_UP.labels(name).set(up)
+            if not isinstance(answer, str):
+                self._note(name, f"{answer.why}: {answer.text}", "clamd does not answer")
+                continue
+            found = Signatures.parse(answer)
+            age = max(0.0, self._wall() - found.made) if found.made else 0.0
+            metrics.CLAMD_SIGNATURES.labels(name).set(age)
+            old = age > self._oldest
+            self._note(name, answer, "signatures are old" if old else "", number=found.number)
+
+    def _note(self, name: str, answer: str, trouble: str, **facts: object) -> None:
+        """A line when something has changed."""
+        if self._seen.get(name) == answer:
+            return
+        self._seen[name] = answer
+        if trouble:
+            self._log.warning("clamd", clamd=name, version=answer, reason=trouble, **facts)
+        else:
+            self._log.info("clamd", clamd=name, version=answer, **facts)
