@@ -22,6 +22,7 @@ Private attributes used, all of aiosmtpd 1.4: `_reset_timeout` and `_timeout_han
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable
 from typing import ClassVar, TypeVar, cast
@@ -31,7 +32,7 @@ from structlog.typing import FilteringBoundLogger
 
 from smtpgw.edge import commands
 from smtpgw.edge.inbox import AttentionError, DeadlineError, EndOfInputError, Inbox
-from smtpgw.edge.options import EdgeOptions
+from smtpgw.edge.options import Deadlines, EdgeOptions
 from smtpgw.edge.road import Answer, Tls
 from smtpgw.edge.secure import secured, told
 
@@ -79,6 +80,9 @@ class Conversation(SMTP):
             loop=asyncio.get_running_loop(),
         )
         self.options = options
+        self.deadlines = options.deadlines
+        self._since, self._until = 0.0, math.inf
+        self._waiting = False
         self.inbox = Inbox()
         self.log = log
         self.secure = False
@@ -171,7 +175,7 @@ class Conversation(SMTP):
         Raises LineTooLongError, and Goodbye where what comes is not SMTP.
         """
         limit = commands.LONGEST if response is None else response
-        deadline = self.loop.time() + self.options.deadlines.smtpd_timeout
+        began = self.loop.time()
         while True:
             line = self.inbox.line(limit)
             if line is not None:
@@ -180,18 +184,20 @@ class Conversation(SMTP):
                 await self.say(commands.NOT_SMTP)
             if self._draining and not self.in_transaction:
                 await self.say(SHUTDOWN)
-            await self._wait(deadline)
+            await self._wait(began)
 
     async def some(self, until: float, limit: int | None = None) -> bytes:
         """Some octets of a message, at most `limit`, before `until` on the loop's clock."""
         while not self.inbox.waiting:
-            idle = self.loop.time() + self.options.deadlines.smtpd_timeout
-            await self._wait(min(idle, until))
+            await self._wait(self.loop.time(), until)
         return self.inbox.take() if limit is None else self.inbox.take(limit)
 
-    async def _wait(self, deadline: float) -> None:
-        """Until more input, with all replies sent (RFC 2920 section 3.2)."""
+    async def _wait(self, began: float, until: float = math.inf) -> None:
+        """Until more input, with all replies sent (RFC 2920 section 3.2): smtpd_timeout from
+        `began` on, and not beyond `until`."""
         await self.flush()
+        self._since, self._until, self._waiting = began, until, True
+        deadline = min(began + self.deadlines.smtpd_timeout, until)
         self._reset_timeout(max(_SHORTEST_WAIT, deadline - self.loop.time()))
         try:
             await self.inbox.more()
@@ -199,9 +205,20 @@ class Conversation(SMTP):
             return
         except DeadlineError:
             self.log.info("timeout")
+            self._waiting = False
             await self.say(TIMEOUT)
         finally:
+            self._waiting = False
             self._cancel_timer()
+
+    def hurry(self, deadlines: Deadlines) -> None:
+        """Go by shorter deadlines from now on, in what is waited for now too."""
+        if deadlines.smtpd_timeout >= self.deadlines.smtpd_timeout:
+            return
+        self.deadlines = deadlines
+        if self._waiting:
+            deadline = min(self._since + deadlines.smtpd_timeout, self._until)
+            self._reset_timeout(max(_SHORTEST_WAIT, deadline - self.loop.time()))
 
     async def preamble(self, parse: Callable[[bytes], T | None], patience: float, most: int) -> T:
         """What stands before the dialogue: what `parse` makes of the first octets, `most` at
@@ -253,7 +270,7 @@ class Conversation(SMTP):
             return
         out, self._out = bytes(self._out), bytearray()
         self._flushing = True
-        self._reset_timeout(self.options.deadlines.smtpd_timeout)
+        self._reset_timeout(self.deadlines.smtpd_timeout)
         try:
             self._writer.write(out)
             await self._writer.drain()
@@ -276,7 +293,7 @@ class Conversation(SMTP):
             await self.flush()
         # Not after the handshake: a client may send its next command with the end of it.
         early = self.inbox.clear()
-        timeout = self.options.deadlines.starttls
+        timeout = self.deadlines.starttls
         try:
             secure = await secured(
                 plain, self, security.context(), timeout, b"" if ready is not None else early

@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from milterd.base import logs
 from smtpgw.edge.conversation import Conversation
-from smtpgw.edge.options import EdgeOptions, StressMode
+from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.peer import connection_of
 from smtpgw.edge.protocol import Admit, GatewaySMTP
 from smtpgw.edge.proxy import Header
@@ -87,7 +87,7 @@ class Listener:
     def _protocol(self) -> GatewaySMTP:
         trace = self._trace()
         log = self._log.bind(listener=self._options.listener, session=trace)
-        stressed = self._stress.look(len(self._sessions) + 1, *self._stressful)
+        stressed = self._look(len(self._sessions) + 1)
         options = self._stressed if stressed else self._options
         admit = self._admit(trace, log, stressed=stressed)
         return GatewaySMTP(options, admit, self._gone, log)
@@ -144,7 +144,7 @@ class Listener:
         if session is None:
             return
         self._spawn(session.close())
-        self._stress.look(len(self._sessions), *self._stressful)
+        self._look(len(self._sessions))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task that is kept until it is done, whatever becomes of its client."""
@@ -158,10 +158,14 @@ class Listener:
         stress; sessions keep theirs."""
         self._options, self._stressed = options, stressed or options
 
-    @property
-    def _stressful(self) -> tuple[int, StressMode]:
-        """What :meth:`Stress.look` is told beside the number of connections."""
-        return self._options.limits.connections, self._options.limits.stress
+    def _look(self, connections: int) -> bool:
+        """Whether there is stress; where it begins, those who are here have to hurry too."""
+        before, limits = self._stress.on, self._options.limits
+        now = self._stress.look(connections, limits.connections, limits.stress)
+        if now and not before:
+            for each in self._sessions:
+                each.hurry(self._stressed.deadlines)
+        return now
 
     def stop_accepting(self) -> None:
         """Accept nobody more; sessions go on until they end."""

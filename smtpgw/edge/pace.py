@@ -16,6 +16,11 @@ class Pace:
         self._grace, self._rate = grace, rate
         self.until = now + grace
 
+    def hurry(self, now: float, grace: float) -> None:
+        """From now on there are only so many seconds."""
+        self._grace = min(self._grace, grace)
+        self.until = min(self.until, now + self._grace)
+
     def took(self, now: float, octets: int) -> None:
         """So much has arrived by now."""
         self.until = min(self.until + octets / self._rate, now + self._grace)

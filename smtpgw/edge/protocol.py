@@ -23,7 +23,7 @@ from smtpgw.edge.commands import Command
 from smtpgw.edge.conversation import SHUTDOWN, Conversation, Goodbye
 from smtpgw.edge.data import DRAIN_FACTOR, BdatReader, DataReader
 from smtpgw.edge.inbox import EndOfInputError, LineTooLongError
-from smtpgw.edge.options import EdgeOptions
+from smtpgw.edge.options import Deadlines, EdgeOptions
 from smtpgw.edge.pace import Pace
 from smtpgw.edge.proxy import Header
 from smtpgw.edge.road import Answer, Connection, Note, Refused, no_note
@@ -296,7 +296,7 @@ class GatewaySMTP(Conversation):
         return await self._receive(DataReader(self.options.content))
 
     async def _receive(self, reader: DataReader) -> Answer:
-        pace = self._new_pace()
+        pace = self._pace = self._new_pace()
         try:
             while not (reader.finished or reader.overrun):
                 data = await self.some(pace.until)
@@ -309,8 +309,13 @@ class GatewaySMTP(Conversation):
                 reader.discard()
         return await self._complete(reader) if reader.finished else FAR_TOO_LARGE
 
+    def hurry(self, deadlines: Deadlines) -> None:
+        super().hurry(deadlines)
+        if self._pace is not None:
+            self._pace.hurry(self.loop.time(), deadlines.grace)
+
     def _new_pace(self) -> Pace:
-        deadlines = self.options.deadlines
+        deadlines = self.deadlines
         return Pace(self.loop.time(), deadlines.grace, deadlines.min_data_rate)
 
     async def _complete(self, reader: DataReader | BdatReader) -> Answer:

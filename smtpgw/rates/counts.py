@@ -32,6 +32,10 @@ class Event(Enum):
     AUTH = "auth"
 
 
+_PLACES = {each: at for at, each in enumerate(Event)}
+"""Where a client's rates are: a list of its own takes a third of what a dictionary would."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Connections of a client now, and how many it began in this window."""
@@ -50,7 +54,7 @@ class _Client:
     def begin(self, now: float) -> None:
         """A new window."""
         self.start = now
-        self.rates: dict[Event, int] = {}
+        self.rates = [0] * len(_PLACES)
 
 
 class Counts:
@@ -100,7 +104,7 @@ class Counts:
         client = self._clients.get(ident)
         if client is None or self._over(client):
             return 0
-        return client.rates.get(event, 0)
+        return client.rates[_PLACES[event]]
 
     def usage(self, ident: str) -> Usage:
         """What there is of a client, with nothing counted."""
@@ -119,8 +123,9 @@ class Counts:
         return client
 
     def _raise(self, client: _Client, event: Event) -> int:
-        client.rates[event] = found = client.rates.get(event, 0) + 1
-        return found
+        place = _PLACES[event]
+        client.rates[place] += 1
+        return client.rates[place]
 
     def _over(self, client: _Client) -> bool:
         return client.start + self.unit <= self._clock()

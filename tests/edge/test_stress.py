@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from milterd.base import logs
 from smtpgw.config import parse
 from smtpgw.edge.options import Deadlines, Limits, StressMode
 from smtpgw.edge.stress import Stress
-from tests.edge.harness import QUICK, Client, Server, wait_for
+from tests.edge.harness import PATIENCE, QUICK, Client, Server, wait_for
 
 TEN = replace(QUICK, limits=Limits(error_sleep_time=0.0, connections=10))
 SHORT = replace(
@@ -36,16 +37,14 @@ def test_it_can_be_told(mode: StressMode, on: bool) -> None:
     assert [stress.look(number, 100, mode) for number in (0, 100, 0)] == [on] * 3
 
 
-def test_sessions_that_begin_under_stress_go_by_shorter_limits() -> None:
-    with Server(TEN, stressed=SHORT) as server, contextlib.ExitStack() as stack:
+def test_sessions_that_begin_under_stress_go_by_its_limits() -> None:
+    strict = replace(TEN, limits=replace(TEN.limits, hard_error_limit=1))
+    with Server(TEN, stressed=strict) as server, contextlib.ExitStack() as stack:
         calm = [stack.enter_context(server.client()) for _ in range(8)]
         stressed = stack.enter_context(server.client())
         assert [each.stressed for each in server.ledger.connections] == [False] * 8 + [True]
         stressed.command(b"BLAH", 500)
         stressed.expect(421, "4.7.0")  # the first error was one too many
-        idle = stack.enter_context(server.client(greeted=False))
-        idle.expect(220)
-        idle.expect(421, "4.4.2")
         calm[0].command(b"BLAH", 500)
         calm[0].command(b"NOOP", 250)
         for each in calm[:4]:
@@ -53,6 +52,38 @@ def test_sessions_that_begin_under_stress_go_by_shorter_limits() -> None:
         wait_for(lambda: server.listener.connections <= 5)
         stack.enter_context(server.client())
         assert server.ledger.connections[-1].stressed is False
+
+
+def test_under_stress_those_who_are_here_have_to_hurry_too() -> None:  # E11, E12
+    with Server(TEN, stressed=SHORT) as server, contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(server.client()) for _ in range(7)]
+        slow = stack.enter_context(server.client())
+        slow.begin()
+        slow.send(b"Subject: begun\r\n")
+        stack.enter_context(server.client())
+        for each in (*idle, slow):
+            each.expect(421, "4.4.2")
+            assert each.closed() == b""
+        wait_for(lambda: server.listener.connections == 0)
+
+
+def test_a_message_that_dribbles_when_stress_begins() -> None:  # E11
+    rated = replace(SHORT, deadlines=Deadlines(smtpd_timeout=0.6, per_request=True))
+    with Server(TEN, stressed=rated) as server, contextlib.ExitStack() as stack:
+        slow = stack.enter_context(server.client())
+        slow.begin()
+        for _ in range(8):
+            stack.enter_context(server.client())
+        slow.socket.settimeout(0.05)
+        begin = time.monotonic()
+        while time.monotonic() - begin < PATIENCE:
+            slow.send(b"x")
+            try:
+                slow.expect(421, "4.4.2")
+                break
+            except TimeoutError:
+                continue
+        assert time.monotonic() - begin < PATIENCE / 2
 
 
 def test_beyond_the_limit_there_is_an_answer_that_says_so() -> None:
