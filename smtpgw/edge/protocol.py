@@ -10,7 +10,6 @@ is ever taken for a command.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol, cast
@@ -18,36 +17,26 @@ from typing import Protocol, cast
 from structlog.typing import FilteringBoundLogger
 
 from smtpgw.edge import commands
-from smtpgw.edge.budget import TOO_MANY_ERRORS, Budget
+from smtpgw.edge.budget import TOO_MANY_ERRORS
 from smtpgw.edge.commands import Command
 from smtpgw.edge.conversation import SHUTDOWN, Conversation, Goodbye
-from smtpgw.edge.data import DRAIN_FACTOR, BdatReader, DataReader
 from smtpgw.edge.inbox import EndOfInputError, LineTooLongError
-from smtpgw.edge.options import Deadlines, EdgeOptions
-from smtpgw.edge.pace import Pace
+from smtpgw.edge.messages import NO_ARGUMENT, MessageVerbs, closing, octets
+from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.proxy import Header
 from smtpgw.edge.road import Answer, Connection, Note, Refused, no_note
 from smtpgw.edge.screening import Screened
 from smtpgw.edge.secure import missing_certificate
 from smtpgw.edge.session import OK, Session
-from smtpgw.edge.sink import TOO_LARGE
 from smtpgw.edge.upstream import NO_HEADER, header_of
 
 BYE = Answer(221, "2.0.0", "Bye", hangup=True)
 EARLY_TALKER = Answer(521, "5.5.1", "Protocol error", hangup=True)
-EARLY_MESSAGE = Answer(503, "5.5.0", "Improper command pipelining", hangup=True)
-FAR_TOO_LARGE = Answer(421, "4.3.4", "Message far beyond the size limit", hangup=True)
-NO_ARGUMENT = Answer(501, "5.5.4", "No argument allowed")
 NOT_OFFERED = Answer(502, "5.5.1", "Command not implemented")
 CANNOT_VERIFY = Answer(252, "2.0.0", "Cannot VRFY user, but will take mail and try")
 HELP = Answer(214, "2.0.0", "See RFC 5321")
-NO_CHUNKING = Answer(502, "5.5.1", "CHUNKING was not announced", hangup=True)
-BAD_BDAT = Answer(501, "5.5.4", "Syntax: BDAT count [LAST]", hangup=True)
-NULL_CHUNK = Answer(551, "5.7.1", "Null BDAT chunk")
 READY_FOR_TLS = Answer(220, "2.0.0", "Ready to start TLS")
 TLS_ALREADY = Answer(503, "5.5.1", "TLS already active")
-
-_BDAT = re.compile(rb"([0-9]{1,19})(?:[ \t]+(LAST))?\Z", re.IGNORECASE)
 
 _MAIL_VERBS = ("EHLO", "HELO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "QUIT", "STARTTLS", "AUTH")
 _OTHER_VERBS = ("NOOP", "VRFY", "EXPN", "ETRN", "HELP", "XCLIENT", "XFORWARD")
@@ -74,7 +63,7 @@ class Admit(Protocol):
     ) -> Session | Answer: ...
 
 
-class GatewaySMTP(Conversation):
+class GatewaySMTP(MessageVerbs):
     """One connection's dialogue.
 
     `admit` makes its session once the transport is known, or gives the answer
@@ -93,10 +82,7 @@ class GatewaySMTP(Conversation):
         self.connection: Connection | None = None
         self.note: Note = no_note
         self.screened: Screened | None = None
-        self._budget = Budget(options.limits)
         self._admitted: Session | Answer = SHUTDOWN
-        self._chunks: BdatReader | None = None
-        self._pace: Pace | None = None
 
     @property
     def dialogue(self) -> Session:
@@ -141,7 +127,7 @@ class GatewaySMTP(Conversation):
             if self.options.tls_wrapper:
                 self.abort()  # a handshake costs more than there is to say
             await self._part(refused)
-        if self.screened is not None:
+        if self.screened is not None and not self.options.tls_wrapper:
             await self.screened.greet(self)
             self.dialogue.announces_pipelining = not self.screened.hides_pipelining
         if self.options.tls_wrapper:
@@ -159,7 +145,7 @@ class GatewaySMTP(Conversation):
         """Turn the client away."""
         said = self._noted(answer, "")
         self.log.info("turned away", code=said.code, reason=said.text, reference=said.reference)
-        await self.say(_closing(said))
+        await self.say(closing(said))
 
     async def _one_command(self) -> None:
         try:
@@ -222,7 +208,7 @@ class GatewaySMTP(Conversation):
             raise
         except Exception as error:  # noqa: BLE001 - ours; the client is to come again
             # It may have been in mid-message, so what follows cannot be read on.
-            return _closing(self.dialogue.broken(error))
+            return closing(self.dialogue.broken(error))
 
     async def _refuse(self, answer: Answer, verb: str = "") -> None:
         """Say no."""
@@ -272,114 +258,15 @@ class GatewaySMTP(Conversation):
 
     async def _hello(self, hostname: str, *, esmtp: bool) -> Answer:
         self._drop_chunks()
-        return await self.dialogue.hello(_octets(hostname), esmtp=esmtp)
+        return await self.dialogue.hello(octets(hostname), esmtp=esmtp)
 
     async def smtp_MAIL(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.2."""
-        return await self.dialogue.mail(_octets(arg))
+        return await self.dialogue.mail(octets(arg))
 
     async def smtp_RCPT(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.3."""
-        return await self.dialogue.rcpt(_octets(arg))
-
-    async def smtp_DATA(self, arg: str) -> Answer:  # noqa: N802
-        """RFC 5321 section 4.1.1.4."""
-        answer = NO_ARGUMENT if arg else self.dialogue.refusal("DATA")
-        if answer is None:
-            answer = await self.dialogue.data()
-        early = self.inbox.waiting
-        if not answer.positive:
-            return _closing(answer) if early else answer
-        if early and self.options.forbid_unauth_pipelining:
-            return EARLY_MESSAGE
-        await self.say(answer)
-        return await self._receive(DataReader(self.options.content))
-
-    async def _receive(self, reader: DataReader) -> Answer:
-        pace = self._pace = self._new_pace()
-        try:
-            while not (reader.finished or reader.overrun):
-                data = await self.some(pace.until)
-                pace.took(self.loop.time(), len(data))
-                used = reader.feed(data)
-                if used < len(data):
-                    self.inbox.give_back(data[used:])
-        finally:
-            if not reader.finished:
-                reader.discard()
-        return await self._complete(reader) if reader.finished else FAR_TOO_LARGE
-
-    def hurry(self, deadlines: Deadlines) -> None:
-        super().hurry(deadlines)
-        if self._pace is not None:
-            self._pace.hurry(self.loop.time(), deadlines.grace)
-
-    def _new_pace(self) -> Pace:
-        deadlines = self.deadlines
-        return Pace(self.loop.time(), deadlines.grace, deadlines.min_data_rate)
-
-    async def _complete(self, reader: DataReader | BdatReader) -> Answer:
-        recipients = self.dialogue.recipients if self.options.dialogue.lmtp else 1
-        answer = await self.dialogue.message(reader.finish())
-        if answer.positive:
-            self._budget.restore()
-        for _ in range(recipients - 1):  # RFC 2033 section 4.2: one for each, in their order
-            await self.say(replace(answer, hangup=False))
-        return answer
-
-    async def smtp_BDAT(self, arg: str) -> Answer:  # noqa: N802
-        """RFC 3030 section 2."""
-        if "CHUNKING" not in self.dialogue.announced:
-            return NO_CHUNKING
-        match = _BDAT.match(_octets(arg))
-        if match is None:
-            return BAD_BDAT
-        size, last = int(match[1]), match[2] is not None
-        if not (size or last):
-            return NULL_CHUNK
-        if size > DRAIN_FACTOR * self.options.content.message_size_limit:
-            return _closing(TOO_LARGE)
-        refusal = self.dialogue.refusal("BDAT") or await self._begin_chunks()
-        await self._read_chunk(size, None if refusal else self._chunks)
-        return refusal or await self._chunk_taken(size, last)
-
-    async def _begin_chunks(self) -> Answer | None:
-        if self._chunks is not None:
-            return None
-        answer = await self.dialogue.data()
-        if not answer.positive:
-            return answer
-        self._chunks = BdatReader(self.options.content)
-        self._pace = self._new_pace()
-        return None
-
-    async def _read_chunk(self, size: int, reader: BdatReader | None) -> None:
-        """Take a chunk's octets; without a reader they are only passed over."""
-        pace = self._pace if reader and self._pace else self._new_pace()
-        while size:
-            data = await self.some(pace.until, size)
-            pace.took(self.loop.time(), len(data))
-            size -= len(data)
-            if reader is not None:
-                reader.feed(data)
-
-    async def _chunk_taken(self, size: int, last: bool) -> Answer:
-        reader = self._chunks
-        if reader is None:
-            raise RuntimeError("a chunk without its reader")
-        if last:
-            self._chunks = None
-            return await self._complete(reader)
-        if reader.fault is not None:
-            self._drop_chunks()
-            return await self.dialogue.message(reader.fault)
-        self.dialogue.chunked()
-        return Answer(250, "2.0.0", f"{size} octets received")
-
-    def _drop_chunks(self) -> None:
-        if self._chunks is not None:
-            self._chunks.discard()
-            self._chunks = None
+        return await self.dialogue.rcpt(octets(arg))
 
     async def smtp_RSET(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.5."""
@@ -438,13 +325,13 @@ class GatewaySMTP(Conversation):
 
     async def smtp_XCLIENT(self, arg: str) -> Answer:  # noqa: N802
         """XCLIENT_README."""
-        answer = await self.dialogue.xclient(_octets(arg))
+        answer = await self.dialogue.xclient(octets(arg))
         self.connection = self.dialogue.connection
         return answer
 
     async def smtp_XFORWARD(self, arg: str) -> Answer:  # noqa: N802
         """XFORWARD_README."""
-        return await self.dialogue.xforward(_octets(arg))
+        return await self.dialogue.xforward(octets(arg))
 
     async def smtp_QUIT(self, arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.10."""
@@ -466,17 +353,8 @@ class GatewaySMTP(Conversation):
 
     async def smtp_ETRN(self, arg: str) -> Answer:  # noqa: N802
         """RFC 1985."""
-        return await self.dialogue.etrn(_octets(arg)) if self.options.etrn else NOT_OFFERED
+        return await self.dialogue.etrn(octets(arg)) if self.options.etrn else NOT_OFFERED
 
     async def smtp_HELP(self, _arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 4.1.1.8."""
         return HELP
-
-
-def _octets(argument: str) -> bytes:
-    """The octets of an argument in the form in which aiosmtpd hands them round."""
-    return argument.encode("utf-8", "surrogateescape")
-
-
-def _closing(answer: Answer) -> Answer:
-    return replace(answer, hangup=True)

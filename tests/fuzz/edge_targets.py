@@ -22,6 +22,8 @@ if __name__ == "__main__":
 
 import structlog
 
+from milterd.core.mail import Client
+from smtpgw.edge import forwarded, proxy
 from smtpgw.edge.content import Content
 from smtpgw.edge.data import BdatReader, DataReader
 from smtpgw.edge.inbox import HIGH_WATER
@@ -36,6 +38,7 @@ CONTENT = ContentOptions(message_size_limit=300, header_size_limit=80, spool_thr
 OPTIONS = EdgeOptions(content=CONTENT, limits=Limits(recipient_limit=3, error_sleep_time=0.0))
 
 _REPLIES = re.compile(rb"(?:[2-5][0-9]{2}[ -][ -~]{0,506}\r\n)*\Z")
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
 
 
@@ -152,7 +155,38 @@ def fuzz_data(data: bytes) -> None:
                 each.close()
 
 
+def fuzz_proxy(data: bytes) -> None:
+    """A header of the PROXY protocol: found, refused or not whole yet, and bounded."""
+    for octets in (data, b"PROXY " + data, b"\r\n\r\n\0\r\nQUIT\n" + data):
+        try:
+            found = proxy.parse(octets)
+        except proxy.ProxyError:
+            continue
+        if found is None:
+            assert len(octets) < proxy.LONGEST
+        else:
+            assert found.size <= min(len(octets), proxy.LONGEST)
+            assert proxy.parse(octets[: found.size]) == found
+
+
+def fuzz_forwarded(data: bytes) -> None:
+    """XCLIENT and XFORWARD: what is taken is clean, and makes a client that can be told of."""
+    for command in ("XCLIENT", "XFORWARD"):
+        try:
+            values = forwarded.parse(data, command)
+        except forwarded.AttributeFault as fault:
+            if _REPLIES.match(fault.answer.encode()) is None:
+                raise
+            continue
+        assert not any(_CONTROL.search(each) for each in values.values())
+        if command == "XCLIENT":
+            claim = forwarded.Claim(Connection("fuzz", Client())).changed(values)
+            assert len(claim.connection.client.name) <= forwarded.LONGEST
+
+
 TARGETS: dict[str, Target] = {
+    "edge_proxy": fuzz_proxy,
+    "edge_forwarded": fuzz_forwarded,
     "edge_session": fuzz_session,
     "edge_data": fuzz_data,
 }

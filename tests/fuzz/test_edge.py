@@ -17,7 +17,8 @@ _lines = st.sampled_from(
         b"NOOP\n", b"VRFY x\r\n", b"STARTTLS\r\n", b"AUTH PLAIN =\r\n", b"QUIT\r\n", b"FOO\r\n",
         b"A: b\r\n", b"From x\r\n", b"Received: x\r\n", b" folded\r\n", b"\r\n", b".\r\n",
         b"..\r\n", b"\r\n.\r\n", b"\n.\n", b"\r.\r\n", b"\0", b"x" * 90, b"y" * 700, b"\xff\r\n",
-        b"GET / HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\r\n", b"XCLIENT NAME=a+2Eb ADDR=1.2.3.4\r\n", b"XFORWARD HELO=+0A\r\n",
+        b"LHLO x\r\n", b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 25\r\n",
     ]
 )  # fmt: skip
 _begun = st.just(b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n")
