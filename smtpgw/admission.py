@@ -85,7 +85,9 @@ class Admission:
             before, helo=hello.name, esmtp=hello.esmtp, tls=hello.tls, login=hello.login
         )
         state = State.EHLO if hello.esmtp else State.HELO
-        refusal = refusal_of(await self._review.helo(self._at(state)))
+        # Which protocol it is counts from the answer on, as with smtpd.
+        asked = replace(self._at(state), esmtp=before.esmtp)
+        refusal = refusal_of(await self._review.helo(asked))
         if refusal is not None:
             self.facts = replace(before, tls=hello.tls)
         return refusal

@@ -61,7 +61,6 @@ class ServicePort:
     client: delegation.PolicyClient
     options: service.PolicyOptions
     directory: str
-    version: str
     log: FilteringBoundLogger
 
     async def ask(self, service_text: str, attributes: Mapping[str, str]) -> str:
@@ -69,7 +68,7 @@ class ServicePort:
             where = service.parse(service_text, self.options, self.directory)
         except ValueError as error:
             raise ServiceDown(str(error)) from error
-        own = {"policy_context": where.options.policy_context, "mail_version": self.version}
+        own = {"policy_context": where.options.policy_context}
         try:
             return await self.client.ask(where, {**attributes, **own})
         except delegation.ServiceDown as error:

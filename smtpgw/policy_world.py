@@ -9,7 +9,6 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import metadata
 
 from milterd.base import logs
 from smtpgw import outbound, peers, wiring, wiring_policy_service, wiring_verify
@@ -95,7 +94,6 @@ class PolicyWorld:
                 self._client,
                 wiring_policy_service.client(reception),
                 str(SOCKETS),
-                metadata.version("gatepost"),
                 self._log,
             ),
             greylist=GreylistPort(

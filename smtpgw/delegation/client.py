@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from smtpgw.delegation import codec
 from smtpgw.delegation.service import Service
@@ -38,8 +39,8 @@ class _Connection(asyncio.Protocol):
         return not self._gone and self._answer is None and self._reader.empty
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream is all we open
-        self._transport = transport
+        # uvloop's streams are none of asyncio's classes.
+        self._transport = cast("asyncio.Transport", transport)
 
     async def ask(self, request: bytes) -> str:
         """The action.  Raises Malformed, EOFError; is of no use after that, or if cancelled."""

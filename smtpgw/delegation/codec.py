@@ -90,8 +90,7 @@ class Reader:
 
 
 def action(answer: Mapping[str, str]) -> str:
-    """What an answer says.  Raises Malformed."""
-    found = answer.get("action", "").strip()
-    if not found:
+    """What an answer says; an empty action is none (smtpd).  Raises Malformed."""
+    if "action" not in answer:
         raise Malformed("an answer without action")
-    return _BREAKS.sub("?", found)
+    return _BREAKS.sub("?", answer["action"].strip()) or "DUNNO"

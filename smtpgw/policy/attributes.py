@@ -1,7 +1,7 @@
 """What a policy service is told of a session: SMTPD_POLICY_README's attributes, in its order.
 
 The names and the meaning are those of Postfix 3.7; what is not known is empty.  `policy_context`
-and `mail_version` are left to whoever asks.
+is left to whoever asks.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from smtpgw.policy.facts import Facts, State
 
 REQUEST = "smtpd_access_policy"
 _ALL_THERE = (State.DATA, State.END_OF_MESSAGE)
-_COMPATIBILITY = "3.6"
-"""compatibility_level: Postfix's latest defaults are ours."""
 
 
 def attributes(facts: Facts) -> dict[str, str]:
@@ -40,8 +38,6 @@ def attributes(facts: Facts) -> dict[str, str]:
         **_certificate(facts),
         **_encryption(facts),
         "policy_context": "",
-        "compatibility_level": _COMPATIBILITY,
-        "mail_version": "",
     }
 
 
