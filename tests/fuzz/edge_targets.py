@@ -91,9 +91,10 @@ async def run_session(pieces: list[bytes], options: EdgeOptions) -> tuple[list[b
         tasks.add(task)
         return task
 
+    connection = Connection("fuzz", None)  # type: ignore[arg-type] # no client
     session = Session(
-        RecordingRoad(ledger, Connection("fuzz", None)),  # type: ignore[arg-type] # no client
-        options, spawn=spawn, new_trace=lambda: "trace", log=LOG,
+        RecordingRoad(ledger, connection), options,
+        spawn=spawn, new_trace=lambda: "trace", log=LOG, connection=connection,
     )  # fmt: skip
     protocol = GatewaySMTP(options, lambda *_: session, lambda _: gone.set(), LOG)
     transport = MemoryTransport(protocol)
