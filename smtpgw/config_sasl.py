@@ -68,7 +68,7 @@ class ServerSasl(settings.Table):
     )
     smtpd_sasl_response_limit: int = Field(
         default=12288,
-        ge=512,
+        ge=12288,
         le=131072,
         description="octets of a client's response, in base64 (RFC 4954 section 4)",
     )

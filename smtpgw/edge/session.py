@@ -231,7 +231,9 @@ class Session:
         strict = self._options.strict_rfc821_envelopes
         try:
             sender, rest = parse_path(argument[5:], strict=strict, utf8=True, null=True)
-            params = parse_mail_params(rest, self.announced)
+            # Who has logged in knows of AUTH, told or not (smtpd_sasl_exceptions_networks).
+            known = self.announced | ({"AUTH"} if self._login else set())
+            params = parse_mail_params(rest, known)
         except PathError as error:
             return _bad_path(error, "5.1.7", strict and argument[5:6] != b"<")
         except ParamError as error:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
 import trustme
 
+from milterd.base import logs
 from smtpgw.edge.auth import Authenticator, AuthOptions
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.tls import server_context
@@ -21,7 +21,7 @@ from smtpgw.sasl.file import hashing, scram, store
 from smtpgw.sasl.file.entries import Entry
 from tests.edge.harness import QUICK, Client, Server
 
-LOG = structlog.wrap_logger(structlog.PrintLogger(), processors=[])
+LOG = logs.get("sasl")
 USER, PASSWORD = b"u@example.net", b"secret"
 
 

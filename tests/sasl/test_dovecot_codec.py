@@ -120,7 +120,7 @@ def test_what_a_client_says_stays_in_one_word(said: bytes) -> None:
         assert line.count(b"\n") == 1
         assert line.endswith(b"\n")
         last = line[:-1].split(b"\t")[-1].removeprefix(b"resp=")
-        assert base64.b64decode(last, validate=True) == said
+        assert base64.b64decode(b"" if last == b"=" else last, validate=True) == said
     assert codec.unescape(codec.escape(said)) == said
     assert not set(codec.escape(said)) & set(b"\t\r\n\0")
 

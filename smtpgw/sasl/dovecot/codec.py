@@ -102,7 +102,8 @@ def auth(number: int, question: Question, initial: bytes | None) -> bytes:
     words += _place(b"l", question.local, question.local_port)
     words += _place(b"r", question.remote, question.remote_port)
     if initial is not None:
-        words.append(b"resp=" + base64.b64encode(initial))  # always the last word
+        # Always the last word; an empty response is not the same as none.
+        words.append(b"resp=" + (base64.b64encode(initial) or b"="))
     return b"\t".join(words) + b"\n"
 
 

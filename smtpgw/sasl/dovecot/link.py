@@ -29,6 +29,11 @@ class Link:
         """How many are under way."""
         return len(self._logins)
 
+    @property
+    def _gone(self) -> bool:
+        """Whether nothing can be written any more; the reader may not know it yet."""
+        return bool(self.broken) or self._writer.transport.is_closing()
+
     def begin(self) -> int:
         """A new login's number, which no other login of this connection has."""
         self._last += 1
@@ -38,13 +43,13 @@ class Link:
     def end(self, number: int, *, cancel: bool) -> None:
         """A login is over; with `cancel`, Dovecot does not know it yet."""
         self._logins.discard(number)
-        if cancel and not self.broken:
+        if cancel and not self._gone:
             self._writer.write(codec.cancel(number))
 
     def ask(self, number: int, line: bytes) -> asyncio.Future[Event]:
         """Send a line; what Dovecot answers to that login.  Raises Unavailable."""
-        if self.broken:
-            raise Unavailable(self.broken)
+        if self._gone:
+            raise Unavailable(self.broken or "connection closed")
         answer: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         self._writer.write(line)
