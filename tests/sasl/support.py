@@ -51,13 +51,14 @@ def options(authenticator: Authenticator, *, tls_only: bool = False, **more: obj
     return replace(auth, **more)  # type: ignore[arg-type] # keywords of AuthOptions
 
 
-_authority = trustme.CA()
+authority = trustme.CA()
+"""Who vouches for our certificates."""
 
 
 def certificate(place: Path) -> Path:
     """A chain and its key in one file, which anybody may read."""
     path = place / "cert.pem"
-    made = _authority.issue_cert("mx.example.net")
+    made = authority.issue_cert("mx.example.net")
     made.private_key_and_cert_chain_pem.write_to_path(str(path))
     path.chmod(0o644)
     return path
@@ -66,7 +67,7 @@ def certificate(place: Path) -> Path:
 def client_context() -> ssl.SSLContext:
     """TLS that believes our certificates."""
     context = ssl.create_default_context()
-    _authority.configure_trust(context)
+    authority.configure_trust(context)
     return context
 
 
