@@ -28,6 +28,7 @@ from smtpgw.edge.content import Content
 from smtpgw.edge.data import BdatReader, DataReader
 from smtpgw.edge.inbox import HIGH_WATER
 from smtpgw.edge.options import ContentOptions, EdgeOptions, Limits
+from smtpgw.edge.peer import client_of
 from smtpgw.edge.protocol import GatewaySMTP
 from smtpgw.edge.road import Connection
 from smtpgw.edge.session import Session
@@ -91,7 +92,7 @@ async def run_session(pieces: list[bytes], options: EdgeOptions) -> tuple[list[b
         tasks.add(task)
         return task
 
-    connection = Connection("fuzz", None)  # type: ignore[arg-type] # no client
+    connection = Connection("fuzz", client_of(("192.0.2.1", 4711), unix=False))
     session = Session(
         RecordingRoad(ledger, connection), options,
         spawn=spawn, new_trace=lambda: "trace", log=LOG, connection=connection,
