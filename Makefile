@@ -25,8 +25,10 @@ test: ## install what is missing, then lint, types and the whole suite with real
 # One line for each test that has a long version: what makes it long.
 NIGHTLY := \
   GATEPOST_ADDRESSES=500 \
+  GATEPOST_CORPORA=1 \
   GATEPOST_CUTS=300 \
   GATEPOST_DIALOGUES=2000 \
+  GATEPOST_DKIM_MAILS=1000 \
   GATEPOST_ENVELOPES=20 \
   GATEPOST_INJECTIONS=2000 \
   GATEPOST_KILLS=250 \

@@ -38,6 +38,13 @@ def signatures_by(socket: str, address: str) -> list[tuple[str, str, str]]:
     return [named(each) for each in signed.values(b"DKIM-Signature")]
 
 
+def results_by(socket: str, mail: Mail) -> dict[str, str]:
+    """What the verifying milter there says, by selector."""
+    (text,) = edits_by(socket, mail).values(b"Authentication-Results")[:1]
+    found = re.findall(rb"dkim=(\w+)[^;]*?header\.s=(\w+)", text)
+    return {selector.decode(): word.decode() for word, selector in found}
+
+
 def named(value: bytes) -> tuple[str, str, str]:
     """d=, s= and i= of a signature."""
     tags = dict(re.findall(rb"(\w+)=([^;]*)", re.sub(rb"\s", b"", value)))
