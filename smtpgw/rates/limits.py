@@ -86,13 +86,16 @@ class ClientLimiter:
         self._client = address.decode("ascii", "replace")
         self._ident = "" if self.exempt else f"{service}:{network(self._client, limits)}"
         self._ticket: Ticket | None = None
+        self._closed = False
 
     async def connect(self) -> Excess | None:
         """It is there: count it until :meth:`close`."""
         if self.exempt or self._counters is None or self._ticket is not None:
             return None
-        self._ticket = await self._counters.connect(self._ident)
-        self.usage = usage = self._ticket.usage
+        ticket = self._ticket = await self._counters.connect(self._ident)
+        self.usage = usage = ticket.usage
+        if self._closed:  # it went while it was counted
+            await self.close()
         text = f"Error: too many connections from {self._client}"
         for name, reached, limit in (
             ("connection_count", usage.count, self._limits.connection_count_limit),
@@ -139,6 +142,7 @@ class ClientLimiter:
 
     async def close(self) -> None:
         """It is gone."""
+        self._closed = True
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             await ticket.release()

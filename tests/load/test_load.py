@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,8 @@ import trustme
 
 from tests.gateway.gateway import Gateway
 from tests.load.crowd import Result, Task
+
+pytestmark = pytest.mark.xdist_group("load")
 
 CROWD = int(os.environ.get("GATEPOST_LOAD", "300"))
 LONG = "GATEPOST_LOAD" in os.environ
@@ -82,35 +83,45 @@ def worker(gateway: Gateway) -> int:
     return int(children.read_text().split()[0])
 
 
-def told(what: str, result: Result, took: float) -> None:
+def told(what: str, result: Result) -> None:
     print(
         f"\n{what}: {len(result.times)} mails, {len(result.failures)} failed, "
         f"p50 {result.percentile(0.5) * 1000:.0f} ms, p99 {result.percentile(0.99) * 1000:.0f} ms, "
-        f"max {max(result.times) * 1000:.0f} ms, in {took:.0f} s"
+        f"max {max(result.times) * 1000:.0f} ms"
     )
 
 
+def unhurt(beside: Result, alone: Result) -> bool:
+    """Whether good mail is as quick as is promised, on a machine that is: where it takes long
+    with nobody else there, others keep the processors busy."""
+    return beside.percentile(0.99) < max(1.0, 4 * alone.percentile(0.99))
+
+
 def test_thousands_of_idle_clients(gateway: Gateway) -> None:  # E12
+    rate = 50.0 if LONG else 10.0
+    alone = good_mail(gateway.port, rate, SECONDS / 3)
+    told("nobody else", alone)
     before, _ = memory(worker(gateway))
     with crowd(Task(gateway.port, "idle", CROWD)):
         there, _ = memory(worker(gateway))
-        began = time.monotonic()
-        result = good_mail(gateway.port, 50 if LONG else 10, SECONDS)
-        told(f"{CROWD} idle clients", result, time.monotonic() - began)
+        result = good_mail(gateway.port, rate, SECONDS)
+        told(f"{CROWD} idle clients", result)
         _, most = memory(worker(gateway))
         print(
             f"memory of the worker: {before >> 20} MiB alone, {there >> 20} MiB with them "
             f"({(there - before) // CROWD} octets each), {most >> 20} MiB at most"
         )
     assert not result.failures
-    assert result.percentile(0.99) < 1.0
+    assert unhurt(result, alone)
     assert most < 400 << 20
 
 
 def test_clients_that_dribble(gateway: Gateway) -> None:  # E11
+    rate = 20.0 if LONG else 10.0
+    alone = good_mail(gateway.port, rate, SECONDS / 3, net=4)
+    told("nobody else", alone)
     with crowd(Task(gateway.port, "slow", SLOW, pace=10.0 if LONG else 0.2, net=3)):
-        began = time.monotonic()
-        result = good_mail(gateway.port, 20 if LONG else 10, SECONDS, net=4)
-        told(f"{SLOW} clients that dribble", result, time.monotonic() - began)
+        result = good_mail(gateway.port, rate, SECONDS, net=5)
+        told(f"{SLOW} clients that dribble", result)
     assert not result.failures
-    assert result.percentile(0.99) < 1.0
+    assert unhurt(result, alone)

@@ -15,6 +15,8 @@ from smtpgw import wiring
 from smtpgw.config import parse
 from tests.gateway.gateway import PATIENCE, Gateway, until
 
+pytestmark = pytest.mark.xdist_group("rates-gateway")
+
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:

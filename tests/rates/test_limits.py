@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 
 from smtpgw.rates.counts import Counts
-from smtpgw.rates.limits import ClientLimiter, ClientLimits, Excess, network
+from smtpgw.rates.limits import ClientLimiter, ClientLimits, Excess, Ticket, network
 from smtpgw.rates.local import LocalCounters
 
 Result = TypeVar("Result")
@@ -107,3 +107,16 @@ def test_listeners_count_apart_and_those_without_address_not_at_all() -> None:
 )
 def test_who_is_one_client(address: str, limits: ClientLimits, whom: str) -> None:
     assert network(address, limits) == whom
+
+
+def test_a_client_that_goes_while_it_is_counted_is_not_counted_on() -> None:
+    counts = Counts(lambda: 0.0, 60)
+
+    class Slow(LocalCounters):
+        async def connect(self, ident: str) -> Ticket:
+            await limiter.close()
+            return await super().connect(ident)
+
+    limiter = ClientLimiter(Slow(counts), ClientLimits(), "mx", b"192.0.2.1")
+    assert run(limiter.connect()) is None
+    assert counts.usage("mx:192.0.2.1").count == 0

@@ -16,6 +16,8 @@ import trustme
 from tests.gateway.gateway import PATIENCE, Gateway
 from tests.peers.postfix import postfix
 
+pytestmark = pytest.mark.xdist_group("rates-postfix")
+
 LIMITS = {
     "smtpd_client_connection_count_limit": "3",
     "smtpd_client_connection_rate_limit": "6",

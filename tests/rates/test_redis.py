@@ -21,6 +21,8 @@ from tests.gateway.gateway import PATIENCE, Gateway, until
 from tests.peers.process import directory
 from tests.peers.redis import Redis, redis
 
+pytestmark = pytest.mark.xdist_group("rates-redis")
+
 LOG = logs.get("rates")
 
 
