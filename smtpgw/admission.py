@@ -48,7 +48,7 @@ class Admission:
         self, policy: Policy, ports: Ports, connection: Connection, log: FilteringBoundLogger
     ) -> None:
         self._policy, self._log, self._probes = policy, log, ports.probes
-        self._connection = connection
+        self._connection, self._ports = connection, ports
         self._review = Review(policy, ports)
         self._unsure: Unavailable | None = None
         self.own = False
@@ -137,6 +137,18 @@ class Admission:
         if refusal is None:
             self.facts = replace(self.facts, recipient=address)
         return refusal
+
+    async def vrfy(self, recipient: Path) -> Refusal | None:
+        """Why RCPT would be refused, were it for this address; a mail under way hears nothing
+        of it."""
+        address = form.internal(recipient.address)
+        facts = replace(self._at(State.VRFY), recipient=address)
+        try:
+            if await self._policy.site.resolver.wrong(address):
+                return Refusal("syntax", BAD_RECIPIENT)
+        except Unavailable as error:
+            return unavailable(address, error)
+        return refusal_of(await Review(self._policy, self._ports).rcpt(facts))
 
     def accepted(self) -> None:
         """The recipient is taken: nobody else has refused him."""

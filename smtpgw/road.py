@@ -261,6 +261,12 @@ class GatewaySession:
             self._admission.accepted()
         return answer
 
+    async def vrfy(self, recipient: Path) -> Answer | None:
+        refusal = await self._admission.vrfy(recipient)
+        if refusal is None:
+            return None
+        return self._deny("VRFY", refusal, recipient=recipient.address)
+
     async def data(self) -> Answer | None:
         refusal = await self._admission.data()
         if refusal is not None:

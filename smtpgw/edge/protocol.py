@@ -33,7 +33,6 @@ from smtpgw.edge.upstream import NO_HEADER, header_of
 BYE = Answer(221, "2.0.0", "Bye", hangup=True)
 EARLY_TALKER = Answer(521, "5.5.1", "Protocol error", hangup=True)
 NOT_OFFERED = Answer(502, "5.5.1", "Command not implemented")
-CANNOT_VERIFY = Answer(252, "2.0.0", "Cannot VRFY user, but will take mail and try")
 HELP = Answer(214, "2.0.0", "See RFC 5321")
 READY_FOR_TLS = Answer(220, "2.0.0", "Ready to start TLS")
 TLS_ALREADY = Answer(503, "5.5.1", "TLS already active")
@@ -51,7 +50,6 @@ _REFUSE_THEMSELVES = frozenset({"DATA", "BDAT", "STARTTLS"})
 """Verbs where more than the answer depends on whether it is their turn."""
 
 FORBIDDEN = Answer(221, "2.7.0", "This is an SMTP server, goodbye", hangup=True)
-VRFY_DISABLED = Answer(502, "5.5.1", "VRFY command is disabled")
 
 
 class Admit(Protocol):
@@ -342,10 +340,8 @@ class GatewaySMTP(MessageVerbs):
         return OK
 
     async def smtp_VRFY(self, arg: str) -> Answer:  # noqa: N802
-        """RFC 5321 section 3.5.3: nobody learns here who exists."""
-        if not self.options.dialogue.vrfy:
-            return VRFY_DISABLED
-        return CANNOT_VERIFY if arg else Answer(501, "5.5.4", "Syntax: VRFY address")
+        """RFC 5321 section 3.5.3."""
+        return await self.dialogue.vrfy(octets(arg))
 
     async def smtp_EXPN(self, _arg: str) -> Answer:  # noqa: N802
         """RFC 5321 section 7.3: not offered."""

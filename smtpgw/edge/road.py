@@ -228,6 +228,10 @@ class SessionRoad(Protocol):
         """
         ...
 
+    async def vrfy(self, recipient: Path) -> Answer | None:
+        """VRFY: why RCPT would be refused, if it would."""
+        ...
+
     async def etrn(self, node: str, *, below: bool) -> Answer | None:
         """ETRN: deliver what waits for this domain, `below` those below it too.
 

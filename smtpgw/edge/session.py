@@ -25,6 +25,7 @@ from smtpgw.address.params import (
     parse_rcpt_params,
 )
 from smtpgw.address.path import Path, PathError, is_literal, parse_path
+from smtpgw.edge import vrfy
 from smtpgw.edge.auth import ALREADY, NOT_ENABLED, RESPONSE_LIMIT, WELCOME, Ask, Logins
 from smtpgw.edge.budget import TOO_MANY_RECIPIENTS
 from smtpgw.edge.claims import Claims
@@ -306,6 +307,15 @@ class Session:
         if answer is None:
             return self.broken(TypeError("the road gave no answer to a message"))
         return answer
+
+    async def vrfy(self, argument: bytes) -> Answer:
+        """VRFY address: what RCPT would say; 252 where that would take it."""
+        if not self._options.dialogue.vrfy:
+            return vrfy.DISABLED
+        path = vrfy.wanted(argument)
+        if isinstance(path, Answer):
+            return path
+        return await self._ask(self._road.vrfy(path)) or vrfy.taken(argument)
 
     async def etrn(self, argument: bytes) -> Answer:
         """ETRN node: a domain, with `@` before it all below it too (RFC 1985 section 5)."""

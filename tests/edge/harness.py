@@ -141,6 +141,13 @@ class RecordingRoad:
                 return Answer.of(refusal.reply)
         return self.step("rcpt")
 
+    async def vrfy(self, recipient: Path) -> Answer | None:
+        if self.admission is not None:
+            refusal = await self.admission.vrfy(recipient)
+            if refusal is not None:
+                return Answer.of(refusal.reply)
+        return self.step("vrfy")
+
     async def etrn(self, node: str, *, below: bool) -> Answer | None:
         return self.step(f"etrn {node} {below}")
 

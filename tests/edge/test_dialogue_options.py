@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from smtpgw.edge.dialogue_options import DialogueOptions
+from smtpgw.edge.road import Answer
 from tests.edge.harness import QUICK, Client, Server
 
 
@@ -84,3 +85,16 @@ def test_a_command_may_be_another() -> None:
         client.expect(220)
         client.command(b"HELO_x", 250)
         client.command(b"NOOP", 250)
+
+
+def test_vrfy_says_what_rcpt_would() -> None:
+    with Server() as found, found.client() as client:
+        assert client.command(b"VRFY u@example.net", 252) == "252 2.0.0 u@example.net\r\n"
+        client.command(b"VRFY <u@example.net> SMTPUTF8", 252, "2.0.0")
+        client.command(b"VRFY root", 252, "2.0.0")
+        client.command(b"VRFY", 501, "5.5.4")
+        for wrong in (b"a b", b"<>", b"@", b"<a@b"):
+            client.command(b"VRFY " + wrong, 501, "5.1.3")
+        assert found.ledger.calls.count("vrfy") == 3
+        found.ledger.answers["vrfy"] = Answer(550, "5.1.1", "no such user")
+        client.command(b"VRFY nobody@example.net", 550, "5.1.1")

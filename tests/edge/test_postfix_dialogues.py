@@ -25,6 +25,7 @@ from smtpgw.edge.dialogue_options import DialogueOptions, UpstreamOptions
 from smtpgw.edge.options import EdgeOptions, Limits
 from tests.edge.harness import QUICK, Server
 from tests.edge.test_proxy import listed
+from tests.gateway.gateway import Gateway
 from tests.peers.postfix import Postfix, postfix
 from tests.tls.certificates import Authority
 from tests.tls.test_server import Bench, Files
@@ -275,3 +276,29 @@ def test_made_up_proxy_headers(edge: EdgeOptions, theirs: Postfix) -> None:
     finally:
         theirs.set({"smtpd_upstream_proxy_protocol": ""})
     assert differ == []
+
+
+def test_answers_to_vrfy(running: Gateway, theirs: Postfix) -> None:
+    """The whole gateway, by restriction lists and lists of recipients."""
+    theirs.set({
+        "mynetworks": "192.0.2.0/24", "relay_recipient_maps": "inline:{{u@example.net=x}}",
+    })  # fmt: skip
+    lines = [
+        b"EHLO x", b"VRFY u@example.net", b"VRFY v@example.net", b"VRFY postmaster",
+        b"VRFY <u@elsewhere.example>", b"VRFY u@elsewhere.example SMTPUTF8", b"VRFY", b"VRFY a b",
+        b"VRFY <>",
+    ]  # fmt: skip
+    assert played(theirs.port, lines) == played(running.port, lines)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    gateway = Gateway(tmp_path_factory.mktemp("gateway"))
+    gateway.configure(
+        'mynetworks = ["192.0.2.0/24"]\nrelay_domains = "example.net"\n'
+        'relay_recipient_maps = "inline:{u@example.net=x}"\n'
+    )
+    text = gateway.file.read_text().replace('mydestination = ["example.net"]', "mydestination = []")
+    gateway.file.write_text(text)
+    yield gateway.start()
+    gateway.kill()
