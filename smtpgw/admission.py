@@ -51,6 +51,7 @@ class Admission:
         self._connection, self._ports = connection, ports
         self._review = Review(policy, ports)
         self._unsure: Unavailable | None = None
+        self._last: Record | None = None
         self.own = False
         self.facts = _begin(connection)
         self.records: list[Record] = []
@@ -76,7 +77,7 @@ class Admission:
     async def connect(self) -> Refusal | None:
         """Why the client may not speak."""
         await self.know()
-        return refusal_of(await self._review.client(self._at(State.CONNECT)))
+        return self._noted(await self._review.client(self._at(State.CONNECT)))
 
     async def helo(self, hello: Hello) -> Refusal | None:
         """Why EHLO or HELO is refused; the facts of a refused one are not kept."""
@@ -87,7 +88,7 @@ class Admission:
         state = State.EHLO if hello.esmtp else State.HELO
         # Which protocol it is counts from the answer on, as with smtpd.
         asked = replace(self._at(state), esmtp=before.esmtp)
-        refusal = refusal_of(await self._review.helo(asked))
+        refusal = self._noted(await self._review.helo(asked))
         if refusal is not None:
             self.facts = replace(before, tls=hello.tls)
         return refusal
@@ -166,11 +167,12 @@ class Admission:
     async def etrn(self, node: str) -> Refusal | None:
         """Why ETRN is refused."""
         facts = replace(self._at(State.ETRN), etrn=node.encode())
-        return refusal_of(await self._review.etrn(facts))
+        return self._noted(await self._review.etrn(facts))
 
     def _noted(self, decision: Decision) -> Refusal | None:
         if decision.reply is None and decision.record.rows and len(self.records) < MOST_RECORDS:
             self.records.append(decision.record)
+        self._last = decision.record
         return refusal_of(decision)
 
     def reset(self) -> None:
@@ -181,6 +183,11 @@ class Admission:
             self.facts, sender=None, recipient=None, recipients=0, size=0, utf8=False,
             queue_id="", instance="",
         )  # fmt: skip
+
+    def take(self) -> list[dict[str, object]]:
+        """What was asked for the last command, once."""
+        last, self._last = self._last, None
+        return last.as_dicts() if last is not None else []
 
     def _at(self, state: State) -> Facts:
         """The facts for a command."""

@@ -16,6 +16,7 @@ import typer
 
 from milterd.base.escaping import escape
 from milterd.base.toml_file import ConfigError
+from smtpgw.explain_cli import explain
 from smtpgw.greylist_cli import greylist
 from smtpgw.lookup_cli import lookup
 from smtpgw.passwd_cli import passwd
@@ -36,6 +37,10 @@ app.add_typer(queue, name="queue")
 app.add_typer(greylist, name="greylist")
 app.command(epilog="Example: smtpgw lookup hash:/etc/postfix/virtual u@example.net")(lookup)
 app.command(epilog="Example: smtpgw route u@example.net --from a@example.org")(route)
+app.command(
+    epilog="Example: smtpgw explain --client 192.0.2.1 --helo mail.example.net "
+    "--from a@example.net --to u@example.org"
+)(explain)
 app.command(epilog="Example: smtpgw why 7kq2m9xd")(why)
 app.command(epilog="Example: smtpgw passwd u@example.net")(passwd)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from milterd.core.decision import Reason
 from smtpgw.decisions.decision import Decision, new_reference
-from smtpgw.decisions.store import DecisionStore
 from smtpgw.edge.road import Answer, Connection, Hello, Refused
 
 Step = Mapping[str, object]
@@ -31,12 +31,22 @@ class Case:
     steps: Sequence[Step] = ()
 
 
+class Keeper(Protocol):
+    """Where decisions go (:class:`smtpgw.decisions.store.DecisionStore`)."""
+
+    kept: int
+
+    def note(self, decision: Decision) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Recorder:
     """Keeps decisions in `store`, if there is one.  `wall` is in seconds since the epoch; with
     `in_replies` off, answers do not carry references, but the log does."""
 
-    store: DecisionStore | None = None
+    store: Keeper | None = None
     wall: Callable[[], float] = _never
     reference: Callable[[], str] = new_reference
     in_replies: bool = True

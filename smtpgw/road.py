@@ -29,6 +29,7 @@ from smtpgw.chain.results import ChainResult, StageResult
 from smtpgw.cleanup import Arrival, CleanupOptions, prepare
 from smtpgw.client_name import ClientNames
 from smtpgw.edge.content import Content
+from smtpgw.edge.names import PeerName
 from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, PeerCertificate, SessionRoad
 from smtpgw.intake import Intake, LookupFailed
 from smtpgw.limiting import LimitPlan, excepted, limiter, refusal
@@ -152,6 +153,15 @@ class GatewaySession:
             clock=means.clock,
             observe=_observe,
         )
+
+    @property
+    def peer(self) -> PeerName:
+        """Who the client is, once :meth:`connect` is over."""
+        return self._connection.peer or PeerName(name=self._connection.client.name)
+
+    def asked(self) -> list[dict[str, object]]:
+        """What restrictions have asked for the last command, once (:class:`Admission`)."""
+        return self._admission.take()
 
     async def connect(self) -> Answer | None:
         if self._naming is not None:

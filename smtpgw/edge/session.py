@@ -209,11 +209,15 @@ class Session:
         found = await self._logins.command(argument, self._tls, ask)
         if isinstance(found, Answer):
             return found
-        refusal = await self._ask(self._road.login(found))
+        return await self.logged_in(found) or WELCOME
+
+    async def logged_in(self, login: Login) -> Answer | None:
+        """Somebody has: why it counts for nothing, if it does."""
+        refusal = await self._ask(self._road.login(login))
         if refusal is not None and not refusal.positive:
             return refusal
-        self._login = found
-        return WELCOME
+        self._login = login
+        return None
 
     def secured(self, tls: Tls) -> None:
         """TLS is on: all that was said before is forgotten (RFC 3207 section 4.2).

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from smtpgw.config import Smtpgw
 from smtpgw.config_reception import Reception
+from smtpgw.policy import registry
+from smtpgw.policy import restrictions as _restrictions  # noqa: F401 - they register themselves
 from tests.reception.names import CLIENTS, SERVER, Client
 from tests.tables.postmap import age
 
@@ -126,6 +128,14 @@ STAGES = ("client", "helo", "sender", "recipient")
 
 def restriction(dice: Dice, tables: Tables, stage: str, classes: bool = True) -> str:
     """One that may stand in a list of this stage; most are about what is known there."""
+    while True:
+        found = _restriction(dice, tables, stage, classes)
+        name = found.removeprefix("warn_if_reject ").split()[0]
+        if name.startswith("class_") or registry.find(name):
+            return found
+
+
+def _restriction(dice: Dice, tables: Tables, stage: str, classes: bool) -> str:
     about = stage if dice.random() < 0.75 else dice.choice(STAGES[: STAGES.index(stage) + 1])
     kind = dice.random()
     if kind < 0.2:
@@ -199,7 +209,7 @@ def service(dice: Dice, tables: Tables) -> dict[str, str]:
     found |= {name: "no" for name in _USUALLY if dice.random() < 0.2}
     if dice.random() < 0.1:
         found["smtpd_reject_footer"] = "\\c; ask postmaster"
-    return found
+    return {name: value for name, value in found.items() if name in Reception.model_fields}
 
 
 _WORLD: Mapping[str, Sequence[str]] = {
@@ -311,7 +321,8 @@ def split(text: str) -> list[str]:
 def world(dice: Dice, services: int) -> World:
     """Any one."""
     tables = Tables()
-    main = FIXED | {name: dice.choice(values) for name, values in _WORLD.items()}
+    chosen = {name: dice.choice(values) for name, values in _WORLD.items()}
+    main = FIXED | {name: each for name, each in chosen.items() if name in Smtpgw.model_fields}
     classes = {
         name: ", ".join(restriction(dice, tables, "recipient", classes=False) for _ in range(2))
         for name in ("class_one", "class_two")

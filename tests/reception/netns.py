@@ -6,6 +6,7 @@ by a thread that has entered the namespace, and are used by anybody.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -58,6 +59,7 @@ def namespace(name: str, addresses: Sequence[str]) -> Iterator[Namespace]:
     """Make one that has these addresses, and remove it."""
     if os.geteuid():
         raise PermissionError("network namespaces are made by root: use `make test`")
+    name = f"{name}-{os.getpid()}"  # tests of another checkout may run here too
     settings = Path("/etc/netns") / name
     ip = program("ip", "iproute2")
 
@@ -79,7 +81,7 @@ def namespace(name: str, addresses: Sequence[str]) -> Iterator[Namespace]:
         inside.shutdown()
         run("netns", "delete", name)
         shutil.rmtree(settings)
-        if not any(settings.parent.iterdir()):
+        with contextlib.suppress(OSError):  # others have theirs there
             settings.parent.rmdir()
 
 

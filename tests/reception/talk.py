@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 
 MESSAGE = b"From: <s@good.example>\r\nSubject: x\r\n\r\nhello\r\n.\r\n"
@@ -20,6 +20,7 @@ class Said:
     code: int
     enhanced: str
     text: str
+    command: str = ""
 
     @property
     def codes(self) -> tuple[int, str]:
@@ -38,7 +39,8 @@ def held(client: socket.socket, commands: Sequence[str]) -> list[Said]:
         for each in commands:
             if found[-1].code in (0, 421, 521):
                 break
-            found.append(_ask(client, file, each.encode() + b"\r\n"))
+            said = _ask(client, file, each.encode() + b"\r\n")
+            found.append(replace(said, command=each))
             if each == "DATA" and found[-1].code == 354:
                 found.append(_ask(client, file, MESSAGE))
         return found

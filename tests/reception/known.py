@@ -1,0 +1,70 @@
+"""Where we differ from Postfix with a reason: the rows of docs/restrictions-differences.md, each with
+the rule that knows it again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tests.reception.talk import CLOSED, Said
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A command of a dialogue and what it was answered here and there; `settings` are those of the
+    service, with the tables and classes that its lists name."""
+
+    command: str
+    ours: Said
+    theirs: Said
+    settings: Mapping[str, str]
+
+
+def _no_domain(one: Difference) -> bool:
+    address = one.command.partition("<")[2].rpartition(">")[0]
+    return "@" not in address and one.ours.codes in ((501, "5.1.3"), (501, "5.1.7"))
+
+
+def _helo_name(one: Difference) -> bool:
+    return one.command.startswith(("HELO ", "EHLO ")) and one.ours.codes == (501, "5.5.4")
+
+
+def _helo_first(one: Difference) -> bool:
+    return one.ours.codes == (503, "5.5.1") and "EHLO or HELO first" in one.ours.text
+
+
+def _enhanced(one: Difference) -> bool:
+    return one.ours.code == one.theirs.code and not one.theirs.enhanced
+
+
+def _vrfy(one: Difference) -> bool:
+    return one.command.startswith("VRFY") and one.ours.code == 252
+
+
+def _refused_at_once(one: Difference) -> bool:
+    return one.ours.codes == CLOSED.codes and one.theirs.codes == (503, "5.7.0")
+
+
+def _looked_at_before(one: Difference) -> bool:
+    """Where a client or helo list may ask for the sender."""
+    early = one.settings["smtpd_client_restrictions"] + one.settings["smtpd_helo_restrictions"]
+    told = re.search(r"Sender address rejected: (User unknown|undeliverable)", one.ours.text)
+    return told is not None and "reject_unlisted_sender" in early
+
+
+RULES: Mapping[str, Callable[[Difference], bool]] = {
+    "an address without a domain": _no_domain,
+    "a HELO name that is none": _helo_name,
+    "EHLO or HELO comes first": _helo_first,
+    "an enhanced code where Postfix gives none": _enhanced,
+    "VRFY tells nobody who exists": _vrfy,
+    "a client refused at once is let go": _refused_at_once,
+    "a sender that another session has asked for": _looked_at_before,
+}
+"""By the first words of the row in the document."""
+
+
+def why(one: Difference) -> str:
+    """The name of the difference; empty for one that has no reason."""
+    return next((name for name, rule in RULES.items() if rule(one)), "")
