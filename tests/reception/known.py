@@ -1,5 +1,5 @@
-"""Where we differ from Postfix with a reason: the rows of docs/restrictions-differences.md, each with
-the rule that knows it again."""
+"""Where we differ from Postfix with a reason: the rows of docs/restrictions-differences.md, each
+with the rule that knows it again."""
 
 from __future__ import annotations
 

@@ -72,14 +72,14 @@ class Compared:
 
 def _settings(given: World, number: int) -> dict[str, str]:
     """Of a service, with what its lists name in place of the names."""
-    found = dict(given.services[number])
-    for name, text in found.items():
-        for table, content in given.tables.files.items():
-            text += f" {content}" if f"/{table}" in text else ""
-        for each, content in given.classes.items():
-            text += f" {content}" if each in text else ""
-        found[name] = text
-    return found
+    files, classes = given.tables.files, given.classes
+
+    def whole(text: str) -> str:
+        tables = [content for name, content in files.items() if f"/{name}" in text]
+        named_ = [content for name, content in classes.items() if name in text]
+        return " ".join([text, *tables, *named_])
+
+    return {name: whole(text) for name, text in given.services[number].items()}
 
 
 def _told(
