@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from milterd.base.fields import VERBATIM
 from smtpgw.config_codes import ReplyCodes
 from smtpgw.config_tables import Clients, Restrictions, Tables, Words
 
@@ -81,6 +82,23 @@ class Access(ReplyCodes):
         default=(), description="by the domain of a list in DNS: what to say for default_rbl_reply"
     )
     maps_rbl_domains: Words = Field(default=(), description="the lists that reject_maps_rbl asks")
+    smtpd_helo_required: bool = Field(
+        default=True,
+        description="want EHLO or HELO before MAIL, as RFC 5321 does; Postfix's default does not",
+    )
+    soft_bounce: bool = Field(
+        default=False, description="answer 4xx where it would be 5xx, to try settings out"
+    )
+    smtpd_reject_footer: str = Field(
+        default="",
+        json_schema_extra={VERBATIM: True},
+        description="a line behind each refusal of restrictions, limits and milters; `\\n` begins "
+        "another, `\\c` at the start goes on in the same line",
+        examples=["For assistance, write to postmaster and name $client_address, $localtime."],
+    )
+    smtpd_reject_footer_maps: Tables = Field(
+        default=(), description="by the text of the reply: the footer to use instead"
+    )
     smtpd_null_access_lookup_key: str = Field(
         default="<>", min_length=1, description="what check_sender_access asks for the null sender"
     )

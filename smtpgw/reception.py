@@ -134,6 +134,7 @@ class _One:
             smtpd_sender_login_maps=self._tables("smtpd_sender_login_maps"),
             relay_clientcerts=self._tables("relay_clientcerts"),
             rbl_reply_maps=self._tables("rbl_reply_maps"),
+            smtpd_reject_footer_maps=self._tables("smtpd_reject_footer_maps"),
             permit_mx_backup_networks=(
                 self._room.client_list("permit_mx_backup_networks", networks) if networks else None
             ),

@@ -31,10 +31,12 @@ from smtpgw.client_name import ClientNames
 from smtpgw.edge.content import Content
 from smtpgw.edge.names import PeerName
 from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, PeerCertificate, SessionRoad
+from smtpgw.footing import FootedRoad, has_footer
 from smtpgw.intake import Intake, LookupFailed
 from smtpgw.limiting import LimitPlan, excepted, limiter, refusal
 from smtpgw.policy import relay
 from smtpgw.policy.engine import Policy
+from smtpgw.policy.facts import Facts
 from smtpgw.policy.ports import Ports
 from smtpgw.policy.record import NO_ACTIONS, Actions
 from smtpgw.queue.store import QueueError
@@ -99,7 +101,11 @@ class GatewayRoad:
         plan = self.plans[connection.listener]
         if connection.stressed:
             plan = self.stressed.get(connection.listener, plan)
-        return GatewaySession(self.means, plan, connection)
+        session = GatewaySession(self.means, plan, connection)
+        policy = plan.policies[connection.stressed]
+        if not has_footer(policy):
+            return session
+        return FootedRoad(session, policy, self.means.ports, lambda: session.facts)
 
 
 @dataclass(slots=True)
@@ -130,6 +136,11 @@ class GatewaySession:
             means.counters, plan.clients, connection.listener, connection.client.address
         )
         self._begin(connection)
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the session by now."""
+        return self._admission.facts
 
     def _begin(self, connection: Connection) -> None:
         """Who is there, and who is asked about it."""

@@ -168,6 +168,8 @@ def edge(settings: Smtpgw, listener: Listener, tables: DoorTables = NO_TABLES) -
         dialogue=wiring_dialogue.dialogue(listener, reception, tables),
         upstream=wiring_dialogue.upstream(listener, reception, tables),
         etrn=bool(settings.expanded("fast_flush_domains")),
+        helo_required=reception.smtpd_helo_required,
+        soft_bounce=reception.soft_bounce,
     )
 
 

@@ -257,6 +257,8 @@ class Conversation(SMTP):
 
         Raises Goodbye after an answer that closes the connection.
         """
+        if self.options.soft_bounce:
+            answer = answer.softened()
         self._out += answer.encode()
         last = answer.hangup or answer.code == 421
         if last or len(self._out) >= _FLUSH_AT or not self.inbox.has_line:

@@ -96,6 +96,7 @@ class EdgeOptions:
     certificate that a CA of ours vouches for is sent away.  ETRN (RFC 1985) is offered
     with `etrn`, AUTH (RFC 4954) with `auth`.  `banner` is the text after 220, empty for
     the usual one.  With `upstream` a header of the PROXY protocol comes before all else.
+    Without `helo_required` MAIL and ETRN may come first; `soft_bounce` makes 4xx of 5xx.
     """
 
     listener: str = "mx"
@@ -118,6 +119,8 @@ class EdgeOptions:
     auth: AuthOptions | None = None
     dialogue: DialogueOptions = field(default_factory=DialogueOptions)
     upstream: UpstreamOptions | None = None
+    helo_required: bool = True
+    soft_bounce: bool = False
 
     @property
     def security(self) -> Security | None:

@@ -41,7 +41,9 @@ def received_field(
     The recipient is named only where there is one, so that nobody learns of the others
     (section 7.2).
     """
-    parts = [b" from %b (%b)" % (_plain(hello.name), _client(client))]
+    # Who has given no name is called by the one it has.
+    name = _plain(hello.name) or client.name
+    parts = [b" from %b (%b)" % (name, _client(client))]
     if hello.tls is not None and tell_tls:
         parts.append(b"(using %b)" % _tls(hello.tls))
         if hello.tls.certificate is not None:

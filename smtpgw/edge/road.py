@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from milterd.core.decision import Reply
@@ -60,6 +60,13 @@ class Answer:
     def of(cls, reply: Reply, *, hangup: bool = False) -> Answer:
         """The answer that sends a policy's or a milter's reply."""
         return cls(reply.code, reply.enhanced, reply.text, hangup)
+
+    def softened(self) -> Answer:
+        """The same, temporary where it was final (soft_bounce)."""
+        if self.code < 500:
+            return self
+        enhanced = self.enhanced and f"4{self.enhanced[1:]}"
+        return replace(self, code=self.code - 100, enhanced=enhanced)
 
     def encode(self) -> bytes:
         """The reply as it goes over the wire, every line with its code and CRLF,

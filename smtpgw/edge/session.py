@@ -48,6 +48,9 @@ TLS_FIRST = Answer(530, "5.7.0", "Must issue a STARTTLS command first")
 
 _HOST = re.compile(rb"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9_.-])?\Z")
 
+_FIRST = frozenset({"MAIL", "ETRN"})
+"""What may come without EHLO where smtpd_helo_required is off."""
+
 _BEFORE_TLS = frozenset({
     "EHLO", "HELO", "LHLO", "NOOP", "QUIT", "STARTTLS", "RSET", "HELP", "XCLIENT",
 })  # fmt: skip
@@ -113,6 +116,8 @@ class Session:
         """Why `verb` may not be used now, if it may not."""
         if self._options.tls_required and self._tls is None and verb not in _BEFORE_TLS:
             return TLS_FIRST
+        if self.state is State.START and verb in _FIRST and not self._options.helo_required:
+            return None
         return REFUSALS[self.state].get(verb)
 
     async def connect(self) -> Answer:
