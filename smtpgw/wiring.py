@@ -150,8 +150,28 @@ def content(settings: Smtpgw, reception: Reception) -> ContentOptions:
 
 def edge(settings: Smtpgw, listener: Listener, tables: DoorTables = NO_TABLES) -> EdgeOptions:
     """How a listener speaks SMTP.  Raises ConfigError for unusable certificates."""
-    reception = settings.reception(listener)
+    return edges(settings, listener, tables)[0]
+
+
+def edges(
+    settings: Smtpgw, listener: Listener, tables: DoorTables = NO_TABLES
+) -> tuple[EdgeOptions, EdgeOptions]:
+    """How it does usually, and under stress; with the same certificates.  Raises ConfigError."""
     door = wiring_tls.doorway(settings, listener, tables.server_names)
+    usual, stressed = (
+        _edge(settings, listener, tables, settings.reception(listener, stress=each), door)
+        for each in (False, True)
+    )
+    return usual, stressed
+
+
+def _edge(
+    settings: Smtpgw,
+    listener: Listener,
+    tables: DoorTables,
+    reception: Reception,
+    door: wiring_tls.Doorway,
+) -> EdgeOptions:
     return EdgeOptions(
         listener=listener.name,
         myhostname=settings.hostname,
@@ -170,20 +190,6 @@ def edge(settings: Smtpgw, listener: Listener, tables: DoorTables = NO_TABLES) -
         etrn=bool(settings.expanded("fast_flush_domains")),
         helo_required=reception.smtpd_helo_required,
         soft_bounce=reception.soft_bounce,
-    )
-
-
-def edges(
-    settings: Smtpgw, listener: Listener, tables: DoorTables = NO_TABLES
-) -> tuple[EdgeOptions, EdgeOptions]:
-    """How it does usually, and under stress; with the same certificates.  Raises ConfigError."""
-    usual = edge(settings, listener, tables)
-    stressed = settings.reception(listener, stress=True)
-    return usual, replace(
-        usual,
-        content=content(settings, stressed),
-        deadlines=wiring_limits.deadlines(stressed),
-        limits=wiring_limits.limits(settings, stressed),
     )
 
 
