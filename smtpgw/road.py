@@ -322,7 +322,7 @@ class GatewaySession:
         return self._stage("UNKNOWN", await self._chain.unknown(line))
 
     async def reset(self) -> None:
-        self._transaction = None
+        self._transaction, self._forwarded = None, {}
         self._admission.reset()
         await self._chain.abort()
 
@@ -453,7 +453,9 @@ class GatewaySession:
             edits={name: len(edits) for name, edits in result.edits},
             notes=content.notes,
             reference=reference,
+            **({"forwarded": dict(self._forwarded)} if self._forwarded else {}),
         )
+        self._forwarded = {}
         return answer
 
     def _mail(self, transaction: _Transaction, envelope: Envelope, content: Content) -> Mail:

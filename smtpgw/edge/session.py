@@ -138,7 +138,7 @@ class Session:
         """EHLO or HELO; either gives up a transaction (RFC 5321 section 4.1.4)."""
         if not (_HOST.match(argument) or is_literal(argument)):
             return BAD_HELLO
-        if self.state.in_transaction:
+        if self.state.in_transaction or self._claims.facts:
             await self.reset()
         lmtp = self._options.dialogue.lmtp
         hello = Hello(argument, esmtp, self._tls, self._login, lmtp)
@@ -339,9 +339,9 @@ class Session:
 
     async def reset(self) -> None:
         """Give up the transaction, if there is one, and tell the road."""
-        in_transaction = self.state.in_transaction
+        begun = self.state.in_transaction or self._claims.facts
         self._over()
-        if in_transaction:
+        if begun:
             await self._ask(self._road.reset())
 
     async def unknown(self, line: bytes) -> Answer:

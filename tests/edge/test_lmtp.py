@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from smtpgw.edge.dialogue_options import DialogueOptions
 from smtpgw.edge.road import Answer
-from tests.edge.harness import QUICK, Client, Server
+from tests.edge.harness import QUICK, Client, Server, wait_for
+from tests.peers.postfix import postfix
 
 LMTP = replace(QUICK, dialogue=DialogueOptions(lmtp=True))
 
@@ -91,3 +92,17 @@ def test_a_client_of_lmtp_that_is_not_ours() -> None:
         assert client.sendmail("a@b", ["u@d"], b"Subject: x\r\n\r\nhello\r\n") == {}
         client.quit()
         assert len(server.accepted) == 1
+
+
+def test_postfixs_own_client_of_lmtp() -> None:
+    """lmtp(8) of Debian's Postfix delivers to us, and hears what became of each recipient."""
+    with Server(LMTP) as server:
+        with postfix({"default_transport": f"lmtp:inet:127.0.0.1:{server.port}"}) as peer:
+            addresses = ("u@d.example", "refused@d.example", "v@d.example")
+            peer.submit(b"Subject: x\r\n\r\nhello\r\n", "a@b.example", *addresses)
+            wait_for(lambda: peer.peer.said().count("relay=127.0.0.1") >= 3)
+            said = peer.peer.said()
+        assert server.accepted[0].recipients == [b"u@d.example", b"v@d.example"]
+    for address, status in zip(addresses, ("sent", "bounced", "sent"), strict=True):
+        (line,) = [each for each in said.splitlines() if f"to=<{address}>" in each]
+        assert f"status={status}" in line

@@ -293,3 +293,18 @@ def test_settings_that_do_not_go_together(place: Path, more: str, found: str) ->
     findings, usable = check.examine(gateway.file)
     assert not usable
     assert found in findings[0].detail
+
+
+def test_what_xforward_says_stands_in_the_log_with_its_mail(place: Path) -> None:
+    gateway = Gateway(place)
+    gateway.configure('smtpd_authorized_xforward_hosts = ["127.0.0.1"]')
+    gateway.start()
+    with gateway.client() as client:
+        assert client.docmd("XFORWARD", "NAME=far.example ADDR=192.0.2.7")[0] == 250
+        assert client.docmd("XFORWARD", "IDENT=4ABC")[0] == 250
+        assert client.sendmail("a@example.org", ["u@example.net"], MAIL) == {}
+        assert client.sendmail("b@example.org", ["u@example.net"], MAIL) == {}
+    first, second = (gateway.told("message", sender=f"{each}@example.org")[0] for each in "ab")
+    assert first["forwarded"] == {"NAME": "far.example", "ADDR": "192.0.2.7", "IDENT": "4ABC"}
+    assert "forwarded" not in second
+    gateway.kill()
