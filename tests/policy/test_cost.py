@@ -44,5 +44,5 @@ def test_the_cost_of_a_usual_set_of_lists(capsys: pytest.CaptureFixture[str]) ->
 
     seconds = asyncio.run(many())
     with capsys.disabled():
-        print(f"\nrestriction lists of a usual MX: {seconds * 1e6:.0f} µs of CPU a recipient")
+        print(f"\nrestriction lists of an MX: {seconds * 1e6:.0f} µs of CPU a recipient")
     assert seconds < 0.005, "the hot road has become slow"
