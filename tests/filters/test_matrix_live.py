@@ -113,6 +113,7 @@ def _mail(dice: random.Random, mail: Mail) -> Mail:
     )
 
 
+@pytest.mark.timeout(120 + 10 * RUNS)
 def test_nothing_goes_on_unseen_where_the_matrix_forbids_it(peer: ClamdPeer) -> None:
     told: Counter[str] = Counter()
     for number in range(RUNS):
