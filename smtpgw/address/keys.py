@@ -39,6 +39,13 @@ class Strategy(enum.Flag):
     """canonical(5), virtual(5), generic(5), relocated(5) and lists of recipients."""
 
 
+# Numbers are compared much faster than flags, and this is asked for every address of every mail.
+_FULL, _NOEXT = Strategy.FULL.value, Strategy.NOEXT.value
+_LOCALPART_IF_LOCAL, _LOCALPART_AT = Strategy.LOCALPART_IF_LOCAL.value, Strategy.LOCALPART_AT.value
+_AT_DOMAIN, _DOMAIN = Strategy.AT_DOMAIN.value, Strategy.DOMAIN.value
+_PARENT, _DOT_PARENT = Strategy.PARENT.value, Strategy.DOT_PARENT.value
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """`text` is what a table is asked for, `other` what it is asked for if `text` is not found:
@@ -56,32 +63,34 @@ def keys(
 ) -> Iterator[Key]:
     """The keys of an internal address; `ours` says that its domain is one of ours (myorigin,
     mydestination, our network addresses)."""
+    wanted = strategy.value
     bare, extension = delimiter.bare(address)
     local, domain = form.split(address)
-    if Strategy.FULL in strategy:
+    if wanted & _FULL:
         yield _key(address)
-    if Strategy.NOEXT in strategy and extension:
+    if wanted & _NOEXT and extension:
         yield _key(bare, partial=True, extension=extension)
     if domain is None:
         return
-    if Strategy.LOCALPART_IF_LOCAL in strategy and ours:
+    if wanted & _LOCALPART_IF_LOCAL and ours:
         yield from _locals(local, delimiter, b"")
-    if Strategy.AT_DOMAIN in strategy:
+    if wanted & _AT_DOMAIN:
         yield Key(b"@" + domain, partial=True)
-    if Strategy.DOMAIN in strategy:
+    if wanted & _DOMAIN:
         yield from domain_keys(domain, strategy)
-    if Strategy.LOCALPART_AT in strategy:
+    if wanted & _LOCALPART_AT:
         yield from _locals(local, delimiter, b"@")
 
 
 def domain_keys(domain: bytes, strategy: Strategy) -> Iterator[Key]:
     """The keys of a domain: itself, and those above it."""
     yield Key(domain, partial=True)
+    wanted = strategy.value
     at = domain.find(b".", 1)
     while at >= 0 and domain[at + 1 :]:
-        if Strategy.PARENT in strategy:
+        if wanted & _PARENT:
             yield Key(domain[at + 1 :], partial=True)
-        elif Strategy.DOT_PARENT in strategy:
+        elif wanted & _DOT_PARENT:
             yield Key(domain[at:], partial=True)
         at = domain.find(b".", at + 1)
 

@@ -18,6 +18,7 @@ def mail_host(domain: bytes) -> bool:
     return is_literal(domain) if domain.startswith(b"[") else host_name(domain)
 
 
+@functools.lru_cache(maxsize=4096)
 def host_name(name: bytes) -> bool:
     """Labels of letters, digits, hyphens inside, underscores; not digits, dots, hyphens alone."""
     if not name or len(name) > MAX_NAME:
