@@ -72,6 +72,9 @@ class FootedRoad:
     async def etrn(self, node: str, *, below: bool) -> Answer | None:
         return await self._foot(await self.inner.etrn(node, below=below))
 
+    async def vrfy(self, recipient: Path) -> Answer | None:
+        return await self._foot(await self.inner.vrfy(recipient))
+
     async def unknown(self, line: bytes) -> Answer | None:
         return await self._foot(await self.inner.unknown(line))
 
