@@ -18,7 +18,15 @@ from pathlib import Path
 from milterd.base import logs, sockets
 from milterd.base.toml_file import ConfigError
 from milterd.wire.mta import MtaConnection
-from smtpgw import check_certificates, check_tables, config, outbound, wiring, wiring_screen
+from smtpgw import (
+    check_certificates,
+    check_logins,
+    check_tables,
+    config,
+    outbound,
+    wiring,
+    wiring_screen,
+)
 from smtpgw.chain import client
 from smtpgw.chain.faults import MilterFault
 from smtpgw.config import GatewaySettings, Milter, Smtpgw
@@ -118,7 +126,7 @@ async def _peers(settings: Smtpgw) -> list[Finding]:
     texts = {default, *settings.transport.values()}
     work: list[Awaitable[Finding]] = [_milter(settings, each) for each in settings.milter]
     work += [_destination(settings, parse_destination(each), each) for each in sorted(texts)]
-    return list(await asyncio.gather(*work))
+    return [*await asyncio.gather(*work), *await check_logins.examine(settings)]
 
 
 async def _milter(settings: Smtpgw, milter: Milter) -> Finding:
