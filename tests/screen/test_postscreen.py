@@ -28,8 +28,8 @@ LISTS = {
     ],
 }  # fmt: skip
 LISTED = {
-    **{f"{each}.0.0.127.bl.example": {"A": ["127.0.0.2"]} for each in (202, 203, 204)},
-    **{f"{each}.0.0.127.other.example": {"A": ["127.0.0.5"]} for each in (202, 203, 204)},
+    **{f"{each}.0.0.127.bl.example": {"A": ["127.0.0.2"]} for each in (202, 203, 204, 205)},
+    **{f"{each}.0.0.127.other.example": {"A": ["127.0.0.5"]} for each in (202, 203, 204, 205)},
     **{f"{each}.0.0.127.white.example": {"A": ["127.0.0.9"]} for each in (212, 213)},
 }
 
@@ -40,6 +40,9 @@ NAMED = [
     Case({"postscreen_greet_action": "drop"}, early=EHLO, steps=(None, MAIL)),
     Case({"postscreen_greet_action": "ignore"}, early=EHLO, steps=(None, MAIL, RCPT, QUIT)),
     Case({**LISTS, "postscreen_dnsbl_action": "enforce"}, address="127.0.0.202"),
+    Case({**LISTS, "postscreen_dnsbl_action": "enforce",
+          "postscreen_dnsbl_reply_map": "inline:{other.example=hidden.example}"},
+         address="127.0.0.205"),
     Case({**LISTS, "postscreen_dnsbl_action": "drop"}, address="127.0.0.203"),
     Case({**LISTS, "postscreen_dnsbl_action": "ignore"}, address="127.0.0.204"),
     Case({**LISTS, "postscreen_dnsbl_allowlist_threshold": -1,
@@ -100,15 +103,26 @@ def _agree(cases: list[Case], zone: Zone, faults: Mapping[str, str] | None = Non
         else dataclasses.replace(each, address=f"127.0.{1 + at // 200}.{at % 200 + 2}")
         for at, each in enumerate(cases)
     ]
-    with sides(cases, zone) as both:
-        both.dns.faults.update(faults or {})
-        found = both.differences(cases)
-    told = "\n".join(
-        f"{cases[at]}\n  postfix {left.visits}\n  ours    {right.visits}"
-        for at, left, right in found
-    )
+    found = _differences(cases, zone, faults or {})
     print(f"{len(cases) - len(found)} of {len(cases)} agree")
-    assert not found, told
+    if found:
+        # Who waits a second for an answer misses it on a busy machine: only what differs on a
+        # fresh pair of both too is a difference.
+        cases = [each for each, _ in found]
+        found = _differences(cases, zone, faults or {})
+    assert not found, "\n".join(told for _, told in found)
+
+
+def _differences(
+    cases: list[Case], zone: Zone, faults: Mapping[str, str]
+) -> list[tuple[Case, str]]:
+    with sides(cases, zone) as both:
+        both.dns.faults.update(faults)
+        found = both.differences(cases)
+    return [
+        (cases[at], f"{cases[at]}\n  postfix {left.visits}\n  ours    {right.visits}")
+        for at, left, right in found
+    ]
 
 
 def test_what_each_parameter_does() -> None:
