@@ -85,7 +85,7 @@ class App:
         self._looking: asyncio.Task[None] | None = None
         self._screening = screening.Screening(
             wiring_screen.Shared(
-                resolver,
+                ChangingResolver(wiring_screen.dns(settings), time.monotonic, _observe_dns),
                 PassCache(
                     settings.queue.directory / wiring_screen.CACHE, time.time, logs.get("screen")
                 ),

@@ -10,7 +10,7 @@ from smtpgw.address.clients import ClientList
 from smtpgw.config import Smtpgw
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.screen.gate import Gate
-from smtpgw.wiring_screen import Screens, Shared, open_screens
+from smtpgw.wiring_screen import Screens, Shared, dns, open_screens
 
 
 class Screening:
@@ -29,6 +29,7 @@ class Screening:
     ) -> None:
         """Screen by these settings from now on.  Raises ConfigError, and has changed nothing."""
         found = await open_screens(settings, mynetworks, edges, self._shared)
+        self._shared.resolver.configure(dns(settings))
         # Those just replaced may be asked this moment; the ones before them are not any more.
         await self._before.close()
         self._before, self._now = self._now, found
@@ -57,4 +58,7 @@ class Screening:
     async def close(self) -> None:
         """Write what is not written yet, and let go of everything."""
         await self._stop()
-        await asyncio.gather(self._shared.cache.close(), self._before.close(), self._now.close())
+        shared = self._shared
+        await asyncio.gather(
+            shared.resolver.close(), shared.cache.close(), self._before.close(), self._now.close()
+        )

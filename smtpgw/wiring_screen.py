@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from structlog.typing import FilteringBoundLogger
 
 from milterd.base.toml_file import ConfigError, Problem
-from smtpgw import parameters
+from smtpgw import parameters, wiring
 from smtpgw.address.clients import ClientList
 from smtpgw.addresses import close_tables
 from smtpgw.config import Listener, Smtpgw
 from smtpgw.config_reception import Reception
-from smtpgw.dns.answers import Resolver
+from smtpgw.dns.changing import ChangingResolver
+from smtpgw.dns.resolver import DnsOptions
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.road import Note
 from smtpgw.screen.cache import PassCache
@@ -33,11 +34,16 @@ from smtpgw.tables.table import LocalTable, Table, Unavailable
 CACHE = "screen.sqlite"
 
 
+QUESTIONS = 1000
+"""Questions to lists at once: a list that is dead holds each of them for seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the screens of all listeners have together."""
+    """What the screens of all listeners have together.  The resolver is one for lists alone, so
+    that a dead one takes no question from restrictions and deliveries."""
 
-    resolver: Resolver
+    resolver: ChangingResolver
     cache: PassCache
     note: Note
     log: FilteringBoundLogger
@@ -53,6 +59,11 @@ class Screens:
     async def close(self) -> None:
         """Give back what the tables hold."""
         await close_tables(self.tables)
+
+
+def dns(settings: Smtpgw) -> DnsOptions:
+    """Whom to ask for lists."""
+    return replace(wiring.dns(settings), queries=QUESTIONS)
 
 
 async def check(settings: Smtpgw, log: FilteringBoundLogger) -> None:

@@ -192,6 +192,14 @@ class Conversation(SMTP):
             await self._wait(self.loop.time(), until)
         return self.inbox.take() if limit is None else self.inbox.take(limit)
 
+    async def heard(self, until: float) -> bytes:
+        """Whatever the client says next, before `until`; outside of any transaction."""
+        while not self.inbox.waiting:
+            if self._draining:
+                await self.say(SHUTDOWN)
+            await self._wait(until)
+        return self.inbox.take()
+
     async def _wait(self, began: float, until: float = math.inf) -> None:
         """Until more input, with all replies sent (RFC 2920 section 3.2): smtpd_timeout from
         `began` on, and not beyond `until`."""

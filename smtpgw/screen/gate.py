@@ -258,7 +258,7 @@ class Guest:
         until = loop.time() + limit
         while True:
             if not data:
-                data = await conversation.some(until)
+                data = await conversation.heard(until)
             output = dummy.feed(data)
             self._tell(output, dummy)
             if output.reply:

@@ -269,6 +269,13 @@ def test_offences(test: Test, sent: bytes, action: Action) -> None:
     assert talk.feed(sent).offences == [], "once in a session"
 
 
+def test_a_chunk_behind_its_command_is_no_offence() -> None:
+    talk, _, _ = dummy(options({Test.PIPELINING: "drop"}))
+    output = talk.feed(b"BDAT 3 LAST\r\nabc")
+    assert output.offences == []
+    assert output.reply.startswith(b"554 5.5.1 Error: need MAIL")
+
+
 def test_a_dialogue_has_its_limits() -> None:
     """postscreen_command_count_limit, and lines without end."""
     talk, _, _ = dummy(options(command_count_limit=2), frozenset())
