@@ -197,7 +197,7 @@ class Conversation(SMTP):
         while not self.inbox.waiting:
             if self._draining:
                 await self.say(SHUTDOWN)
-            await self._wait(until)
+            await self._wait(self.loop.time(), until)
         return self.inbox.take()
 
     async def _wait(self, began: float, until: float = math.inf) -> None:
