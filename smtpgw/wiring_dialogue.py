@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from milterd.base import sockets
 from milterd.base.toml_file import ConfigError, Problem
 from smtpgw import parameters
 from smtpgw.config import Listener, Smtpgw
@@ -15,11 +16,14 @@ EHLO_KEYWORDS = frozenset({
     "8BITMIME", "AUTH", "CHUNKING", "DSN", "ENHANCEDSTATUSCODES", "ETRN", "PIPELINING", "SIZE",
     "SMTPUTF8", "STARTTLS", "VRFY", "XCLIENT", "XFORWARD", "SILENT-DISCARD",
 })  # fmt: skip
+_SMTP_PORT = 25
 _BANNER = re.compile(r"[ -~]{1,400}\Z")
 
 
 def dialogue(listener: Listener, reception: Reception, tables: DoorTables) -> DialogueOptions:
     """What may be said.  Raises ConfigError."""
+    if listener.profile == "lmtp" and sockets.parse(listener.address).port == _SMTP_PORT:
+        raise _wrong(listener, "address", "port 25", "another one for LMTP (RFC 2033 section 5)")
     discard = frozenset(each.upper() for each in reception.smtpd_discard_ehlo_keywords)
     if discard - EHLO_KEYWORDS:
         found, wanted = sorted(discard - EHLO_KEYWORDS)[0], ", ".join(sorted(EHLO_KEYWORDS)).lower()

@@ -295,6 +295,14 @@ def test_settings_that_do_not_go_together(place: Path, more: str, found: str) ->
     assert found in findings[0].detail
 
 
+def test_lmtp_is_not_for_port_25(place: Path) -> None:
+    gateway = Gateway(place)
+    gateway.configure(tables=FORMAT.format(name="l", address="[::1]:25", profile="lmtp", more=""))
+    findings, usable = check.examine(gateway.file)
+    assert not usable
+    assert "port 25" in findings[0].detail
+
+
 def test_what_xforward_says_stands_in_the_log_with_its_mail(place: Path) -> None:
     gateway = Gateway(place)
     gateway.configure('smtpd_authorized_xforward_hosts = ["127.0.0.1"]')
