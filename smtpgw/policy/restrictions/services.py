@@ -66,7 +66,10 @@ async def check_throttle(run: Run, rule: Rule) -> Outcome:
     port = run.ports.throttle
     if port is None:
         raise run.misconfigured("no throttles here")
-    action = await port.check(rule.argument, run.facts)
+    try:
+        action = await port.check(rule.argument, run.facts)
+    except ServiceDown as error:  # there is none of that name
+        raise run.misconfigured(str(error)) from error
     return await _own(run, f"throttle {rule.argument}", action)
 
 
