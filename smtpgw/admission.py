@@ -23,6 +23,8 @@ from smtpgw.tables.table import Unavailable
 
 BAD_SENDER = Reply(501, "5.1.7", "Bad sender address syntax")
 BAD_RECIPIENT = Reply(501, "5.1.3", "Bad recipient address syntax")
+_ALONE = frozenset({State.EHLO, State.HELO, State.DATA, State.VRFY})
+"""Commands behind which nothing may be sent before their answer (RFC 2920 section 3.1)."""
 MOST_RECORDS = 20
 """Of commands that were let pass, for one mail."""
 
@@ -190,8 +192,11 @@ class Admission:
         return last.as_dicts() if last is not None else []
 
     def _at(self, state: State) -> Facts:
-        """The facts for a command."""
-        return replace(self.facts, state=state, pipelining=self._connection.pending())
+        """The facts for a command.  Who has once sent more before it might is known for it."""
+        early = state in _ALONE or not (self.facts.esmtp or state is State.END_OF_MESSAGE)
+        if early and not self.facts.pipelining and self._connection.pending():
+            self.facts = replace(self.facts, pipelining=True)
+        return replace(self.facts, state=state)
 
 
 def unavailable(address: bytes, error: Unavailable) -> Refusal:

@@ -99,7 +99,9 @@ class Listener:
             self._turned_away.discard(protocol)
             options = protocol.options
             connection = connection_of(transport, options.listener, trace, header)
-            connection = replace(connection, stressed=stressed)
+            connection = replace(
+                connection, stressed=stressed, pending=lambda: bool(protocol.inbox.waiting)
+            )
             protocol.log = bound = log.bind(client=connection.client.address)
             protocol.connection, protocol.note = connection, self._note
             refusal = self._refusal(transport)

@@ -68,7 +68,6 @@ class PolicyOptions:
     default_rbl_reply: str = DEFAULT_RBL_REPLY
     smtpd_expansion_filter: str = PRINTABLE
     smtpd_reject_footer: str = ""
-    smtpd_log_access_permit_actions: tuple[str, ...] = ()
     dns_limit: float = 60.0
 
 

@@ -73,6 +73,7 @@ def test_old_names_and_upper_case() -> None:
         ("reject_rbl_client zen.example=127.0.0.999", "four numbers"),
         ("check_client_access", "type:name of a table behind it"),
         ("check_client_access permit", "type:name of a table"),
+        ("check_ccert_access { hash:/x, { search_order = name } }", "behind search_order"),
         ("sleep soon", "expected number"),
         ("check_policy_service nothing", "type:name of a service"),
         ("permit warn_if_reject", "a restriction behind it"),

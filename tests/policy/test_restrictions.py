@@ -163,6 +163,7 @@ def test_tempfail_actions() -> None:
 
 def test_sender_login_maps() -> None:
     more = 'smtpd_sender_login_maps = "inline:{ {s@good.example = joe, jane} }"\n'
+    more += "smtpd_sasl_auth_enable = true\n"
     joe, jim = (named(login=Login(each)) for each in (b"Joe", b"jim"))
     mismatch = "553 5.7.1 <s@good.example>: Sender address rejected: not owned by user jim"
     anonymous = "553 5.7.1 <s@good.example>: Sender address rejected: not logged in"
@@ -273,3 +274,16 @@ def test_every_step_is_recorded() -> None:
     assert table.where
     assert [each.outcome for each in steps if not each.asked] == ["dunno", "reject"]
     assert (decision.rule, decision.listed) == ("reject", "smtpd_client_restrictions")
+
+
+def test_where_nobody_can_log_in_nobody_is_refused_for_it() -> None:
+    more = 'smtpd_sender_login_maps = "inline:{ {s@good.example = joe} }"\n'
+    assert heard("sender", "reject_sender_login_mismatch", STRANGER, more) == ""
+
+
+def test_check_relay_domains() -> None:
+    text = RELAY.format("check_relay_domains")
+    assert asked(text) == ""
+    assert asked(text, named(recipient=b"u@foreign.example")) == (
+        "554 5.7.1 <u@foreign.example>: Recipient address rejected: Relay access denied"
+    )

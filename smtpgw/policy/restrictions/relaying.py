@@ -58,6 +58,21 @@ async def defer_unauth_destination(run: Run, _rule: Rule) -> Outcome:
     return await _unauthorized(run, run.options.relay_domains_reject_code - 100, "4.7.1")
 
 
+@restriction("check_relay_domains")
+async def check_relay_domains(run: Run, _rule: Rule) -> Outcome:
+    """Yes to clients in relay_domains and to recipients whom anybody may send to, no to others;
+    Postfix warns of it too."""
+    recipient = run.facts.recipient
+    if recipient is None:
+        return Outcome.DUNNO
+    if await run.site.resolver.options.relay_domains.match(run.facts.names.name):
+        return Outcome.PERMIT
+    if authorized(run, await run.resolve(recipient, run.facts.sender)):
+        return Outcome.PERMIT
+    code = run.options.relay_domains_reject_code
+    return run.refused(recipient, words.RECIPIENT, code, "5.7.1", "Relay access denied")
+
+
 async def _unauthorized(run: Run, code: int, status: str) -> Outcome:
     recipient = run.facts.recipient
     if recipient is None:

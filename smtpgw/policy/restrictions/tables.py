@@ -88,7 +88,16 @@ async def check_etrn_access(run: Run, rule: Rule) -> Outcome:
     return await asking.ask(run, rule, keys, Subject(node, words.ETRN)) or Outcome.DUNNO
 
 
-@restriction("check_ccert_access", argument=Argument.TABLE)
+def _search_order(argument: str) -> tuple[str, ...]:
+    """What stands in `{ type:name, search_order = ... }`.  Raises ValueError."""
+    _, found, order = argument.partition("search_order")
+    named = tuple(order.replace("=", " ").replace(",", " ").replace("}", " ").split())
+    if found and (not named or any(each not in _FINGERPRINTS for each in named)):
+        raise ValueError(f"{' and '.join(_FINGERPRINTS)} behind search_order")
+    return named or _FINGERPRINTS
+
+
+@restriction("check_ccert_access", argument=Argument.TABLE, prepare=_search_order)
 async def check_ccert_access(run: Run, rule: Rule) -> Outcome:
     """The fingerprints of the client's certificate and of its public key, in this order unless
     search_order says otherwise."""
@@ -107,13 +116,6 @@ async def check_ccert_access(run: Run, rule: Rule) -> Outcome:
         if outcome is not Outcome.DUNNO:
             return outcome
     return Outcome.DUNNO
-
-
-def _search_order(argument: str) -> tuple[str, ...]:
-    """What stands in `{ type:name, search_order = ... }`."""
-    _, found, order = argument.partition("search_order")
-    named = tuple(order.replace("=", " ").replace(",", " ").replace("}", " ").split())
-    return tuple(each for each in named if each in _FINGERPRINTS) if found else _FINGERPRINTS
 
 
 @restriction("check_sasl_access", argument=Argument.TABLE)
