@@ -180,7 +180,7 @@ _CODES: Mapping[str, Sequence[str]] = {
     "smtpd_null_access_lookup_key": ("<>", "s@good.example"),
 }
 _SWITCHES = (
-    "smtpd_helo_required", "smtpd_reject_unlisted_sender", "disable_vrfy_command",
+    "smtpd_reject_unlisted_sender", "disable_vrfy_command",
     "allow_untrusted_routing", "soft_bounce",
 )  # fmt: skip
 _USUALLY = ("smtpd_delay_reject", "smtpd_reject_unlisted_recipient",
@@ -206,6 +206,7 @@ def service(dice: Dice, tables: Tables) -> dict[str, str]:
         found["smtpd_etrn_restrictions"] = ", ".join(a_list(dice, tables, "helo", 2))
     found |= {name: dice.choice(values) for name, values in _CODES.items() if dice.random() < 0.3}
     found |= {name: "yes" for name in _SWITCHES if dice.random() < 0.2}
+    found["smtpd_helo_required"] = dice.choice(("yes", "yes", "no"))
     found |= {name: "no" for name in _USUALLY if dice.random() < 0.2}
     if dice.random() < 0.1:
         found["smtpd_reject_footer"] = "\\c; ask postmaster"

@@ -17,6 +17,8 @@ from tests.reception.netns import Namespace
 
 DNS = '[smtpgw.dns]\nnameservers = ["127.0.0.1:53"]\n'
 
+_FAULTS = ("internal error", "session failed", "no road for a session")
+
 
 @dataclass
 class Ours:
@@ -44,6 +46,10 @@ class Ours:
         process.send_signal(signal.SIGHUP)
         until(lambda: self.gateway.count("ready") > before or self._refused(), 30, "ready")
         assert not self._refused(), self._refused()
+
+    def faults(self) -> list[str]:
+        """What its log says of faults of its own."""
+        return [str(each)[-3000:] for each in self.gateway.log() if each["event"] in _FAULTS]
 
     def _refused(self) -> list[object]:
         return [

@@ -118,7 +118,7 @@ def test_clients_hear_what_postfix_says(record_property: Callable[[str, object],
             given = world(dice, count)
             postfix.become(given, _ports(THEIRS, count))
             gateway.become(given, _ports(OURS, count))
-        troubles = postfix.troubles()
+        troubles, faults = postfix.troubles(), gateway.faults()
     record_property(
         "measured",
         f"seed {SEED}: {done} configurations, {found.dialogues} dialogues, {found.replies} "
@@ -126,6 +126,7 @@ def test_clients_hear_what_postfix_says(record_property: Callable[[str, object],
         f"{len(found.differ)} unexplained; codes {dict(sorted(found.codes.items()))}",
     )
     assert not [each for each in troubles if "fatal" in each or "panic" in each], troubles
+    assert not faults, faults[0]
     assert not found.differ, "\n\n".join([f"seed {SEED}", *found.differ[:MOST]])
 
 
