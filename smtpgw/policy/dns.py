@@ -41,7 +41,9 @@ def _record(record: object) -> str:
 
 
 async def addresses(run: Run, name: str) -> tuple[tuple[IpAddress, ...], bool]:
-    """All addresses of a host, and whether nobody knows now if there are more."""
+    """All addresses of a host, and whether nobody knows now if there are more.  A dot may stand
+    behind its name: smtpd has getaddrinfo(3) ask for these, which takes it."""
+    name = name.removesuffix(".")
     found: list[IpAddress] = []
     unsure = False
     for family in (Family.IPV4, Family.IPV6):
