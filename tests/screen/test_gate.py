@@ -142,7 +142,7 @@ def test_who_hangs_up_before_the_banner_leaves_nothing_behind(tmp_path: Path) ->
         dns.gate.clear()
         gateway = Gateway(tmp_path)
         gateway.configure(
-            top=QUICK + 'postscreen_dnsbl_sites = ["bl.example"]\n',
+            top=QUICK + 'smtpd_peername_lookup = false\npostscreen_dnsbl_sites = ["bl.example"]\n',
             tables=f'[smtpgw.dns]\nnameservers = ["127.0.0.1:{dns.port}"]\n',
         )
         try:
