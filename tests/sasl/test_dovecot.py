@@ -184,7 +184,7 @@ def test_many_at_once_over_one_connection(one: Door) -> None:
 def test_a_dovecot_that_hangs(peer: Dovecot, when: str) -> None:
     with door(peer.auth, timeout=0.7) as one, session(one.server) as client:
         client.command(WRONG, 535)
-        auth = peer.auth_process()
+        auth, link = peer.auth_process(), one.judge._client._link
         if when == "in the middle":
             challenge(client, b"AUTH LOGIN " + b64(USER))
         os.kill(auth, signal.SIGSTOP)
@@ -193,6 +193,8 @@ def test_a_dovecot_that_hangs(peer: Dovecot, when: str) -> None:
             line = b64(PASSWORD) if when == "in the middle" else PLAIN
             client.command(line, 454, "4.7.0")
             assert time.monotonic() - began < 5
+            assert link is not None
+            assert "no answer" in link.broken
         finally:
             os.kill(auth, signal.SIGCONT)
         until(lambda: says(client, PLAIN) == 235)

@@ -96,7 +96,7 @@ class DovecotClient:
                 return await link.ask(number, line)
         except TimeoutError:
             reason = f"{self.options.name}: no answer within {self.options.timeout:g} s"
-            if link.heard < asked:
+            if link.heard <= asked:
                 # It hangs for all: a new connection may find one that does not.
                 self._lost(link, reason)
             raise Unavailable(reason) from None
