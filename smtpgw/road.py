@@ -548,7 +548,8 @@ class GatewaySession:
     @property
     def _own(self) -> bool:
         """Whether the client is one of ours, who may send anywhere."""
-        return self._admission.own or self._hello.login is not None
+        login = self._hello.login
+        return self._admission.own or (login is not None and not login.anonymous)
 
     def _direction(self) -> Direction:
         return relay.direction(self._own)

@@ -163,6 +163,11 @@ class Login:
     name: bytes
     method: str = "PLAIN"
 
+    @property
+    def anonymous(self) -> bool:
+        """Whether it says of nobody who that is (RFC 4505), and so gives no rights."""
+        return self.method.upper() == "ANONYMOUS"
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,7 @@ from smtpgw.edge.received import received_field
 from smtpgw.edge.road import Connection, Hello, Login, PeerCertificate, Tls
 from smtpgw.finding import Finding
 from smtpgw.logins import LoginRoom
+from smtpgw.policy.restrictions.relaying import permit_sasl_authenticated
 from smtpgw.sasl.dovecot.authenticator import _question
 from tests.peers.dovecot import dovecot
 from tests.sasl.support import LOG, write_file
@@ -96,6 +98,13 @@ def test_a_login_cannot_write_into_the_received_field() -> None:
     assert comment.count(b")") == 1
     assert b"\r" not in comment
     assert b"with ESMTPA id" in field.value
+
+
+@pytest.mark.parametrize(("method", "outcome"), [("PLAIN", "PERMIT"), ("ANONYMOUS", "DUNNO")])
+def test_nobody_has_no_rights(method: str, outcome: str) -> None:
+    facts = SimpleNamespace(login=Login(b"anonymous", method))
+    asked = permit_sasl_authenticated(SimpleNamespace(facts=facts), None)  # type: ignore[arg-type]
+    assert asyncio.run(asked).name == outcome  # type: ignore[arg-type]
 
 
 def found(*lines: str) -> list[Finding]:

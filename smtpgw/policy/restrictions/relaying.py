@@ -32,8 +32,9 @@ async def permit_inet_interfaces(run: Run, _rule: Rule) -> Outcome:
 
 @restriction("permit_sasl_authenticated")
 async def permit_sasl_authenticated(run: Run, _rule: Rule) -> Outcome:
-    """Yes to who has logged in."""
-    return Outcome.DUNNO if run.facts.login is None else Outcome.PERMIT
+    """Yes to who has logged in, and not as nobody."""
+    login = run.facts.login
+    return Outcome.DUNNO if login is None or login.anonymous else Outcome.PERMIT
 
 
 @restriction("permit_auth_destination")
