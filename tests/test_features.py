@@ -37,6 +37,39 @@ BEHAVIOURS = (
     "no local delivery on an MX", "another route for some domains",
 )  # fmt: skip
 
+RECEPTION = (named.TOP / "docs" / "restrictions-differences.md").read_text()
+RESTRICTIONS = (
+    "smtpd_client_restrictions", "smtpd_helo_required", "smtpd_helo_restrictions",
+    "smtpd_sender_restrictions", "smtpd_relay_restrictions", "smtpd_recipient_restrictions",
+    "smtpd_data_restrictions", "smtp_client_restrictions", "smtp_sender_restrictions",
+    "mua_client_restrictions", "mua_helo_restrictions", "mua_sender_restrictions",
+    "smtpd_delay_reject", "smtpd_reject_unlisted_recipient", "smtpd_reject_unlisted_sender",
+    "disable_vrfy_command", "smtpd_recipient_limit", "smtpd_error_sleep_time",
+    "smtpd_soft_error_limit", "smtpd_hard_error_limit", "unverified_sender_reject_reason",
+    "permit", "reject", "warn_if_reject", "permit_mynetworks", "permit_sasl_authenticated",
+    "permit_tls_clientcerts", "permit_auth_destination", "reject_unauth_destination",
+    "reject_unauth_pipelining", "reject_unknown_client_hostname",
+    "reject_unknown_reverse_client_hostname", "reject_invalid_helo_hostname",
+    "reject_non_fqdn_helo_hostname", "reject_unknown_helo_hostname", "reject_non_fqdn_sender",
+    "reject_unknown_sender_domain", "reject_unlisted_sender", "reject_unverified_sender",
+    "reject_non_fqdn_recipient", "reject_unknown_recipient_domain", "reject_unlisted_recipient",
+    "reject_unverified_recipient", "check_client_access", "check_sender_access",
+    "check_policy_service", "reject_authenticated_sender_login_mismatch",
+    "check_recipient_access", "FILTER", "DUNNO",
+)  # fmt: skip
+"""Parameters and restrictions of who may speak and send what."""
+RESTRICTION_ROWS = _ROW.findall(RECEPTION)
+
+
+def test_no_restriction_is_missing() -> None:
+    told = {name for row in RESTRICTION_ROWS for name in re.findall(r"`([^`]+)`", row[0])}
+    assert sorted(set(RESTRICTIONS) - told) == []
+
+
+@pytest.mark.parametrize("row", RESTRICTION_ROWS, ids=[row[0][:40] for row in RESTRICTION_ROWS])
+def test_a_restrictions_row_names_tests_that_there_are(row: tuple[str, str, str, str]) -> None:
+    named.check(row[3])
+
 
 def test_no_row_is_missing() -> None:
     told = {name for row in ROWS for name in re.findall(r"`([^`]+)`", row[0])}

@@ -44,7 +44,7 @@ class Ours:
         process = self.gateway.process
         assert process is not None
         process.send_signal(signal.SIGHUP)
-        until(lambda: self.gateway.count("ready") > before or self._refused(), 30, "ready")
+        until(lambda: self.gateway.count("ready") > before or self._refused(), 120, "ready")
         assert not self._refused(), self._refused()
 
     def faults(self) -> list[str]:
