@@ -161,7 +161,7 @@ def test_two_gateways_count_a_client_together(server: Redis, tmp_path: Path) -> 
         first, second = gateways
         heard = [greeting(each.port, stack) for each in (first, second, first, second, first)]
         assert [each[:4] for each in heard] == [b"220 "] * 3 + [b"421 "] * 2
-        first.kill()  # its worker sees that, and gives back what it has
+        first.stop()  # and gives back what it has
         until(lambda: greeting(second.port, stack)[:4] == b"220 ", what="room")
         server.peer.pause()
         try:
