@@ -3,6 +3,7 @@ they mean the same."""
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,6 +43,20 @@ def _no_length(value: bool) -> bool:
     return value
 
 
+def _field_name(text: str) -> str:
+    if not re.fullmatch(r"[!-9;-~]+", text):
+        raise ValueError("expected the name of a header field, without a colon")
+    return text
+
+
+def _authserv_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]*", text):
+        raise ValueError('expected a host name such as "mx.example.net" (RFC 8601 section 2.5)')
+    return text
+
+
+FieldName = Annotated[str, AfterValidator(_field_name), Kind("text")]
+AuthservId = Annotated[str, AfterValidator(_authserv_id), Kind("text")]
 Forms = Annotated[str, AfterValidator(_forms), Kind("canonical forms")]
 NameServer = Annotated[str, AfterValidator(_server), Kind("address")]
 NoLength = Annotated[bool, AfterValidator(_no_length)]
@@ -99,7 +114,7 @@ class DkimKeySettings(Table):
     key_groups: frozenset[str] = Field(
         default=frozenset(), description="groups that may read key files, besides root"
     )
-    sender_headers: tuple[str, ...] = Field(
+    sender_headers: tuple[FieldName, ...] = Field(
         default=("From",),
         description="the first of these fields that a mail has decides which key signs "
         "(SenderHeaders); From has to have exactly one address in any case",
@@ -124,15 +139,15 @@ class DkimSignSettings(Table):
     canonicalization: Forms = Field(
         default="relaxed/relaxed", description="forms of header and body (Canonicalization)"
     )
-    oversign: tuple[str, ...] = Field(
+    oversign: tuple[FieldName, ...] = Field(
         default=OVERSIGN,
         description="header fields nobody may add to a signed mail (OversignHeaders)",
     )
-    sign: tuple[str, ...] = Field(
+    sign: tuple[FieldName, ...] = Field(
         default=SIGN,
         description="header fields that are signed where they are present (SignHeaders)",
     )
-    omit: tuple[str, ...] = Field(
+    omit: tuple[FieldName, ...] = Field(
         default=(), description="fields taken out of both lists (OmitHeaders)"
     )
     body_length_limit: NoLength = Field(
@@ -146,7 +161,7 @@ class DkimVerifySettings(Table):
     verify: bool = Field(
         default=False, description="check inbound mail and add Authentication-Results"
     )
-    authserv_id: str = Field(
+    authserv_id: AuthservId = Field(
         default="", description="our name in that field; empty means this machine's (AuthservID)"
     )
     remove_forged: bool = Field(
@@ -157,7 +172,7 @@ class DkimVerifySettings(Table):
     signature_limit: int = Field(
         default=10, ge=1, le=100, description="signatures of a mail that are looked at"
     )
-    must_be_signed: tuple[str, ...] = Field(
+    must_be_signed: tuple[FieldName, ...] = Field(
         default=(),
         description="fields that a signature has to cover where they are there (MustBeSigned)",
     )

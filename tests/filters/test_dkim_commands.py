@@ -306,3 +306,22 @@ def test_settings_say_why_there_is_no_length(settings: Path) -> None:
     done = CliRunner().invoke(app, ["check", "-c", str(settings)])
     assert done.exit_code == 78
     assert "RFC 6376 section 8.2" in done.output
+
+
+@pytest.mark.parametrize(
+    ("line_", "expected"),
+    [
+        ('oversign = ["Sübject"]', "the name of a header field"),
+        ('sender_headers = ["Sender:"]', "the name of a header field"),
+        ('authserv_id = "müx"', "expected a host name"),
+        ('canonicalization = "nowsp"', "relaxed/relaxed"),
+        ('nameservers = ["dns.example"]', "expected an address"),
+        ('opendkim_key_table = "file:/x"', "expected both"),
+        ('on_key_error = "reject"', "tempfail"),
+    ],
+)
+def test_wrong_settings_are_named(settings: Path, line_: str, expected: str) -> None:
+    settings.write_text(settings.read_text() + line_ + "\n")
+    done = CliRunner().invoke(app, ["check", "-c", str(settings)])
+    assert done.exit_code == 78
+    assert expected in done.output
