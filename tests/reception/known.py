@@ -39,8 +39,16 @@ def _vrfy(one: Difference) -> bool:
     return one.command.startswith("VRFY") and one.theirs.code == 252 and "DISCARD" in whole
 
 
+_DENIED = ((503, "5.7.0"), (403, "4.7.0"))
+"""The second with soft_bounce."""
+
+
+def _data_refused(one: Difference) -> bool:
+    return one.command.startswith("MAIL") and "nested MAIL" in one.theirs.text
+
+
 def _refused_at_once(one: Difference) -> bool:
-    return one.ours.codes == CLOSED.codes and one.theirs.codes == (503, "5.7.0")
+    return one.ours.codes == CLOSED.codes and one.theirs.codes in _DENIED
 
 
 def _looked_at_before(one: Difference) -> bool:
@@ -55,6 +63,7 @@ RULES: Mapping[str, Callable[[Difference], bool]] = {
     "a HELO name that is none": _helo_name,
     "an enhanced code where Postfix gives none": _enhanced,
     "VRFY beside a mail that is discarded": _vrfy,
+    "a mail whose DATA is refused is over": _data_refused,
     "a client refused at once is let go": _refused_at_once,
     "a sender that another session has asked for": _looked_at_before,
 }

@@ -127,8 +127,9 @@ async def _exchangers(run: Run, domain: str) -> tuple[str, ...]:
 
 
 async def _name_servers(run: Run, domain: str) -> tuple[str, ...]:
-    """A name without NS has those of the domain above it."""
-    while domain:
+    """A name without NS has those of the domain above it; smtpd asks for none that ends with a
+    dot."""
+    while domain and not domain.endswith("."):
         name = domain
         answer = await dns.question(run, "NS", name, lambda dns, left: dns.ns(name, left))  # noqa: B023 - it is asked at once
         if isinstance(answer, Found):
