@@ -170,6 +170,7 @@ class _Dialogue:
     def __init__(self, session: Session, road: GatewaySession, last: _Last) -> None:
         self._session, self._road, self._last = session, road, last
         self._heard: list[Heard] = []
+        self._over = False
 
     async def held(self, asked: Asked, tls_required: bool) -> Sequence[Heard]:
         """What is heard."""
@@ -192,6 +193,8 @@ class _Dialogue:
         for each in asked.recipients:
             argument = f"TO:<{each}>"
             taken |= await self._say(f"RCPT {argument}", session.rcpt(argument.encode()))
+            if self._over:
+                return self._heard
         if taken:
             await self._say("DATA", session.data())
         return self._heard
@@ -206,6 +209,7 @@ class _Dialogue:
         rule = decision.source if decision else ("" if answer.positive else "edge")
         said = Heard(command, answer.code, answer.enhanced, answer.text, rule, seconds, steps)
         self._heard.append(said)
+        self._over = answer.hangup or answer.code == 421
         return answer.positive
 
 
