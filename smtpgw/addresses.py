@@ -31,7 +31,7 @@ from smtpgw.address.resolve import AddressClass, ResolveOptions, Resolver
 from smtpgw.address.standard import Standard, StandardOptions
 from smtpgw.address.virtual import Virtual, VirtualOptions
 from smtpgw.config import Smtpgw
-from smtpgw.config_addresses import Classes, Service
+from smtpgw.config.addresses import Classes, Service
 from smtpgw.delivery import router
 from smtpgw.door_tables import DoorTables, open_door
 from smtpgw.policy.engine import Policy

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milterd.base import logs, metrics
-from smtpgw import decision_store, screening, wiring, wiring_screen
+from smtpgw import decision_store, screening, wiring
 from smtpgw.addresses import Addresses, open_addresses
 from smtpgw.chain.health import Health
 from smtpgw.client_name import ClientNames
@@ -40,6 +40,7 @@ from smtpgw.retiring import Retiring
 from smtpgw.road import GatewayRoad, Means, Plan
 from smtpgw.screen.cache import PassCache
 from smtpgw.takeover import Takeover
+from smtpgw.wiring import screen as wiring_screen
 
 COUNT_EVERY = 2.0
 """Seconds between two counts of the queue for the metrics, at least."""

@@ -25,7 +25,6 @@ from smtpgw import (
     config,
     outbound,
     wiring,
-    wiring_screen,
 )
 from smtpgw.chain import client
 from smtpgw.chain.faults import MilterFault
@@ -38,6 +37,7 @@ from smtpgw.delivery.router import parse_destination
 from smtpgw.dns.resolver import DnsResolver
 from smtpgw.finding import Finding, Level
 from smtpgw.queue.salvage import ASIDE
+from smtpgw.wiring import screen as wiring_screen
 
 PATIENCE = 5.0
 """Seconds for a peer to answer."""

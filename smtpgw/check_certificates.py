@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from milterd.base.toml_file import ConfigError
-from smtpgw import wiring_tls
 from smtpgw.config import Listener, Smtpgw
 from smtpgw.finding import Finding
 from smtpgw.tls import chains
 from smtpgw.tls.chains import ChainError
 from smtpgw.tls.expiry import Shown, shown
+from smtpgw.wiring import tls as wiring_tls
 
 SOON = 14
 """Days before its end from which a certificate is worth a warning."""

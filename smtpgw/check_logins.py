@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from milterd.base import logs
-from smtpgw import wiring_sasl, wiring_tls
 from smtpgw.config import Listener, Smtpgw
 from smtpgw.finding import Finding
 from smtpgw.sasl.dovecot.client import DovecotClient, DovecotOptions
 from smtpgw.sasl.dovecot.link import Unavailable
 from smtpgw.sasl.file import store
 from smtpgw.sasl.file.judge import FileOptions
+from smtpgw.wiring import sasl as wiring_sasl
+from smtpgw.wiring import tls as wiring_tls
 
 PATIENCE = 5.0
 """Seconds for Dovecot to answer."""

@@ -10,7 +10,6 @@ from dataclasses import replace
 from structlog.typing import FilteringBoundLogger
 
 from milterd.core.mail import Client
-from smtpgw import wiring_sasl
 from smtpgw.address.clients import ClientList
 from smtpgw.config import Listener, Smtpgw
 from smtpgw.edge.auth import AuthOptions
@@ -20,6 +19,7 @@ from smtpgw.sasl.dovecot.client import DovecotOptions
 from smtpgw.sasl.file.authenticator import FileAuthenticator
 from smtpgw.sasl.file.judge import FileOptions
 from smtpgw.tables.table import Unavailable
+from smtpgw.wiring import sasl as wiring_sasl
 
 Options = FileOptions | DovecotOptions
 Judge = FileAuthenticator | DovecotAuthenticator

@@ -71,8 +71,8 @@ def passwd(
 def _from_settings(config: Path) -> tuple[Path, Path]:
     """The password file that the settings name, and the queue, whose owner is to own it."""
     from milterd.base.toml_file import ConfigError
-    from smtpgw import wiring_sasl
     from smtpgw.config import load
+    from smtpgw.wiring import sasl as wiring_sasl
 
     try:
         settings = load(config).smtpgw

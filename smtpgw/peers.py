@@ -7,7 +7,7 @@ from pathlib import Path
 
 from milterd.base.toml_file import Problem
 from smtpgw.config import Smtpgw
-from smtpgw.config_dialogue import Peers
+from smtpgw.config.dialogue import Peers
 from smtpgw.delivery.connect import Connector
 from smtpgw.delivery.options import (
     ClientOptions,

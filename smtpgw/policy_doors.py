@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from milterd.base import logs
-from smtpgw import wiring_policy_service
 from smtpgw.addresses import Addresses
 from smtpgw.config import Smtpgw
 from smtpgw.delegation.server import PolicyServer
 from smtpgw.policy.ports import Ports
 from smtpgw.policy_answers import Answers
+from smtpgw.wiring import policy_service as wiring_policy_service
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from email.utils import formatdate
 
 from structlog.typing import FilteringBoundLogger
 
-from smtpgw.config_policy_service import Greylist as GreylistSettings
-from smtpgw.config_policy_service import Throttle as ThrottleSettings
+from smtpgw.config.policy_service import Greylist as GreylistSettings
+from smtpgw.config.policy_service import Throttle as ThrottleSettings
 from smtpgw.delegation import client as delegation
 from smtpgw.delegation import service
 from smtpgw.greylist import keys

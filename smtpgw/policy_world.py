@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from milterd.base import logs
-from smtpgw import outbound, peers, wiring, wiring_policy_service, wiring_verify
+from smtpgw import outbound, peers, wiring
 from smtpgw.addresses import Addresses
 from smtpgw.config import Smtpgw
-from smtpgw.config_reception import Reception
+from smtpgw.config.reception import Reception
 from smtpgw.delegation.client import PolicyClient
 from smtpgw.delivery.fixed import Fixed
 from smtpgw.delivery.outcome import Deliverer
@@ -33,6 +33,8 @@ from smtpgw.stores.shared import StoreDown
 from smtpgw.verify.cache import Cache
 from smtpgw.verify.sender import ProbeSender
 from smtpgw.verify.verifier import Verifier, VerifierOptions
+from smtpgw.wiring import policy_service as wiring_policy_service
+from smtpgw.wiring import verify as wiring_verify
 
 _GREYLIST, _THROTTLE = "greylist.sqlite", "throttle.sqlite"
 

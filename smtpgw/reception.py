@@ -14,7 +14,7 @@ from smtpgw.address.find import Maps
 from smtpgw.address.known import Known
 from smtpgw.address.resolve import Resolver
 from smtpgw.config import Listener, Smtpgw
-from smtpgw.config_reception import Reception
+from smtpgw.config.reception import Reception
 from smtpgw.delegation import service
 from smtpgw.policy.engine import LISTS, Policy
 from smtpgw.policy.options import PolicyOptions, Site

@@ -10,7 +10,7 @@ from smtpgw.address.clients import ClientList
 from smtpgw.config import Smtpgw
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.screen.gate import Gate
-from smtpgw.wiring_screen import Screens, Shared, dns, open_screens
+from smtpgw.wiring.screen import Screens, Shared, dns, open_screens
 
 
 class Screening:

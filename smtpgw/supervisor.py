@@ -26,7 +26,7 @@ from milterd.base.supervise import Backoff, Child, Supervisor
 from milterd.base.toml_file import ConfigError, Problem
 from smtpgw import config, control, counting, trial, wiring
 from smtpgw.config import GatewaySettings
-from smtpgw.config_policy_service import PolicyListener
+from smtpgw.config.policy_service import PolicyListener
 from smtpgw.queue import handover
 from smtpgw.rates import service
 from smtpgw.rates.counts import Counts

@@ -18,7 +18,7 @@ from smtpgw.address.clients import ClientElement, ClientList
 from smtpgw.address.find import Maps as SomeMaps
 from smtpgw.address.lists import DomainList, Element
 from smtpgw.config import Smtpgw
-from smtpgw.config_types import check_network
+from smtpgw.config.types import check_network
 from smtpgw.tables import spec
 from smtpgw.tables.catalogue import open_table
 from smtpgw.tables.context import Context

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from smtpgw.config_limits import ClientLimits, Counting
+from smtpgw.config.limits import ClientLimits, Counting
 from tests import named
 
 PAGE = (named.TOP / "docs" / "limits.md").read_text()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from smtpgw.config import Smtpgw
-from smtpgw.config_reception import Reception
+from smtpgw.config.reception import Reception
 from smtpgw.policy import registry
 from smtpgw.policy import restrictions as _restrictions  # noqa: F401 - they register themselves
 from tests.reception.names import CLIENTS, SERVER, Client

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from milterd.base.toml_file import ConfigError
-from smtpgw import config, wiring_sasl
+from smtpgw import config
 from smtpgw.address.clients import ClientList
 from smtpgw.edge.auth import Mechanism
 from smtpgw.sasl.choice import MechanismFilter, chooser
 from smtpgw.sasl.dovecot.client import DovecotOptions
 from smtpgw.sasl.file.judge import FileOptions
+from smtpgw.wiring import sasl as wiring_sasl
 
 ALL = (
     Mechanism("PLAIN", frozenset({"plaintext"})),

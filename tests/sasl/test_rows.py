@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from smtpgw.config_sasl import ServerSasl
+from smtpgw.config.sasl import ServerSasl
 from tests import named
 
 PAGE = (named.TOP / "docs" / "auth.md").read_text()

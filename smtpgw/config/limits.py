@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from milterd.base import settings
 from milterd.base.fields import Duration, Kind
-from smtpgw.config_tables import Clients
+from smtpgw.config.tables import Clients
 
 _SCHEMES = ("redis://", "rediss://", "redis+unix://", "valkey://", "valkeys://", "valkey+unix://")
 

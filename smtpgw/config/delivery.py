@@ -8,7 +8,7 @@ from pydantic import Field
 
 from milterd.base import settings
 from milterd.base.fields import Duration
-from smtpgw.config_types import NameServer, Nexthop, OptionalDestination
+from smtpgw.config.types import NameServer, Nexthop, OptionalDestination
 
 AddressKind = Literal["unspecified", "loopback", "link-local", "multicast", "broadcast", "private"]
 

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from milterd.base.settings import Table
 from milterd.base.toml_file import Problem
-from smtpgw.config_addresses import Addresses, Identity, Rewriting, Routing
-from smtpgw.config_reception import Reception, expandable
+from smtpgw.config.addresses import Addresses, Identity, Rewriting, Routing
+from smtpgw.config.reception import Reception, expandable
 from smtpgw.parameters import ParameterError
 
 

@@ -14,7 +14,7 @@ from smtpgw import parameters, wiring
 from smtpgw.address.clients import ClientList
 from smtpgw.addresses import close_tables
 from smtpgw.config import Listener, Smtpgw
-from smtpgw.config_reception import Reception
+from smtpgw.config.reception import Reception
 from smtpgw.dns.changing import ChangingResolver
 from smtpgw.dns.resolver import DnsOptions
 from smtpgw.edge.options import EdgeOptions

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from milterd.base import settings
 from milterd.base.fields import Duration, Size
-from smtpgw.config_tables import Clients, Tables, Words
+from smtpgw.config.tables import Clients, Tables, Words
 
 
 class Smtpd(settings.Table):

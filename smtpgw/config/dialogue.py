@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from milterd.base.fields import Duration, Kind
-from smtpgw.config_delivery import Delivery
-from smtpgw.config_types import OptionalDomain, OptionalIpAddress
+from smtpgw.config.delivery import Delivery
+from smtpgw.config.types import OptionalDomain, OptionalIpAddress
 from smtpgw.delivery import nexthop, tls
 
 

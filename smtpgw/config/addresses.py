@@ -14,8 +14,8 @@ from pydantic import Field
 from milterd.base import settings
 from milterd.base.fields import Duration
 from smtpgw import parameters
-from smtpgw.config_tables import Clients, Domains, Tables, TableSettings, Words
-from smtpgw.config_types import Destination, OptionalDomain
+from smtpgw.config.tables import Clients, Domains, Tables, TableSettings, Words
+from smtpgw.config.types import Destination, OptionalDomain
 
 Classes = tuple[
     Literal["envelope_sender", "envelope_recipient", "header_sender", "header_recipient"], ...

@@ -14,8 +14,8 @@ from milterd.base.toml_file import ConfigError, Problem
 from smtpgw import parameters
 from smtpgw.address.clients import ClientElement, ClientList
 from smtpgw.config import Listener, Smtpgw
-from smtpgw.config_reception import Reception
-from smtpgw.config_types import check_network
+from smtpgw.config.reception import Reception
+from smtpgw.config.types import check_network
 from smtpgw.edge.auth import Mechanism
 from smtpgw.sasl.choice import MechanismFilter, chooser
 from smtpgw.sasl.dovecot.client import DovecotOptions

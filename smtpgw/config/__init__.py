@@ -14,15 +14,16 @@ from pydantic import Field, field_validator, model_validator
 from milterd.base import settings, toml_file
 from milterd.base.fields import Duration, Size
 from milterd.base.toml_file import ConfigError
-from smtpgw import config_names, queue_place
-from smtpgw.config_addresses import Addresses, Service, written
-from smtpgw.config_bounce import Bounce
-from smtpgw.config_decisions import Decisions
-from smtpgw.config_delivery import Dns
-from smtpgw.config_dialogue import Peers, TlsPeer, TlsPolicy
-from smtpgw.config_limits import Counting
-from smtpgw.config_policy_service import Greylist, PolicyListener, Throttle
-from smtpgw.config_reception import (
+from smtpgw import queue_place
+from smtpgw.config.addresses import Addresses, Service, written
+from smtpgw.config.bounce import Bounce
+from smtpgw.config.decisions import Decisions
+from smtpgw.config.delivery import Dns
+from smtpgw.config.dialogue import Peers, TlsPeer, TlsPolicy
+from smtpgw.config.limits import Counting
+from smtpgw.config.names import problems as name_problems
+from smtpgw.config.policy_service import Greylist, PolicyListener, Throttle
+from smtpgw.config.reception import (
     Overrides,
     Profile,
     Reception,
@@ -30,8 +31,8 @@ from smtpgw.config_reception import (
     expandable,
     resolved,
 )
-from smtpgw.config_types import Address, Destination, Domain, IpAddress, Name
-from smtpgw.config_verify import Verification
+from smtpgw.config.types import Address, Destination, Domain, IpAddress, Name
+from smtpgw.config.verify import Verification
 
 
 class Listener(Overrides):
@@ -352,7 +353,7 @@ def load(path: str | Path) -> GatewaySettings:
 def parse(text: str, *, file: str = "settings") -> GatewaySettings:
     """The same, from the text of a file."""
     found = settings.parse(text, GatewaySettings, file=file)
-    problems = config_names.problems(found.smtpgw)
+    problems = name_problems(found.smtpgw)
     if problems:
         raise ConfigError(settings.placed(problems, text, file=file))
     return found

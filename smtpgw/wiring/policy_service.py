@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from smtpgw.config import Smtpgw
-from smtpgw.config_policy_service import PolicyListener, Throttle
-from smtpgw.config_reception import Reception
+from smtpgw.config.policy_service import PolicyListener, Throttle
+from smtpgw.config.reception import Reception
 from smtpgw.delegation.server import ServerOptions
 from smtpgw.delegation.service import PolicyOptions
 from smtpgw.greylist.rules import GreylistOptions

@@ -12,7 +12,7 @@ from milterd.base import logs
 from milterd.base.toml_file import ConfigError, Problem
 from smtpgw import parameters
 from smtpgw.config import Listener, Smtpgw
-from smtpgw.config_reception import Reception
+from smtpgw.config.reception import Reception
 from smtpgw.tables import spec
 from smtpgw.tls import ciphers, flags, versions
 from smtpgw.tls.anyone import CannotAskError

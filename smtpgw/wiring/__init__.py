@@ -15,14 +15,14 @@ from typing import TypeVar
 from milterd.base import sockets
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.core.mail import Direction
-from smtpgw import peers, wiring_dialogue, wiring_limits, wiring_sasl, wiring_tls
+from smtpgw import peers
 from smtpgw.addresses import Addresses
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.cleanup import MAIL_NAME, CleanupOptions
 from smtpgw.config import Listener, Milter, Smtpgw
-from smtpgw.config_addresses import Service
-from smtpgw.config_reception import Reception
-from smtpgw.config_types import parse_nameserver
+from smtpgw.config.addresses import Service
+from smtpgw.config.reception import Reception
+from smtpgw.config.types import parse_nameserver
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery import nexthop
 from smtpgw.delivery.hosts import HostOptions
@@ -43,6 +43,10 @@ from smtpgw.queue.sqlite import SqliteOptions
 from smtpgw.road import Plan
 from smtpgw.tables import spec
 from smtpgw.takeover import TakeoverOptions
+from smtpgw.wiring import dialogue as wiring_dialogue
+from smtpgw.wiring import limits as wiring_limits
+from smtpgw.wiring import sasl as wiring_sasl
+from smtpgw.wiring import tls as wiring_tls
 
 N = TypeVar("N", int, float)
 

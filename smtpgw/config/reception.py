@@ -16,14 +16,14 @@ from pydantic.fields import FieldInfo
 
 from milterd.base import settings
 from milterd.base.fields import INHERITED, VERBATIM, Duration
-from smtpgw.config_access import Access
-from smtpgw.config_limits import ClientLimits
-from smtpgw.config_policy_service import PolicyServices
-from smtpgw.config_sasl import ServerSasl
-from smtpgw.config_screen import Screen
-from smtpgw.config_smtpd import Smtpd
-from smtpgw.config_tls_server import ServerTls
-from smtpgw.config_verify import Polls
+from smtpgw.config.access import Access
+from smtpgw.config.limits import ClientLimits
+from smtpgw.config.policy_service import PolicyServices
+from smtpgw.config.sasl import ServerSasl
+from smtpgw.config.screen import Screen
+from smtpgw.config.smtpd import Smtpd
+from smtpgw.config.tls_server import ServerTls
+from smtpgw.config.verify import Polls
 
 Profile = Literal["mx", "submission", "submissions", "internal", "lmtp"]
 

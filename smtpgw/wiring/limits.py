@@ -11,8 +11,8 @@ from smtpgw import parameters
 from smtpgw.address.clients import ClientElement, ClientList
 from smtpgw.addresses import Addresses
 from smtpgw.config import Smtpgw
-from smtpgw.config_reception import Reception
-from smtpgw.config_types import check_network
+from smtpgw.config.reception import Reception
+from smtpgw.config.types import check_network
 from smtpgw.edge.options import Deadlines, Limits
 from smtpgw.limiting import LimitPlan
 from smtpgw.rates.limits import ClientLimits

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from milterd.base import settings
 from milterd.base.fields import Duration, Kind
-from smtpgw.config_types import check_domain, check_network
+from smtpgw.config.types import check_domain, check_network
 from smtpgw.tables import spec
 from smtpgw.tables.catalogue import check_type
 from smtpgw.tables.table import TableError

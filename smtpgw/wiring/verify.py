@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smtpgw import parameters
 from smtpgw.config import Smtpgw
-from smtpgw.config_reception import Reception
+from smtpgw.config.reception import Reception
 from smtpgw.stores.shared import MEMORY
 from smtpgw.verify.rules import VerifyOptions
 from smtpgw.verify.sender import ProbeSender

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from milterd.base.fields import VERBATIM
-from smtpgw.config_codes import ReplyCodes
-from smtpgw.config_tables import Clients, Restrictions, Tables, Words
+from smtpgw.config.codes import ReplyCodes
+from smtpgw.config.tables import Clients, Restrictions, Tables, Words
 
 
 class Access(ReplyCodes):

@@ -8,7 +8,7 @@ from milterd.base import sockets
 from milterd.base.toml_file import ConfigError, Problem
 from smtpgw import parameters
 from smtpgw.config import Listener, Smtpgw
-from smtpgw.config_reception import Reception
+from smtpgw.config.reception import Reception
 from smtpgw.door_tables import DoorTables
 from smtpgw.edge.dialogue_options import DialogueOptions, UpstreamOptions
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 
 from milterd.base import settings
 from milterd.base.fields import Duration, Kind
-from smtpgw.config_tables import Tables, Words
+from smtpgw.config.tables import Tables, Words
 from smtpgw.tls import ciphers, versions
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from milterd.base import settings
 from milterd.base.fields import VERBATIM, Duration
-from smtpgw.config_types import Address, Name
+from smtpgw.config.types import Address, Name
 
 
 class PolicyServices(settings.Table):
