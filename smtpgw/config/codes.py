@@ -75,15 +75,16 @@ class ReplyCodes(settings.Table):
     unknown_address_tempfail_action: Tempfail | None = Field(
         default=None,
         description="the same for reject_unknown_sender_domain and reject_unknown_recipient_domain",
+        examples=["defer"],
     )
     unknown_helo_hostname_tempfail_action: Tempfail | None = Field(
-        default=None, description="the same for reject_unknown_helo_hostname"
+        default=None, description="the same for reject_unknown_helo_hostname", examples=["defer"]
     )
     unverified_recipient_tempfail_action: Tempfail | None = Field(
-        default=None, description="the same for reject_unverified_recipient"
+        default=None, description="the same for reject_unverified_recipient", examples=["defer"]
     )
     unverified_sender_tempfail_action: Tempfail | None = Field(
-        default=None, description="the same for reject_unverified_sender"
+        default=None, description="the same for reject_unverified_sender", examples=["defer"]
     )
     default_rbl_reply: str = Field(
         default=DEFAULT_RBL_REPLY,
