@@ -98,7 +98,7 @@ def test_a_client_that_breaks_off_does_no_harm() -> None:
 
 def test_no_label_can_hold_an_address() -> None:
     allowed = {"daemon", "listener", "outcome", "stage", "end", "state", "filter", "kind", "type"}
-    allowed |= {"transport", "child", "command"}
+    allowed |= {"transport", "child", "command", "method", "limit", "clamd"}
     for each in vars(metrics).values():
         if hasattr(each, "_labelnames"):
             assert set(each._labelnames) <= allowed
