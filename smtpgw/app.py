@@ -31,13 +31,14 @@ from smtpgw.fastflush import FastFlush
 from smtpgw.local_mail import LocalMeans
 from smtpgw.logins import LoginRoom
 from smtpgw.pickup import Pickup, PickupOptions
+from smtpgw.plan import Means, Plan
 from smtpgw.policy_doors import PolicyDoors
 from smtpgw.policy_world import PolicyWorld
 from smtpgw.post import Post
 from smtpgw.queue.clock import Clock, SystemClock
 from smtpgw.queue.store import QueueError
 from smtpgw.retiring import Retiring
-from smtpgw.road import GatewayRoad, Means, Plan
+from smtpgw.road import GatewayRoad
 from smtpgw.screen.cache import PassCache
 from smtpgw.takeover import Takeover
 from smtpgw.wiring import screen as wiring_screen

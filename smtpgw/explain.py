@@ -29,9 +29,10 @@ from smtpgw.edge.names import NameStatus, PeerName
 from smtpgw.edge.road import Answer, Connection, Login, Tls
 from smtpgw.edge.session import Session
 from smtpgw.intake import Intake
+from smtpgw.plan import Means
 from smtpgw.policy.ports import Ports
 from smtpgw.recording import Recorder
-from smtpgw.road import GatewaySession, Means
+from smtpgw.road import GatewaySession
 
 PRETENDED = Tls("TLSv1.3", "as if", 256)
 """What is said to be on where a listener wants TLS."""

@@ -25,10 +25,10 @@ from smtpgw.exempt import Exempt
 from smtpgw.generic import GenericDelivery
 from smtpgw.greylist.store import GreylistStore
 from smtpgw.greylist.throttle import SharedCounters, Throttles
+from smtpgw.plan import Plan
 from smtpgw.policy.ports import Ports
 from smtpgw.policy_ports import GreylistPort, ServicePort, ThrottlePort, VerifyPort
 from smtpgw.probing import AddressProber
-from smtpgw.road import Plan
 from smtpgw.stores.shared import StoreDown
 from smtpgw.verify.cache import Cache
 from smtpgw.verify.sender import ProbeSender

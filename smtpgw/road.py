@@ -9,83 +9,32 @@ with a trace id that stands in the log too.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-
-from structlog.typing import FilteringBoundLogger
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from milterd.base import metrics
-from milterd.core.decision import Reason, Reply, Verdict
+from milterd.core.decision import Reply
 from milterd.core.mail import Direction, Envelope, Mail, Session
-from smtpgw import acting
+from smtpgw import session_macros
 from smtpgw.address.params import MailParams, RcptParams
 from smtpgw.address.path import Path
-from smtpgw.addresses import Addresses
 from smtpgw.admission import Admission, Refusal
 from smtpgw.chain.chain import Chain
-from smtpgw.chain.health import Health
-from smtpgw.chain.options import EditLimits, MilterOptions
-from smtpgw.chain.results import ChainResult, StageResult
-from smtpgw.cleanup import Arrival, CleanupOptions, prepare
-from smtpgw.client_name import ClientNames
+from smtpgw.chain.results import StageResult
+from smtpgw.cleanup import Arrival, prepare
 from smtpgw.edge.content import Content
 from smtpgw.edge.names import PeerName
-from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, PeerCertificate, SessionRoad
+from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, SessionRoad
 from smtpgw.footing import FootedRoad, has_footer
-from smtpgw.intake import Intake, LookupFailed
-from smtpgw.limiting import LimitPlan, excepted, limiter, refusal
+from smtpgw.limiting import excepted, limiter, refusal
+from smtpgw.message import REFUSALS, Around, Arrived, Transaction, decider, own
+from smtpgw.plan import Means, Plan
 from smtpgw.policy import relay
-from smtpgw.policy.engine import Policy
 from smtpgw.policy.facts import Facts
-from smtpgw.policy.ports import Ports
-from smtpgw.policy.record import NO_ACTIONS, Actions
 from smtpgw.queue.store import QueueError
-from smtpgw.rates.limits import Counters, Excess
-from smtpgw.recording import Case, Recorder, Step, reasons
+from smtpgw.rates.limits import Excess
+from smtpgw.recording import Case, Step
 from smtpgw.tables.table import Unavailable
-
-_REFUSALS = {
-    Verdict.REJECT: Reply(550, "5.7.1", "Command rejected"),
-    Verdict.TEMPFAIL: Reply(451, "4.7.1", "Service unavailable - try again later"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the settings say about mail from one listener.  `policies`: the usual one, and the
-    one under stress."""
-
-    cleanup: CleanupOptions
-    addresses: Addresses
-    policies: Sequence[Policy]
-    milters: tuple[MilterOptions, ...] = ()
-    macros: Mapping[str, bytes] = field(default_factory=dict)
-    limits: EditLimits = field(default_factory=EditLimits)
-    clients: LimitPlan = field(default_factory=LimitPlan)
-    peername_lookup: bool = False
-    ports: Ports | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What all sessions of a worker share, whatever the settings.
-
-    `wall` is seconds since the epoch, for dates; `clock` only measures.  `flush` makes all
-    that waits for some domains due now and says how much it was; None where nobody can.
-    `names` finds the names of clients; None where they stay unknown.  `ports` is what
-    restrictions need of the world.
-    """
-
-    intake: Intake
-    health: Health
-    log: FilteringBoundLogger
-    wall: Callable[[], float]
-    clock: Callable[[], float]
-    flush: Callable[[Sequence[str]], Awaitable[int]] | None = None
-    counters: Counters | None = None
-    names: ClientNames | None = None
-    recorder: Recorder = field(default_factory=Recorder)
-    ports: Ports = field(default_factory=Ports)
 
 
 class GatewayRoad:
@@ -108,27 +57,13 @@ class GatewayRoad:
         return FootedRoad(session, policy, self.means.ports, lambda: session.facts)
 
 
-@dataclass(slots=True)
-class _Transaction:
-    """From MAIL on."""
-
-    queue_id: str
-    sender: Path
-    params: MailParams
-    direction: Direction
-    reasons: list[Reason] = field(default_factory=list)
-    rewritten: tuple[Reason, ...] = ()
-    actions: Actions = NO_ACTIONS
-    steps: list[Step] = field(default_factory=list)
-
-
 class GatewaySession:
     """A :class:`~smtpgw.edge.road.SessionRoad`."""
 
     def __init__(self, means: Means, plan: Plan, connection: Connection) -> None:
         self._means, self._plan = means, plan
         self._hello = Hello(b"", esmtp=False)
-        self._transaction: _Transaction | None = None
+        self._transaction: Transaction | None = None
         self._forwarded: Mapping[str, bytes] = {}
         looks = plan.peername_lookup and means.names is not None
         self._naming = means.names.begin(connection.client) if means.names and looks else None
@@ -158,7 +93,7 @@ class GatewaySession:
             plan.milters,
             log=self._log,
             listener=connection.listener,
-            macros={**plan.macros, **_local_macros(connection)},
+            macros={**plan.macros, **session_macros.of_listener(connection)},
             limits=plan.limits,
             health=means.health,
             clock=means.clock,
@@ -198,7 +133,7 @@ class GatewaySession:
         refusal = await self._admission.helo(hello)
         if refusal is not None:
             return self._deny("HELO", refusal)
-        result = await self._chain.helo(hello.name, _tls_macros(hello))
+        result = await self._chain.helo(hello.name, session_macros.of_tls(hello))
         return self._stage("HELO", result) if result.hangup else None
 
     async def attempt(self, what: Attempt) -> Answer | None:
@@ -244,13 +179,13 @@ class GatewaySession:
         try:
             self._means.intake.check(params.size or 0)
         except QueueError as error:
-            reply = _own(error, self._connection.session)
+            reply = own(error, self._connection.session)
             return self._refuse("MAIL", "queue", reply, detail=str(error))
         queue_id = self._means.intake.new_id()
         refusal = await self._admission.mail(sender, params, queue_id)
         if refusal is not None:
             return self._deny("MAIL", refusal, sender=sender.address)
-        transaction = _Transaction(queue_id, sender, params, self._direction())
+        transaction = Transaction(queue_id, sender, params, self._direction())
         self._transaction = transaction
         macros = {"i": transaction.queue_id.encode()}
         login = self._hello.login
@@ -336,129 +271,15 @@ class GatewaySession:
         transaction, self._transaction = self._transaction, None
         if transaction is None:
             raise RuntimeError("a message without MAIL")
-        result = ChainResult(self._mail(transaction, envelope, content))
-        try:
-            result = await self._ask(transaction, result.mail, content.size)
-            answer, outcome = await self._conclude(transaction, result)
-        except QueueError as error:
-            await self._chain.abort()
-            source = "rewrite" if isinstance(error, LookupFailed) else "queue"
-            transaction.reasons.append(Reason(source, "failed", {"detail": str(error)}))
-            answer, outcome = Answer.of(_own(error, transaction.queue_id)), "failed"
-        return self._account(transaction, result, content, answer, outcome)
-
-    async def _ask(self, transaction: _Transaction, mail: Mail, size: int) -> ChainResult:
-        """What the last list and the milters say to the mail, whose header is rewritten before
-        they sign it."""
-        judged = await self._judged(transaction, mail, size)
-        if judged is not None:
-            return judged
-        mail = acting.with_fields(mail, transaction.actions)
-        authenticated = self._hello.login is not None
-        mail, transaction.rewritten = await self._means.intake.headers(
-            mail, self._connection.client, authenticated=authenticated
-        )
-        began = self._means.clock()
-        result = await self._chain.message(mail, transaction.queue_id)
-        metrics.STAGE_SECONDS.labels("chain").observe(self._means.clock() - began)
-        transaction.reasons += result.reasons
-        return result
-
-    async def _judged(self, transaction: _Transaction, mail: Mail, size: int) -> ChainResult | None:
-        """What the restrictions say to the message, if that is the end of it."""
-        admission = self._admission
-        refusal = await admission.end_of_data(size)
-        transaction.actions = admission.actions
-        transaction.steps = [each for one in admission.records for each in one.as_dicts()]
-        admission.reset()
-        transaction.reasons += acting.told(transaction.actions)
-        if refusal is not None:
-            await self._chain.abort()
-            transaction.reasons.append(acting.refused(refusal))
-            transaction.steps += refusal.record.as_dicts() if refusal.record else ()
-            verdict = Verdict.REJECT if refusal.reply.code >= 500 else Verdict.TEMPFAIL
-            return ChainResult(mail, verdict, refusal.reply, hangup=refusal.hangup)
-        if transaction.actions.discard:
-            await self._chain.abort()
-            return ChainResult(mail, Verdict.DISCARD)
-        return None
-
-    # -- what a message comes to ---------------------------------------------------
-
-    async def _conclude(self, transaction: _Transaction, result: ChainResult) -> tuple[Answer, str]:
-        """The answer for the client, and the word for it in log and metrics."""
-        queue_id = transaction.queue_id
-        match result.verdict:
-            case Verdict.REJECT | Verdict.TEMPFAIL:
-                reply = result.reply or _REFUSALS[result.verdict]
-                outcome = "rejected" if reply.code >= 500 else "tempfailed"
-                return Answer.of(reply, hangup=result.hangup), outcome
-            case Verdict.DISCARD:
-                return Answer(250, "2.0.0", f"Ok: queued as {queue_id}"), "discarded"
-            case _:
-                return await self._queue(transaction, result)
-
-    async def _queue(self, transaction: _Transaction, result: ChainResult) -> tuple[Answer, str]:
-        actions = transaction.actions
-        hold = actions.hold or None
-        if result.quarantine is not None:
-            hold = result.quarantine.decode("utf-8", "backslashreplace")
-        began = self._means.clock()
-        transaction.rewritten += await self._means.intake.accept(
-            acting.addressed(result.mail, actions),
-            queue_id=transaction.queue_id,
-            decision=(*transaction.rewritten, *transaction.reasons),
-            hold=hold,
-            filtered=acting.filtered(actions),
-        )
-        metrics.STAGE_SECONDS.labels("queue").observe(self._means.clock() - began)
-        answer = Answer(250, "2.0.0", f"Ok: queued as {transaction.queue_id}", result.hangup)
-        return answer, "held" if hold is not None else "queued"
-
-    def _account(
-        self,
-        transaction: _Transaction,
-        result: ChainResult,
-        content: Content,
-        answer: Answer,
-        outcome: str,
-    ) -> Answer:
-        """The log's lines, the metrics' count and the record for one message; its answer."""
-        those = tuple(each.address for each in result.mail.envelope.recipients)
-        case = Case(
-            "message",
-            _decider(transaction.reasons),
-            outcome,
-            transaction.sender.address,
-            those,
-            transaction.queue_id,
-            {"size": content.size, "notes": content.notes},
-            (*transaction.steps, *reasons((*transaction.rewritten, *transaction.reasons))),
-        )
-        answer, reference = self._means.recorder.decided(
-            self._connection, self._hello, case, answer
-        )
-        log = self._log.bind(queue_id=transaction.queue_id)
-        for each in (*transaction.rewritten, *transaction.reasons):
-            log.info("decision", filter=each.source, outcome=each.outcome, reason=dict(each.facts))
-        metrics.MAILS.labels("smtpgw", self._connection.listener, outcome).inc()
-        log.info(
-            "message",
-            outcome=outcome,
-            filter=_decider(transaction.reasons),
-            reason=f"{answer.code} {answer.enhanced} {answer.text}".replace("\n", " "),
-            sender=transaction.sender.address,
-            recipients=list(those),
-            size=content.size,
-            edits={name: len(edits) for name, edits in result.edits},
-            notes=content.notes,
-            reference=reference,
-            **({"forwarded": dict(self._forwarded)} if self._forwarded else {}),
-        )
+        around = Around(
+            self._means, self._connection, self._hello, self._admission, self._chain, self._log,
+            self._forwarded,
+        )  # fmt: skip
         self._forwarded = {}
-        return answer
+        mail = self._mail(transaction, envelope, content)
+        return await Arrived(around, transaction, content).taken(mail)
 
-    def _mail(self, transaction: _Transaction, envelope: Envelope, content: Content) -> Mail:
+    def _mail(self, transaction: Transaction, envelope: Envelope, content: Content) -> Mail:
         return prepare(
             Arrival(
                 session=replace(self._session(), direction=transaction.direction),
@@ -479,8 +300,8 @@ class GatewaySession:
             self._transaction.reasons += result.reasons
         if not result.refused:
             return None
-        reply = result.reply or _REFUSALS[result.verdict]
-        return self._refuse(command, _decider(result.reasons), reply, hangup=result.hangup, **facts)
+        reply = result.reply or REFUSALS[result.verdict]
+        return self._refuse(command, decider(result.reasons), reply, hangup=result.hangup, **facts)
 
     def _deny(self, command: str, refusal: Refusal, **facts: object) -> Answer:
         """What the policy refuses, with the parameters and tables that decided it."""
@@ -559,7 +380,10 @@ class GatewaySession:
             client=self._connection.client,
             helo=self._hello.name,
             direction=self._direction(),
-            macros={**_tls_macros(self._hello), **_peer_macros(self._connection)},
+            macros={
+                **session_macros.of_tls(self._hello),
+                **session_macros.of_peer(self._connection),
+            },
         )
 
 
@@ -570,45 +394,6 @@ def _at_once(result: StageResult) -> bool:
     refusal is the answer to MAIL, which clients understand better.
     """
     return result.hangup or (result.reply is not None and result.reply.code >= 500)
-
-
-def _own(error: QueueError, reference: str) -> Reply:
-    """The queue's failure for the client: no internals, and what to look for in the log."""
-    return Reply(error.code, error.enhanced, f"{error.answer}, reference {reference}")
-
-
-def _decider(reasons: Sequence[Reason]) -> str:
-    """Whose word was the last one."""
-    return reasons[-1].source if reasons else "gateway"
-
-
-def _local_macros(connection: Connection) -> dict[str, bytes]:
-    return {
-        "daemon_addr": connection.local_address,
-        "daemon_port": b"%d" % connection.local_port,
-    }
-
-
-def _peer_macros(connection: Connection) -> dict[str, bytes]:
-    return connection.peer.macros if connection.peer is not None else {}
-
-
-def _tls_macros(hello: Hello) -> dict[str, bytes]:
-    if hello.tls is None:
-        return {}
-    return {
-        "tls_version": hello.tls.version.encode(),
-        "cipher": hello.tls.cipher.encode(),
-        "cipher_bits": b"%d" % hello.tls.bits,
-        **_certificate_macros(hello.tls.certificate),
-    }
-
-
-def _certificate_macros(shown: PeerCertificate | None) -> dict[str, bytes]:
-    """Whom a CA of ours vouches for; of others milters hear nothing, as with Postfix."""
-    if shown is None or not shown.trusted:
-        return {}
-    return {"cert_subject": shown.subject.encode(), "cert_issuer": shown.issuer.encode()}
 
 
 def _observe(milter: str, stage: str, seconds: float, outcome: str) -> None:

@@ -37,10 +37,10 @@ from smtpgw.edge.options import ContentOptions, EdgeOptions
 from smtpgw.local.drop import Public
 from smtpgw.local_mail import LocalPlan
 from smtpgw.pickup import PickupOptions
+from smtpgw.plan import Plan
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.sqlite import SqliteOptions
-from smtpgw.road import Plan
 from smtpgw.tables import spec
 from smtpgw.takeover import TakeoverOptions
 from smtpgw.wiring import dialogue as wiring_dialogue

@@ -27,10 +27,11 @@ from smtpgw.chain.health import Health
 from smtpgw.config import GatewaySettings
 from smtpgw.control import Orders
 from smtpgw.dns.changing import ChangingResolver
+from smtpgw.plan import Means
 from smtpgw.post import Post
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import Filter, QueuedMail
-from smtpgw.road import GatewayRoad, Means
+from smtpgw.road import GatewayRoad
 from tests.peers.dovecot import Dovecot, dovecot
 from tests.queue.support import FakeClock, run
 
