@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from structlog.typing import FilteringBoundLogger
 
@@ -63,6 +63,7 @@ class Arrived:
 
     def __init__(self, around: Around, transaction: Transaction, content: Content) -> None:
         self._around, self.transaction, self._content = around, transaction, content
+        self._ours = False
 
     async def taken(self, mail: Mail) -> Answer:
         """The answer; if it is positive, the mail is committed, or discarded on purpose."""
@@ -104,6 +105,7 @@ class Arrived:
         admission.reset()
         self.transaction.reasons += acting.told(self.transaction.actions)
         if refusal is not None:
+            self._ours = True
             await self._around.chain.abort()
             self.transaction.reasons.append(acting.refused(refusal))
             self.transaction.steps += refusal.record.as_dicts() if refusal.record else ()
@@ -164,6 +166,7 @@ class Arrived:
         answer, reference = self._around.means.recorder.decided(
             self._around.connection, self._around.hello, case, answer
         )
+        answer = replace(answer, verbatim=result.reply is not None and not self._ours)
         log = self._around.log.bind(queue_id=transaction.queue_id)
         for each in (*transaction.rewritten, *transaction.reasons):
             log.info("decision", filter=each.source, outcome=each.outcome, reason=dict(each.facts))

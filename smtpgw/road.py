@@ -301,7 +301,10 @@ class GatewaySession:
         if not result.refused:
             return None
         reply = result.reply or REFUSALS[result.verdict]
-        return self._refuse(command, decider(result.reasons), reply, hangup=result.hangup, **facts)
+        answer = self._refuse(
+            command, decider(result.reasons), reply, hangup=result.hangup, **facts
+        )
+        return replace(answer, verbatim=result.reply is not None)
 
     def _deny(self, command: str, refusal: Refusal, **facts: object) -> Answer:
         """What the policy refuses, with the parameters and tables that decided it."""

@@ -31,8 +31,9 @@ class Answer:
 
     `enhanced` may be empty (banner, EHLO, 354).  `text` may hold several lines,
     parted by LF, each sent as a line of the reply.  `reference` is what the decision
-    behind it is found by; it ends the last line.  Raises ValueError where
-    code and enhanced code disagree or the text holds another control character.
+    behind it is found by; it ends the last line, unless the words are somebody else's and
+    stay as they are (`verbatim`).  Raises ValueError where code and enhanced code disagree
+    or the text holds another control character.
     """
 
     code: int
@@ -40,6 +41,7 @@ class Answer:
     text: str
     hangup: bool = False
     reference: str = ""
+    verbatim: bool = False
 
     def __post_init__(self) -> None:
         if not 200 <= self.code <= 599:
@@ -76,7 +78,7 @@ class Answer:
         seps = "-" * (len(lines) - 1) + " "
         raw = (f"{self.code}{sep}{lead}{each}" for sep, each in zip(seps, lines, strict=True))
         octets = [each.encode("utf-8", "replace")[:MAX_LINE] for each in raw]
-        if self.reference:
+        if self.reference and not self.verbatim:
             end = f" [{self.reference}]".encode()
             octets[-1] = octets[-1][: MAX_LINE - len(end)] + end
         return b"".join(each + b"\r\n" for each in octets)

@@ -88,6 +88,9 @@ command_timeout = {limit}
 content_timeout = {limit}
 default_action = "accept"
 listeners = ["lenient"]
+[smtpgw.decisions]
+in_replies = false
+
 [smtpgw.queue]
 directory = "{home}/queue"
 [smtpgw.delivery]
