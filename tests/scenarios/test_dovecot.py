@@ -26,6 +26,7 @@ from smtpgw.app import App, spool
 from smtpgw.chain.health import Health
 from smtpgw.config import GatewaySettings
 from smtpgw.control import Orders
+from smtpgw.counting import Counting
 from smtpgw.dns.changing import ChangingResolver
 from smtpgw.plan import Means
 from smtpgw.post import Post
@@ -131,7 +132,7 @@ async def gateway(directory: Path, peer: Dovecot) -> AsyncIterator[Gateway]:
         clock=clock.monotonic,
     )
     resolver = ChangingResolver(wiring.dns(loaded.smtpgw), clock.monotonic)
-    app = App(post, GatewayRoad(means, {}), clock, loaded.smtpgw, resolver)
+    app = App(post, GatewayRoad(means, {}), clock, loaded.smtpgw, resolver, Counting(None))
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
     port = listening.getsockname()[1]
