@@ -240,19 +240,25 @@ class App:
         self._leaving = [each for each in self._leaving if not each.idle]
 
     async def count(self) -> None:
-        """Keep the queue's numbers in the metrics, until cancelled."""
+        """Keep the numbers of queue and log in the metrics, until cancelled.  What a count takes
+        says when the queue is counted again, not when the log is."""
+        due = time.monotonic()
         while True:
-            total: dict[str, int] = {}
-            began = time.monotonic()
-            for post in (*self.posts, *self._takeover.posts.values()):
-                with contextlib.suppress(QueueError):  # given back meanwhile, or damaged
-                    for state, number in (await post.counts()).items():
-                        total[state.name.lower()] = total.get(state.name.lower(), 0) + number
-            for name, number in total.items():
-                metrics.QUEUE.labels(name).set(number)
             metrics.LOG_DROPPED.set(logs.dropped())
-            took = time.monotonic() - began
-            await asyncio.sleep(max(COUNT_EVERY, took / COUNT_SHARE))
+            began = time.monotonic()
+            if began >= due:
+                await self._count_queue()
+                due = time.monotonic() + (time.monotonic() - began) / COUNT_SHARE
+            await asyncio.sleep(COUNT_EVERY)
+
+    async def _count_queue(self) -> None:
+        total: dict[str, int] = {}
+        for post in (*self.posts, *self._takeover.posts.values()):
+            with contextlib.suppress(QueueError):  # given back meanwhile, or damaged
+                for state, number in (await post.counts()).items():
+                    total[state.name.lower()] = total.get(state.name.lower(), 0) + number
+        for name, number in total.items():
+            metrics.QUEUE.labels(name).set(number)
 
     async def close(self, patience: float) -> None:
         """Stop accepting, let what is under way end within `patience` seconds, and

@@ -166,7 +166,8 @@ class Arrived:
         answer, reference = self._around.means.recorder.decided(
             self._around.connection, self._around.hello, case, answer
         )
-        answer = replace(answer, verbatim=result.reply is not None and not self._ours)
+        if result.reply is not None and not self._ours:
+            answer = replace(answer, verbatim=True)  # a milter's words stay as they are
         log = self._around.log.bind(queue_id=transaction.queue_id)
         for each in (*transaction.rewritten, *transaction.reasons):
             log.info("decision", filter=each.source, outcome=each.outcome, reason=dict(each.facts))

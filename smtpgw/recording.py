@@ -90,8 +90,10 @@ class Recorder:
                 steps=tuple(map(plain, case.steps)),
             )
         )
-        shown = self.in_replies and not answer.positive
-        return (replace(answer, reference=reference) if shown else answer), reference
+        if answer.positive:
+            return answer, reference
+        silent = answer.verbatim or not self.in_replies
+        return replace(answer, reference=reference, verbatim=silent), reference
 
     def _keep(self, decision: Decision) -> None:
         if self.store is not None:
@@ -110,7 +112,7 @@ class Recorder:
         )
         hello = Hello(refused.helo, esmtp=False)
         answer, _reference = self.decided(refused.connection, hello, case, refused.answer)
-        return answer.reference
+        return answer.reference if self.in_replies else ""
 
 
 def reasons(those: Sequence[Reason]) -> tuple[Step, ...]:

@@ -304,7 +304,7 @@ class GatewaySession:
         answer = self._refuse(
             command, decider(result.reasons), reply, hangup=result.hangup, **facts
         )
-        return replace(answer, verbatim=result.reply is not None)
+        return replace(answer, verbatim=answer.verbatim or result.reply is not None)
 
     def _deny(self, command: str, refusal: Refusal, **facts: object) -> Answer:
         """What the policy refuses, with the parameters and tables that decided it."""

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 """No character that is taken for another one when it is read out."""
 WIDTH = 8
+_MOST = len(ALPHABET) ** WIDTH
 LONGEST = 16_384
 """Octets of a decision that are kept; of one with more, the first steps and this note."""
 _TEXT = 1000
@@ -22,7 +23,12 @@ _TEXT = 1000
 
 def new_reference() -> str:
     """An id that has not been given before, but for one chance in 850 thousand million."""
-    return "".join(secrets.choice(ALPHABET) for _ in range(WIDTH))
+    number = secrets.randbelow(_MOST)  # one look at the system's randomness, not eight
+    found = []
+    for _ in range(WIDTH):
+        number, at = divmod(number, len(ALPHABET))
+        found.append(ALPHABET[at])
+    return "".join(found)
 
 
 @dataclass(frozen=True, slots=True)

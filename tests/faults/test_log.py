@@ -75,7 +75,7 @@ def test_a_reader_that_has_stopped(home: Path) -> None:
         try:
             gateway.start(wait=False)
             until(lambda: answers(gateway.port, b"220"), what="the gateway")
-            make_lines(gateway, MAX_WAITING)
+            make_lines(gateway, MAX_WAITING + 2000)
             until(lambda: dropped(gateway) > 0, what="lines that are dropped and counted")
             assert gateway.send()[0] == 250
             gateway.delivered()
