@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 """No character that is taken for another one when it is read out."""
@@ -59,11 +59,15 @@ class Decision:
 
     def encode(self) -> str:
         """As JSON, not longer than `LONGEST`."""
-        text = _json(asdict(self))
+        text = _json(self._values())
         return text if len(text) <= LONGEST else self._shortened()
 
+    def _values(self) -> dict[str, object]:
+        """The fields as they are: nothing is copied that is only to be written."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
     def _shortened(self) -> str:
-        short = {k: v[:_TEXT] if isinstance(v, str) else v for k, v in asdict(self).items()}
+        short = {k: v[:_TEXT] if isinstance(v, str) else v for k, v in self._values().items()}
         kept: list[dict[str, object]] = []
         short |= {"facts": _cut(self.facts), "steps": kept}
         room = LONGEST - len(_json(short)) - 100

@@ -83,18 +83,16 @@ def worker(gateway: Gateway) -> int:
     return int(children.read_text().split()[0])
 
 
+PROMISED = 1.0
+"""Seconds within which 99 of 100 good mails are taken, whoever else is there."""
+
+
 def told(what: str, result: Result) -> None:
     print(
         f"\n{what}: {len(result.times)} mails, {len(result.failures)} failed, "
         f"p50 {result.percentile(0.5) * 1000:.0f} ms, p99 {result.percentile(0.99) * 1000:.0f} ms, "
         f"max {max(result.times) * 1000:.0f} ms"
     )
-
-
-def unhurt(beside: Result, alone: Result) -> bool:
-    """Whether good mail is as quick as is promised, on a machine that is: where it takes long
-    with nobody else there, others keep the processors busy."""
-    return beside.percentile(0.99) < max(1.0, 4 * alone.percentile(0.99))
 
 
 def test_thousands_of_idle_clients(gateway: Gateway) -> None:  # E12
@@ -112,7 +110,7 @@ def test_thousands_of_idle_clients(gateway: Gateway) -> None:  # E12
             f"({(there - before) // CROWD} octets each), {most >> 20} MiB at most"
         )
     assert not result.failures
-    assert unhurt(result, alone)
+    assert result.percentile(0.99) < PROMISED
     assert most < 400 << 20
 
 
@@ -124,4 +122,4 @@ def test_clients_that_dribble(gateway: Gateway) -> None:  # E11
         result = good_mail(gateway.port, rate, SECONDS, net=5)
         told(f"{SLOW} clients that dribble", result)
     assert not result.failures
-    assert unhurt(result, alone)
+    assert result.percentile(0.99) < PROMISED

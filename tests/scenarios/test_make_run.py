@@ -138,7 +138,7 @@ def test_eicar_in_a_zip_is_refused_by_name_and_not_stored(running: Terminal) -> 
     assert not [*queue.glob("spool/*"), *queue.glob("*/bodies/*")]
 
 
-def test_ctrl_c_ends_everything_within_seconds_and_leaves_nothing() -> None:
+def test_ctrl_c_ends_everything_within_three_seconds_and_leaves_nothing() -> None:
     with launched() as one, smtplib.SMTP("127.0.0.1", one.port, timeout=10) as client:
         client.ehlo()  # somebody is in the middle of a message
         for line in ("MAIL FROM:<me@example.org>", "RCPT TO:<u@example.net>", "DATA"):
@@ -150,7 +150,7 @@ def test_ctrl_c_ends_everything_within_seconds_and_leaves_nothing() -> None:
         before = time.monotonic()
         one.ctrl_c()
         assert one.process.wait(10) == 0
-        assert time.monotonic() - before < 8.0
+        assert time.monotonic() - before < 3.0
         assert one.processes() == []
         assert [each for each in one.var.rglob("*") if each.is_socket()] == []
         assert "was killed" not in one.said()
