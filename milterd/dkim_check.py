@@ -6,8 +6,8 @@ import enum
 from dataclasses import dataclass
 
 from milterd.filters.dkim_record import KeyRecord, RecordError, read
-from milterd.filters.dkim_tags import TagError, octets, tags
 from milterd.ports.dkim_dns import Absent, NoAnswer, TextSource
+from milterd.signed.dkim_tags import TagError, octets, tags
 
 ASK = 10.0
 """Seconds for a question."""

@@ -19,13 +19,13 @@ from milterd.config import DEFAULT_FILE, load
 from milterd.dkim_check import Finding, Published, look
 from milterd.dkim_rotate import Step, Times, step
 from milterd.filters.dkim import DkimFilter
-from milterd.filters.dkim_names import key_name
 from milterd.filters.setup import SetupError
 from milterd.ports import dkim_make, dkim_state
 from milterd.ports import keys as key_files
 from milterd.ports.dkim_dns import DnsOptions, DnsTexts, parse_server
 from milterd.ports.dkim_state import Entry, Stage, StateError
 from milterd.ports.dkim_zone import line
+from milterd.signed.dkim_names import key_name
 
 CONFIG_ERROR = 78
 KEYS = Path("/etc/gatepost/keys")

@@ -22,7 +22,6 @@ from milterd.filters import dkim_results
 from milterd.filters.dkim_author import OUR_FAULT, Author, NotSigned, author_of
 from milterd.filters.dkim_choice import Chooser, Rows, Signer, SigningKey
 from milterd.filters.dkim_lists import OVERSIGN, SIGN, lists
-from milterd.filters.dkim_names import is_within
 from milterd.filters.dkim_rotation import Rotation
 from milterd.filters.dkim_sign import FIELD, Manner, TooManyNamesError, signatures
 from milterd.filters.dkim_tables import OpendkimTables
@@ -33,6 +32,7 @@ from milterd.ports.dkim_keys import KeyStore
 from milterd.ports.dkim_state import StateError
 from milterd.ports.dkim_tables import TableDownError
 from milterd.ports.keys import KeyFileError
+from milterd.signed.dkim_names import is_within
 
 __all__ = ["OVERSIGN", "SIGN", "DkimFilter", "DkimOptions", "NotSigned", "Signed", "SigningKey"]
 

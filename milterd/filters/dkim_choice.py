@@ -9,9 +9,9 @@ from typing import Protocol
 
 from milterd.core.decision import Trace, Tried
 from milterd.filters.dkim_author import Author
-from milterd.filters.dkim_names import is_domain, is_within, key_name
 from milterd.ports.dkim_keys import KeyStore
 from milterd.ports.keys import KeyFileError, PrivateKey
+from milterd.signed.dkim_names import is_domain, is_within, key_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from milterd.filters.dkim_tags import TagError, octets, tags, words
 from milterd.ports.dkim_public import PublicKey, PublicKeyError, WeakKeyError, parse
+from milterd.signed.dkim_tags import TagError, octets, tags, words
 
 
 class RecordError(ValueError):

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from milterd.core.actions import ChangeHeader
 from milterd.core.mail import Mail
-from milterd.filters.dkim_names import is_domain
 from milterd.filters.dkim_verify import Verified
 from milterd.filters.mailbox import AddressError, first_word
+from milterd.signed.dkim_names import is_domain
 
 FIELD = b"Authentication-Results"
 FORGED_LIMIT = 100

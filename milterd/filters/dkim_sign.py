@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from milterd.core.mail import HeaderField, Mail
 from milterd.filters.dkim_choice import Signer
-from milterd.filters.dkim_hash import covered, hash_body
-from milterd.ports.canonical import HEADER_FORMS, Header
+from milterd.signed.canonical import HEADER_FORMS, Header
+from milterd.signed.dkim_hash import covered, hash_body
 
 FIELD = b"DKIM-Signature"
 NAMES_LIMIT = 300

@@ -14,17 +14,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from milterd.core.mail import HeaderField, Mail
-from milterd.filters.dkim_field import (
+from milterd.filters.dkim_record import KeyRecord, RecordError, Records
+from milterd.ports.dkim_dns import Absent, NoAnswer, TextSource
+from milterd.signed.canonical import Header
+from milterd.signed.dkim_field import (
     ALGORITHMS,
     FieldError,
     SignatureField,
     claimed,
 )
-from milterd.filters.dkim_field import read as read_field
-from milterd.filters.dkim_hash import BodyHashes, covered, digest, hash_body
-from milterd.filters.dkim_record import KeyRecord, RecordError, Records
-from milterd.ports.canonical import Header
-from milterd.ports.dkim_dns import Absent, NoAnswer, TextSource
+from milterd.signed.dkim_field import read as read_field
+from milterd.signed.dkim_hash import BodyHashes, covered, digest, hash_body
 
 FIELD = b"DKIM-Signature"
 SHOWN = 8

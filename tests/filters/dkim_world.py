@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from milterd.core.apply import apply
 from milterd.core.mail import Direction, HeaderField, Mail, Session, parse_message
 from milterd.filters.dkim import DkimFilter, Signed
-from milterd.filters.dkim_hash import covered, digest, hash_body
-from milterd.ports.canonical import Header
 from milterd.ports.dkim_dns import Absent, Answer, NoAnswer, Texts
 from milterd.ports.dkim_make import store
 from milterd.ports.keys import Ed25519Key, RsaKey
+from milterd.signed.canonical import Header
+from milterd.signed.dkim_hash import covered, digest, hash_body
 
 NOW = 1_763_700_000
 RSA = RsaKey(rsa.generate_private_key(65537, 2048))

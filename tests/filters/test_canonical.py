@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milterd.core.mail import HeaderField
-from milterd.ports.canonical import RelaxedBody, relaxed_field, signed_fields
+from milterd.signed.canonical import RelaxedBody, relaxed_field, signed_fields
 
 ODD = st.lists(
     st.sampled_from([b" ", b"\t", b"\r\n", b"\r", b"\n", b"a", b"\0", b"\x0b", b"\xff", b"  \r\n"])

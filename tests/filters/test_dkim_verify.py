@@ -20,15 +20,15 @@ from milterd.core.apply import apply
 from milterd.core.decision import Verdict
 from milterd.core.mail import HeaderField, Mail, parse_message
 from milterd.filters.dkim import Checked, DkimFilter, DkimOptions, Verifying
-from milterd.filters.dkim_field import FieldError
-from milterd.filters.dkim_field import read as read_field
-from milterd.filters.dkim_hash import hash_body
 from milterd.filters.dkim_record import RecordError
 from milterd.filters.dkim_record import read as read_record
 from milterd.filters.dkim_results import value
-from milterd.filters.dkim_tags import TagError, tags, without_b
 from milterd.filters.dkim_verify import Verified, Verifier, VerifyOptions
 from milterd.ports.dkim_dns import Absent, DnsOptions, DnsTexts, NoAnswer, Texts, parse_server
+from milterd.signed.dkim_field import FieldError
+from milterd.signed.dkim_field import read as read_field
+from milterd.signed.dkim_hash import hash_body
+from milterd.signed.dkim_tags import TagError, tags, without_b
 from tests.filters.dkim_world import ED25519, MAIL, NOW, RSA, Dns, by_hand, sha256
 from tests.peers.dns import SERVFAIL, SILENT, TRUNCATED, dns_server
 

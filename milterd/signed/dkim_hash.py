@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from milterd.core.mail import Body, HeaderField
-from milterd.filters.dkim_tags import without_b
-from milterd.ports.canonical import BODY_FORMS, HEADER_FORMS, Header
+from milterd.signed.canonical import BODY_FORMS, HEADER_FORMS, Header
+from milterd.signed.dkim_tags import without_b
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,12 @@
-"""A DKIM-Signature field, read strictly (RFC 6376 section 3.5, RFC 8463)."""
+"""A DKIM-Signature field, read strictly (RFC 6376 section 3.5, RFC 8463); one of ARC likewise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from milterd.core.mail import HeaderField
-from milterd.filters.dkim_names import is_domain, is_within, key_name
-from milterd.filters.dkim_tags import TagError, octets, tags, words
+from milterd.signed.dkim_names import is_domain, is_within, key_name
+from milterd.signed.dkim_tags import TagError, octets, tags, words
 
 FIELD_LIMIT = 65_536
 """Octets of the longest signature field that is read."""
@@ -61,6 +61,18 @@ def read(field: HeaderField) -> SignatureField:
         raise FieldError(f"longer than {FIELD_LIMIT} octets")
     try:
         return _read(tags(field.value))
+    except TagError as error:
+        raise FieldError(str(error)) from None
+
+
+def read_arc(field: HeaderField) -> SignatureField:
+    """An ARC-Message-Signature: DKIM's but for `v=`, and `i=`, which counts hops (RFC 8617
+    section 4.1.2).  Raises FieldError."""
+    if len(field.value) > FIELD_LIMIT:
+        raise FieldError(f"longer than {FIELD_LIMIT} octets")
+    try:
+        found = tags(field.value)
+        return _read({each: found[each] for each in found if each != b"i"} | {b"v": b"1"})
     except TagError as error:
         raise FieldError(str(error)) from None
 
