@@ -52,13 +52,13 @@ class Header:
         """How many fields have that lower-case name."""
         return len(self._named.get(name, ()))
 
-    def signed(self, names: Iterable[bytes], form: str) -> list[bytes]:
-        """The forms of the fields that an `h=` list of lower-case `names` covers.
+    def chosen(self, names: Iterable[bytes]) -> list[HeaderField]:
+        """The fields that an `h=` list of lower-case `names` covers.
 
         Each mention of a name takes the next instance of it from the bottom up, and
         nothing when there is none left (section 5.4.2).  Linear in the names.
         """
-        shape, left = HEADER_FORMS[form], dict[bytes, int]()
+        left = dict[bytes, int]()
         found = []
         for name in names:
             fields = self._named.get(name)
@@ -67,8 +67,13 @@ class Header:
             at = left.get(name, len(fields)) - 1
             if at >= 0:
                 left[name] = at
-                found.append(shape(fields[at]))
+                found.append(fields[at])
         return found
+
+    def signed(self, names: Iterable[bytes], form: str) -> list[bytes]:
+        """The forms of the fields that :meth:`chosen` finds."""
+        shape = HEADER_FORMS[form]
+        return [shape(each) for each in self.chosen(names)]
 
 
 def signed_fields(
