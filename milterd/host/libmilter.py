@@ -326,7 +326,7 @@ class LibmilterHost:
 def _macros(context: Any, stage: Stage) -> Mapping[str, bytes]:
     """The macros of a stage that the MTA has set."""
     found: dict[str, bytes] = {}
-    for name in negotiation.MACROS[stage]:
+    for name in negotiation.read_macros(stage):
         try:
             value = context.getsymval(name)
         except UnicodeDecodeError as error:

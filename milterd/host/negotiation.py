@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from milterd.core import finding
 from milterd.core.filter import Need
 from milterd.wire.constants import Actions, Protocol, Stage
 
@@ -74,6 +75,16 @@ def protocol(needs: Need) -> Protocol:
     return wanted
 
 
+UNASKED: Mapping[Stage, tuple[str, ...]] = MappingProxyType({Stage.MAIL: (f"{{{finding.MACRO}}}",)})
+"""Macros that are read where an MTA sends them by itself, as our gateway does: no MTA is asked for
+them, so none that goes by its own settings or by a mail sends them."""
+
+
+def read_macros(stage: Stage) -> tuple[str, ...]:
+    """The names of a stage as they are on the wire: those asked for, and the others."""
+    return (*MACROS.get(stage, ()), *UNASKED.get(stage, ()))
+
+
 def macro_names(stage: Stage) -> frozenset[str]:
     """The names of a stage without braces, as a mail's session has them."""
-    return frozenset(each.strip("{}") for each in MACROS.get(stage, ()))
+    return frozenset(each.strip("{}") for each in read_macros(stage))
