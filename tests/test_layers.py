@@ -27,7 +27,10 @@ ROOMS: dict[str, set[str]] = {
     "milterd.mime": {"milterd.core"},
     # What signatures cover and what edits do to them: no socket, clock, or file.
     "milterd.signed": {"milterd.core", "milterd.mime"},
-    "milterd.filters": {"milterd.core", "milterd.ports", "milterd.mime", "milterd.signed"},
+    # milterd.base: durations and sizes as a postmaster writes them.
+    "milterd.filters": {
+        "milterd.core", "milterd.base", "milterd.ports", "milterd.mime", "milterd.signed",
+    },
     "milterd.host": {"milterd.wire", "milterd.core", "milterd.base"},
     "milterd.lab": {"milterd.wire", "milterd.core", "milterd.base"},
     "milterd.lab.commands": {"milterd.lab", "milterd.wire", "milterd.core", "milterd.base"},

@@ -1,6 +1,6 @@
 """The headers filter: changes header fields as the rules in rule files say.
 
-Rules and their examples are data (see :mod:`milterd.filters.ruleset`).  Rules run
+Rules and their examples are data (see :mod:`milterd.filters.header_rules`).  Rules run
 in `gather`, since their patterns have a time limit and time is not pure; what
 they came to is the fact that `decide` turns into a decision.
 """
@@ -16,8 +16,12 @@ from pathlib import Path
 from milterd.core.decision import Decision, Reason, Reply, Trace, Tried, Verdict
 from milterd.core.filter import Need
 from milterd.core.mail import Mail
-from milterd.filters.rules import Limits, Outcome, RuleResult, check, run
-from milterd.filters.ruleset import RuleError, compile_rules, find, read
+from milterd.filters.header_rules.compiled import compile_rules
+from milterd.filters.header_rules.compiled import needs as needs_of
+from milterd.filters.header_rules.examples import check
+from milterd.filters.header_rules.outcome import Outcome, RuleResult
+from milterd.filters.header_rules.read import RuleError, find, read
+from milterd.filters.header_rules.run import Limits, run
 from milterd.filters.setup import SetupError
 
 
@@ -58,7 +62,6 @@ class HeadersFilter:
     """
 
     name = "headers"
-    needs = Need.HEADERS | Need.ADD_HEADERS | Need.CHANGE_HEADERS
 
     def __init__(
         self, options: HeadersOptions, clock: Callable[[], float] = time.monotonic
@@ -67,12 +70,14 @@ class HeadersFilter:
         self._clock = clock
         self._limits = Limits(options.match_time, options.mail_time)
         self._files, self._rule_sets = [], []
+        self.needs = Need.HEADERS | Need.ADD_HEADERS | Need.CHANGE_HEADERS
         problems: list[str] = []
         for name in options.rules:
             try:
                 file = read(find(name, options.directory))
                 self._rule_sets.append(compile_rules(file, options.parameters))
                 self._files.append(file)
+                self.needs |= needs_of(file)
             except RuleError as error:
                 problems += [f"{error.source}: {each}" for each in error.problems]
         if problems:
@@ -102,6 +107,10 @@ class HeadersFilter:
             reply = Reply(550, "5.6.0", "Header has too many fields of kinds not allowed here")
             reasons = (*reasons, Reason(self.name, "too-many-edits", count))
             return Decision(Verdict.REJECT, reply=reply, reasons=reasons)
+        if facts.verdict is Verdict.DISCARD:
+            return Decision(Verdict.DISCARD, reasons=reasons)
+        if facts.verdict is not Verdict.CONTINUE:
+            return Decision(facts.verdict, reply=_reply(facts), reasons=reasons)
         return Decision(edits=facts.edits, reasons=reasons)
 
     def _tell(self, facts: Outcome, trace: Trace) -> None:
@@ -117,11 +126,22 @@ class HeadersFilter:
         return tuple(problem for each in self._files for problem in check(each))
 
 
+def _reply(facts: Outcome) -> Reply:
+    """The SMTP reply of a refusal (cleanup(8): 550 for 5.x.y, 451 for 4.x.y)."""
+    enhanced, _, text = facts.reply.partition(" ")
+    code = 550 if facts.verdict is Verdict.REJECT else 451
+    return Reply(code, enhanced, text.strip() or "Message content rejected")
+
+
 def _reason(result: RuleResult) -> Reason:
     source = f"headers: {result.rule_set}: {result.rule}"
     if result.timed_out:
         return Reason(source, "timed-out")
-    facts = {"fields": str(result.changed)}
+    facts = {}
+    if result.text:
+        facts["text"] = result.text
+    if not result.outcome:
+        facts["fields"] = str(result.changed)
     if result.spared:
         facts["kept-for-signature"] = str(result.spared)
-    return Reason(source, "applied" if result.changed else "kept", facts)
+    return Reason(source, result.outcome or ("applied" if result.changed else "kept"), facts)

@@ -17,11 +17,15 @@ from milterd.core.apply import apply
 from milterd.core.decision import Verdict
 from milterd.core.mail import Direction, HeaderField, Mail, Session, split_header
 from milterd.filters import FILTERS, Clocks, build_headers
+from milterd.filters.header_rules.compiled import RuleSet, compile_rules
+from milterd.filters.header_rules.conditions import unfolded
+from milterd.filters.header_rules.examples import check
+from milterd.filters.header_rules.lines import folded
+from milterd.filters.header_rules.model import RuleFile
+from milterd.filters.header_rules.read import RuleError, find, read
+from milterd.filters.header_rules.run import Limits, run
 from milterd.filters.headers import HeadersFilter, HeadersOptions, OnTimeout
-from milterd.filters.rules import Limits, check, run
-from milterd.filters.ruleset import RuleError, RuleFile, RuleSet, compile_rules, find, read
 from milterd.filters.setup import SetupError
-from milterd.filters.work import folded, unfolded
 
 OUT, IN = Direction.ORIGINATING, Direction.INBOUND
 EXAMPLE = {"direction": "inbound", "before": [], "after": []}
@@ -289,17 +293,21 @@ CLEAN = (
 )
 
 
-def test_inbound_mail_keeps_its_signatures_unless_told_otherwise() -> None:
+def test_mail_keeps_its_signatures_unless_told_otherwise() -> None:
     mail = mail_of(*SIGNED, direction=IN)
     assert after(mail, *CLEAN) == [SIGNED[0], SIGNED[2]]
     outcome = run([rule_set(*CLEAN)], mail, Limits(), lambda: 0.0)
     assert [(each.changed, each.spared) for each in outcome.results] == [(2, 1), (0, 1)]
     expected = [SIGNED[0], b"Cc: x@example.net"]
-    assert after(mail_of(*SIGNED), *CLEAN) == expected
-    told = [each | {"keep_signatures": False} for each in CLEAN]
+    assert after(mail_of(*SIGNED), *CLEAN) == [SIGNED[0], SIGNED[2]]
+    told = [each | {"on_signed": "force"} for each in CLEAN]
     assert after(mail, *told) == expected
-    kept = [each | {"keep_signatures": True} for each in CLEAN]
+    kept = [each | {"on_signed": "skip"} for each in CLEAN]
     assert after(mail_of(*SIGNED), *kept) == [SIGNED[0], SIGNED[2]]
+    for each in CLEAN:
+        strict = [each | {"on_signed": "reject"}]
+        outcome = run([rule_set(*strict)], mail, Limits(), lambda: 0.0)
+        assert (outcome.verdict, outcome.edits) == (Verdict.REJECT, ())
 
 
 @pytest.mark.parametrize(
@@ -450,7 +458,7 @@ after = []
     [
         ('action = "remove"', 'action = "delete"', "rule.0.action (one): found 'delete'"),
         ('header = "X"', 'haeder = "X"', "unknown key; did you mean 'header'?"),
-        ('header = "X"', "", "rule.0.header: missing"),
+        ('header = "X"', "", "'header' is missing"),
         ('header = "X"', 'header = "X:"', "rule.0.header.0 (one): found 'X:'"),
         ('header = "X"', 'header = "X"\nwith = "y"', "takes no 'with'"),
         ('header = "X"', 'header = "X"\nkeep = "first"', "'keep' goes with action 'limit'"),

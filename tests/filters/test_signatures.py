@@ -22,7 +22,7 @@ from milterd.core.actions import (
 )
 from milterd.core.apply import apply
 from milterd.core.mail import BytesBody, HeaderField, Mail, parse_message
-from milterd.filters.rules import Limits, run
+from milterd.filters.header_rules.run import Limits, run
 from milterd.filters.signatures import breaks, covers
 from tests.filters.test_rules import RULES, rule_set
 

@@ -1,6 +1,6 @@
 """A rule at work with notes of all it looked at, for those who ask why.
 
-Made beside :class:`~milterd.filters.work.Work`, so that mail which nobody asks about
+Made beside :class:`~milterd.filters.header_rules.work.Work`, so that mail which nobody asks about
 does not pay for the notes.
 """
 
@@ -10,21 +10,23 @@ from dataclasses import replace
 
 from milterd.core.decision import Tried
 from milterd.core.mail import HeaderField
-from milterd.filters.ruleset import Rule
-from milterd.filters.signatures import Coverage
-from milterd.filters.work import Line, Matcher, Work, unfolded
+from milterd.filters.header_rules.compiled import Rule
+from milterd.filters.header_rules.conditions import unfolded
+from milterd.filters.header_rules.lines import Line
+from milterd.filters.header_rules.shield import Shield
+from milterd.filters.header_rules.work import Matcher, Work
 
 
 class WatchedWork(Work):
     """The same work, with a note on every field of a name that the rule means."""
 
-    def __init__(self, rule: Rule, matcher: Matcher, coverage: Coverage | None) -> None:
-        super().__init__(rule, matcher, coverage)
+    def __init__(self, rule: Rule, matcher: Matcher, shield: Shield) -> None:
+        super().__init__(rule, matcher, shield)
         self._looked: list[tuple[str, str]] = []
 
     def tried(self, name: str, *, timed_out: bool) -> Tried:
         found = super().tried(name, timed_out=timed_out)
-        if not self._looked and not timed_out:
+        if not self._looked and not timed_out and self._rule.names:
             names = [each.decode("ascii") for each in self._rule.names]
             named = " or ".join(names) if len(names) < 4 else f"any of its {len(names)} names"
             return replace(found, outcome=f"no field is called {named}")
@@ -40,8 +42,20 @@ class WatchedWork(Work):
             self._note(line, f"now {_shown(result.field)}")
         elif self.spared > spared:
             self._note(line, "kept: a signature covers it")
-        elif self._rule.header.fullmatch(line.field.name):
+        elif self._matcher.named(line.field):
             self._note(line, self._matcher.why or "is as it should be")
+        return result
+
+    def _prepended(self, line: Line) -> list[Line]:
+        spared = self.spared
+        self._matcher.why = ""
+        result = super()._prepended(line)
+        if len(result) > 1:
+            self._note(line, f"now under {_shown(result[0].field)}")
+        elif self.spared > spared:
+            self._note(line, "a signature forbids another above it")
+        elif self._matcher.named(line.field):
+            self._note(line, self._matcher.why)
         return result
 
     def _limited(self, lines: list[Line]) -> list[Line]:
@@ -50,7 +64,7 @@ class WatchedWork(Work):
         left = {id(each) for each in result}
         kept = "kept" if self.spared == spared else "kept, as the one or for a signature"
         for line in lines:
-            if self._rule.header.fullmatch(line.field.name):
+            if self._matcher.named(line.field):
                 self._note(line, kept if id(line) in left else "removed")
         return result
 

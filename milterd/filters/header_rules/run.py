@@ -1,0 +1,178 @@
+"""Running rules over a mail, one after the other, each seeing what the ones before it left.
+
+Most rules name fields that a mail does not have: they are passed over by their names alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from milterd.core.decision import Trace, Tried, Verdict
+from milterd.core.mail import Mail
+from milterd.filters.header_rules.compiled import Rule, RuleSet
+from milterd.filters.header_rules.conditions import Case
+from milterd.filters.header_rules.lines import difference, lines_of, names_in
+from milterd.filters.header_rules.model import ADDING, OnSigned, RuleAction
+from milterd.filters.header_rules.outcome import Judgement, MailEdit, Outcome, RuleResult
+from milterd.filters.header_rules.shield import Covers, Shield
+from milterd.filters.header_rules.watched import WatchedWork
+from milterd.filters.header_rules.work import Matcher, Timer, Work
+from milterd.filters.signatures import covers
+
+REFUSED = "5.7.1 Message content rejected"
+SIGNED = "5.7.1 Message is signed in a way that does not allow a change this site requires"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long rules may take: seconds for one pattern on one field, and for a mail."""
+
+    match: float = 0.1
+    mail: float = 1.0
+
+
+def run(
+    rule_sets: Iterable[RuleSet],
+    mail: Mail,
+    limits: Limits,
+    clock: Callable[[], float],
+    trace: Trace | None = None,
+    read: Covers = covers,
+) -> Outcome:
+    """Apply the rules for the mail's direction.  `clock` counts seconds.
+
+    A rule that runs out of time changes nothing; those after it still run while
+    the mail's time lasts.  `trace` is told of every rule, in order.  `read` tells what
+    signatures cover.
+    """
+    return Run(mail, limits, clock, trace, Shield(mail, read)).over(rule_sets)
+
+
+class Run:
+    """All rules on one mail."""
+
+    def __init__(
+        self,
+        mail: Mail,
+        limits: Limits,
+        clock: Callable[[], float],
+        trace: Trace | None,
+        shield: Shield,
+    ) -> None:
+        self._mail, self._trace, self._shield = mail, trace, shield
+        self._timer = Timer(limits.match, clock, clock() + limits.mail)
+        self._lines = lines_of(mail.headers)
+        self._names = names_in(self._lines)
+        self._results: list[RuleResult] = []
+        self._judgement = Judgement()
+        self._edited = False
+
+    def over(self, rule_sets: Iterable[RuleSet]) -> Outcome:
+        """Run them, up to a verdict or a rule that stops."""
+        for rule_set in rule_sets:
+            for rule in rule_set.rules:
+                stop = self._one(rule_set.name, rule)
+                if stop == "all":
+                    return self._outcome()
+                if stop:
+                    break
+        return self._outcome()
+
+    def _outcome(self) -> Outcome:
+        judged = self._judgement
+        results = tuple(self._results)
+        if judged.over:
+            return Outcome((), results, judged.verdict, judged.reply)
+        fields: tuple[MailEdit, ...] = ()
+        if self._edited:
+            fields = tuple(difference(self._mail.headers, self._lines))
+        recipients = tuple(each.address for each in self._mail.envelope.recipients)
+        return Outcome((*fields, *judged.edits(recipients)), results)
+
+    def _one(self, rule_set: str, rule: Rule) -> str:
+        """Run a rule; how much of the others it stops."""
+        if rule.direction is not None and rule.direction is not self._mail.session.direction:
+            if self._trace is not None:
+                direction = self._mail.session.direction.value
+                self._trace(Tried(f"{rule_set}: {rule.name}", f"not for {direction} mail"))
+            return ""
+        if (
+            self._trace is None
+            and rule.exact
+            and rule.exact.isdisjoint(self._names)
+            and rule.action not in ADDING
+        ):
+            return ""
+        matcher = Matcher(rule, self._timer)
+        kind = Work if self._trace is None else WatchedWork
+        work = kind(rule, matcher, self._shield)
+        try:
+            did = self._applies(rule) and self._apply(rule_set, rule, work)
+        except TimeoutError:
+            self._results.append(RuleResult(rule_set, rule.name, timed_out=True))
+            self._tell(work.tried(f"{rule_set}: {rule.name}", timed_out=True))
+            return ""
+        if self._judgement.over:
+            return "all"
+        return rule.stop if did else ""
+
+    def _applies(self, rule: Rule) -> bool:
+        if rule.when is None:
+            return True
+        fields = [line.field for line in self._lines]
+        return rule.when(Case(self._mail, fields, self._timer.search))
+
+    def _apply(self, rule_set: str, rule: Rule, work: Work) -> bool:
+        """Let a rule do what it does; whether it did anything."""
+        name = f"{rule_set}: {rule.name}"
+        if rule.judges:
+            if not work.fires(self._lines):
+                self._tell(work.tried(name, timed_out=False))
+                return False
+            outcome, text = self._judge(rule)
+            self._results.append(RuleResult(rule_set, rule.name, outcome=outcome, text=text))
+            self._tell(Tried(name, f"{outcome}: {text}" if text else outcome))
+            return True
+        lines = work.apply(self._lines)
+        self._tell(work.tried(name, timed_out=False))
+        if work.spared and rule.on_signed is OnSigned.REJECT:
+            self._judgement.refuse("", SIGNED)
+            self._results.append(
+                RuleResult(rule_set, rule.name, spared=work.spared, outcome="rejected")
+            )
+            return True
+        if work.changed:
+            self._lines, self._edited = lines, True
+            self._names = names_in(lines)
+        if work.changed or work.spared:
+            self._results.append(RuleResult(rule_set, rule.name, work.changed, work.spared))
+        return work.changed > 0
+
+    def _judge(self, rule: Rule) -> tuple[str, str]:
+        """Carry out an action on the whole mail: its outcome and text, for the log."""
+        judged, text = self._judgement, rule.text.decode("utf-8")
+        match rule.action:
+            case RuleAction.REJECT:
+                judged.refuse(text, REFUSED)
+                return (
+                    "deferred" if judged.verdict is Verdict.TEMPFAIL else "rejected",
+                    judged.reply,
+                )
+            case RuleAction.DISCARD:
+                judged.verdict = Verdict.DISCARD
+                return "discarded", text
+            case RuleAction.HOLD:
+                judged.hold = text or f"rule {rule.name}"
+                return "held", text
+            case RuleAction.REDIRECT:
+                judged.redirect = text
+                return "redirected", text
+            case RuleAction.STOP:
+                return "stopped", text
+            case _:
+                return "warned", text
+
+    def _tell(self, tried: Tried) -> None:
+        if self._trace is not None:
+            self._trace(tried)
