@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from milterd.base import row
 from milterd.base.toml_file import ConfigError
 from milterd.config import MilterdConfig, load
 from milterd.filters import FILTERS, CheckedFilter, Clocks
@@ -56,13 +57,27 @@ def matrix(path: Path) -> list[tuple[str, ...]]:
     return settings.options().matrix.table() if settings is not None else []
 
 
-def report(path: Path, findings: Sequence[Finding], rows: Sequence[tuple[str, ...]] = ()) -> str:
+def for_postfix(path: Path) -> str:
+    """The line of main.cf that asks the filters in the right order, which nobody can check for
+    us: Postfix's settings are not ours to read.  Empty where one filter alone needs no order."""
+    config = load(path)
+    addresses = {str(config.address(name)): name for name in config.filter.present()}
+    return row.smtpd_milters(addresses) if len(addresses) > 1 else ""
+
+
+def report(
+    path: Path,
+    findings: Sequence[Finding],
+    rows: Sequence[tuple[str, ...]] = (),
+    postfix: str = "",
+) -> str:
     """The findings as one JSON object, for programs, and the matrix with them."""
     errors = any(each.level == "error" for each in findings)
     found = [asdict(each) for each in findings]
     titles, cells = rows[:1], rows[1:]
     table = [dict(zip(titles[0], each, strict=True)) for each in cells]
-    return json.dumps({"file": str(path), "ok": not errors, "findings": found, "matrix": table})
+    values = {"file": str(path), "ok": not errors, "findings": found, "matrix": table}
+    return json.dumps(values | ({"postfix": postfix} if postfix else {}))
 
 
 def _examine_filter(config: MilterdConfig, name: str, offline: bool) -> list[Finding]:

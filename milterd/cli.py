@@ -59,7 +59,7 @@ def check(
     ] = False,
 ) -> None:
     """Check settings, keys, rules and the rules' examples, and show what becomes of mail that is
-    not clean.
+    not clean, and in which order Postfix has to ask the filters.
 
     Exits with 0 when all is well, 1 with warnings, 78 with errors.
     """
@@ -67,8 +67,9 @@ def check(
     errors = any(each.level == "error" for each in findings)
     out = Console(soft_wrap=True, highlight=False)
     rows = [] if errors else checking.matrix(config)
+    postfix = "" if errors else checking.for_postfix(config)
     if as_json:
-        out.out(checking.report(config, findings, rows))
+        out.out(checking.report(config, findings, rows, postfix))
     else:
         for each in findings:
             style = "red" if each.level == "error" else "yellow"
@@ -77,6 +78,8 @@ def check(
         if not findings:
             out.print(f"{config}: all is well", markup=False)
         _print_matrix(out, rows)
+        if postfix:
+            out.print(f"for main.cf: {postfix}", markup=False)
     raise typer.Exit(CONFIG_ERROR if errors else 1 if findings else 0)
 
 

@@ -18,10 +18,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from milterd.base import metrics, sockets
+from milterd.base import metrics, row, sockets, toml_file
 from milterd.base.fields import Duration, Kind, Size
-from milterd.base.settings import CommonSettings, MetricsSettings, Table
-from milterd.base.settings import load as load_settings
+from milterd.base.settings import CommonSettings, MetricsSettings, Table, placed
+from milterd.base.settings import parse as parse_settings
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.config_clamav import ClamavSettings
 from milterd.config_dkim import DkimTable
@@ -233,8 +233,10 @@ class MilterdConfig(CommonSettings):
 
 def load(path: str | os.PathLike[str]) -> MilterdConfig:
     """Our half of the settings file.  Raises :class:`ConfigError` with all problems."""
-    config = load_settings(path, MilterdConfig)
+    text = toml_file.read(Path(path))
+    config = parse_settings(text, MilterdConfig, file=str(path))
     problems = [Problem(str(path), 0, *each) for each in _disagreements(config)]
+    problems += placed(row.problems(toml_file.tables(text)), text, file=str(path))
     if problems:
         raise ConfigError(problems)
     return config

@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from milterd.base import sockets
+from milterd.base import row, sockets
 from milterd.config import MilterdConfig
 from milterd.core.mail import Direction
-
-USUAL = ("clamav", "headers", "dkim")
-"""Scan first, and sign last what the others have left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +32,8 @@ def places(path: Path, config: MilterdConfig) -> list[Place]:
     own = {str(config.address(name)): name for name in config.filter.present()}
     found = list(_of_the_gateway(_tables(path), own))
     named = {each.name for each in found}
-    rest = sorted((name for name in own.values() if name not in named), key=_usual)
+    rest = sorted((name for name in own.values() if name not in named), key=row.rank)
     return [*found, *(Place(name) for name in rest)]
-
-
-def _usual(name: str) -> tuple[int, str]:
-    return (USUAL.index(name) if name in USUAL else len(USUAL), name)
 
 
 def _tables(path: Path) -> Sequence[Any]:

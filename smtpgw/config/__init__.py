@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from milterd.base import settings, toml_file
+from milterd.base import row, settings, toml_file
 from milterd.base.fields import Duration, Size
 from milterd.base.toml_file import ConfigError
 from smtpgw import queue_place
@@ -353,7 +353,7 @@ def load(path: str | Path) -> GatewaySettings:
 def parse(text: str, *, file: str = "settings") -> GatewaySettings:
     """The same, from the text of a file."""
     found = settings.parse(text, GatewaySettings, file=file)
-    problems = name_problems(found.smtpgw)
+    problems = [*name_problems(found.smtpgw), *row.problems(toml_file.tables(text))]
     if problems:
         raise ConfigError(settings.placed(problems, text, file=file))
     return found

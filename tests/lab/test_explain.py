@@ -341,8 +341,8 @@ def test_the_host_s_limits_hold(desk: Desk) -> None:
 
 GATEWAY = """
 [[smtpgw.milter]]
-name = "sign"
-address = "unix:{home}/dkim.sock"
+name = "tidy"
+address = "unix:{home}/headers.sock"
 directions = ["originating"]
 [[smtpgw.milter]]
 name = "somebody-else-s"
@@ -356,10 +356,10 @@ address = "unix:{home}/clamav.sock"
 def test_the_gateway_s_order_and_directions_where_it_has_any(desk: Desk) -> None:
     desk.configure(more=GATEWAY.format(home=desk.home))
     found = places(desk.config, load(desk.config))
-    assert [each.name for each in found] == ["dkim", "clamav", "headers"]
+    assert [each.name for each in found] == ["headers", "clamav", "dkim"]
     assert found[0].directions == (Direction.ORIGINATING,)
     result = desk.explain(*INBOUND)
-    assert "dkim: not asked: the gateway does not ask it about inbound mail" in result.stdout
+    assert "headers: not asked: the gateway does not ask it about inbound mail" in result.stdout
     desk.configure(more='[smtpgw]\nmilter = [3, { address = "x" }, { name = "y" }]\n')
     assert places(desk.config, load(desk.config))[0].name == "clamav"
 
