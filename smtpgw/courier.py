@@ -63,9 +63,11 @@ Filter = Callable[[str, bytes, bytes], Awaitable[Destination]]
 @dataclass(frozen=True, slots=True)
 class CourierOptions:
     """Limits for each transport's destinations; `routing` is seconds in which tables must say
-    where all recipients of a mail go, `pause` those before a full disk is tried again."""
+    where all recipients of a mail go, `pause` those before a full disk is tried again;
+    `soft_bounce` keeps mail that would come back, until its lifetime ends (postconf(5))."""
 
     limits: LimitTable = field(default_factory=LimitTable)
+    soft_bounce: bool = False
     routing: float = 300.0
     pause: float = 1.0
     dsn: DsnOptions = field(default_factory=DsnOptions)
@@ -317,6 +319,8 @@ class Courier:
                     return _all_deferred(job, avoid, "4.4.1")
                 outcomes = await self._deliverers[destination.transport].deliver(destination, job)
                 await self._learn(name, outcomes)
+                if self._options.soft_bounce:
+                    outcomes = [settling.spare(each) for each in outcomes]
         except TimeoutError:
             return _all_deferred(job, "delivery took longer than its lease", "4.4.2")
         except NoTurn as wait:

@@ -20,7 +20,7 @@ def expire(outcome: Outcome) -> Outcome:
 
 
 def spare(outcome: Outcome) -> Outcome:
-    """A failure whose report cannot be queued now: it will be found again."""
+    """A failure whose report cannot be queued now, or is not wanted yet: it will be found again."""
     if not isinstance(outcome, Failed):
         return outcome
     enhanced = f"4{outcome.enhanced[1:]}"

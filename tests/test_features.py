@@ -61,6 +61,66 @@ RESTRICTIONS = (
 RESTRICTION_ROWS = _ROW.findall(RECEPTION)
 
 
+OTHERS = (
+    # the machine and its limits
+    "compatibility_level", "strict_rfc821_envelopes", "notify_classes", "delay_warning_time",
+    "confirm_delay_cleared", "biff", "message_size_limit", "mailbox_size_limit", "smtpd_banner",
+    "debug_peer_list", "debug_peer_level", "soft_bounce", "syslog_name",
+    # TLS
+    "tls_low_cipherlist", "tls_medium_cipherlist", "tls_high_cipherlist",
+    "tls_preempt_cipherlist", "tls_ssl_options", "smtp_dns_support_level",
+    "smtp_tls_security_level", "smtp_tls_dane_insecure_mx_policy", "smtp_tls_policy_maps",
+    "smtp_tls_protocols", "smtp_tls_ciphers", "smtp_tls_exclude_ciphers",
+    "smtp_tls_mandatory_protocols", "smtp_tls_mandatory_ciphers",
+    "smtp_tls_mandatory_exclude_ciphers", "smtp_tls_CAfile", "smtp_tls_CApath",
+    "smtp_tls_chain_files", "smtp_tls_cert_file", "smtp_tls_key_file",
+    "smtp_tls_session_cache_database", "smtp_tls_note_starttls_offer", "smtp_tls_loglevel",
+    "smtp_use_tls", "smtpd_use_tls", "smtpd_tls_security_level", "smtpd_tls_auth_only",
+    "smtpd_tls_wrappermode", "smtpd_tls_protocols", "smtpd_tls_ciphers",
+    "smtpd_tls_exclude_ciphers", "smtpd_tls_mandatory_protocols", "smtpd_tls_mandatory_ciphers",
+    "smtpd_tls_mandatory_exclude_ciphers", "smtpd_tls_eecdh_grade", "smtpd_tls_CAfile",
+    "smtpd_tls_CApath", "smtpd_tls_dh1024_param_file", "smtpd_tls_chain_files",
+    "smtpd_tls_cert_file", "smtpd_tls_key_file", "smtpd_tls_session_cache_database",
+    "smtpd_tls_session_cache_timeout", "smtpd_tls_ask_ccert", "smtpd_tls_fingerprint_digest",
+    "smtpd_tls_received_header", "smtpd_tls_loglevel",
+    # logins
+    "smtpd_sasl_auth_enable", "smtpd_sasl_type", "smtpd_sasl_path",
+    "smtpd_sasl_security_options", "smtpd_sasl_tls_security_options",
+    "smtpd_sasl_authenticated_header", "smtp_sasl_auth_enable", "smtp_sasl_password_maps",
+    "smtp_sasl_security_options", "smtp_sasl_mechanism_filter",
+    # milters
+    "smtpd_milters", "non_smtpd_milters", "milter_mail_macros", "milter_default_action",
+    "milter_macro_daemon_name",
+    # screening
+    "postscreen_access_list", "postscreen_blacklist_action", "postscreen_greet_action",
+    "postscreen_dnsbl_threshold", "postscreen_dnsbl_sites", "postscreen_dnsbl_action",
+    "postscreen_dnsbl_whitelist_threshold", "postscreen_pipelining_enable",
+    "postscreen_non_smtp_command_enable", "postscreen_bare_newline_enable",
+    "postscreen_bare_newline_action",
+)  # fmt: skip
+"""Parameters that have a row on the page about their subject, or on docs/parameters.md."""
+_ANY_ROW = re.compile(r"^\| (`.+?) \| (same|differs|not) \| (.*?)\| (.+?) \|$", re.MULTILINE)
+ANY_ROWS = {
+    page.name: _ANY_ROW.findall(page.read_text())
+    for page in sorted((named.TOP / "docs").glob("*.md"))
+}
+
+
+def test_every_parameter_has_a_row() -> None:
+    rows = (row for page in ANY_ROWS.values() for row in page)
+    told = {name for row in rows for name in re.findall(r"`([^`]+)`", row[0])}
+    assert sorted(set(OTHERS) - told) == []
+
+
+@pytest.mark.parametrize("page", [name for name, rows in ANY_ROWS.items() if rows])
+def test_each_row_names_tests_that_there_are_or_says_why_not(page: str) -> None:
+    for _, how, words, shown in ANY_ROWS[page]:
+        if how == "not" and shown == "-":
+            assert words.strip(), "what is not done has a reason"
+        else:
+            named.check(shown)
+
+
 def test_no_restriction_is_missing() -> None:
     told = {name for row in RESTRICTION_ROWS for name in re.findall(r"`([^`]+)`", row[0])}
     assert sorted(set(RESTRICTIONS) - told) == []

@@ -233,7 +233,9 @@ def courier(settings: Smtpgw) -> CourierOptions:
     """How destinations are treated."""
     services = {name: _limits(settings, row) for name, row in settings.services.items()}
     return CourierOptions(
-        limits=LimitTable(_limits(settings, Service()), services), dsn=dsn(settings)
+        limits=LimitTable(_limits(settings, Service()), services),
+        dsn=dsn(settings),
+        soft_bounce=settings.soft_bounce,
     )
 
 
