@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from milterd.patterns.lines import Lines
 from smtpgw.tables import aliases, entries
 from smtpgw.tables.context import Context
-from smtpgw.tables.sources import Lines, Report, Source, check_line
+from smtpgw.tables.sources import Report, Source, check_line
 from smtpgw.tables.table import Found, Local, Unavailable
 
 _GOES_ON = b" \t\r\n\v\f#"

@@ -8,11 +8,11 @@ a rule.
 
 from __future__ import annotations
 
+from milterd.patterns.matching import Subject
+from milterd.patterns.rulefile import Dialect, RuleFile
 from smtpgw.tables.context import Context
-from smtpgw.tables.matching import Subject
 from smtpgw.tables.ruled import Ruled
-from smtpgw.tables.rulefile import Dialect, RuleFile
-from smtpgw.tables.sources import Report
+from smtpgw.tables.sources import Report, logical_lines
 from smtpgw.tables.table import Unavailable
 
 
@@ -21,7 +21,8 @@ class Patterns(Ruled[RuleFile]):
 
     def __init__(self, name: str, context: Context, dialect: Dialect) -> None:
         def load(content: bytes, report: Report) -> RuleFile:
-            return RuleFile(content, report, dialect, substitute=context.substitute)
+            lines = logical_lines(content, report)
+            return RuleFile(lines, report, dialect, substitute=context.substitute)
 
         super().__init__(name, context, load)
 

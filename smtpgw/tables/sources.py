@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from milterd.patterns.lines import BLANK, Lines
 from smtpgw.tables import spec as specs
 from smtpgw.tables.context import Context
 from smtpgw.tables.table import TableError
@@ -23,8 +24,6 @@ MAX_REPORTS = 20
 """Lines of one file that the log names; of the others it gives the number."""
 IN_PASSING = 1 << 20
 """Octets of a changed file that are read at once; what is larger is read beside the mail."""
-_BLANK = b" \t\r\n\v\f"
-_GOES_ON = b" \t\r\n\v\f#"
 
 
 class Report:
@@ -59,36 +58,6 @@ class Report:
             )
 
 
-class Lines:
-    """A walk over the logical lines; `offset` and `number` say where the next one begins."""
-
-    __slots__ = ("content", "number", "offset")
-
-    def __init__(self, content: bytes) -> None:
-        self.content, self.offset, self.number = content, 0, 1
-
-    def take(self) -> tuple[int, bytes] | None:
-        """Number of its first line, and the text; None: no more."""
-        parts: list[bytes] = []
-        first = 0
-        while self.offset < len(self.content):
-            if parts and self.content[self.offset] not in _GOES_ON:
-                break
-            line = self._line()
-            words = line.lstrip(_BLANK)
-            if words and not words.startswith(b"#"):
-                first = first or self.number - 1
-                parts.append(line)
-        return (first, b"".join(parts)) if parts else None
-
-    def _line(self) -> bytes:
-        end = self.content.find(b"\n", self.offset)
-        end = len(self.content) if end < 0 else end
-        line = self.content[self.offset : end]
-        self.offset, self.number = end + 1, self.number + 1
-        return line
-
-
 def logical_lines(content: bytes, report: Report) -> Iterator[tuple[int, bytes]]:
     """Every logical line that is one, with the number of its first line, cut at a NUL as a C
     string is."""
@@ -101,7 +70,7 @@ def logical_lines(content: bytes, report: Report) -> Iterator[tuple[int, bytes]]
 
 def check_line(number: int, text: bytes, report: Report) -> bytes | None:
     """The line as Postfix sees it, None if it is none."""
-    if text[0] in _BLANK:
+    if text[0] in BLANK:
         report.skip(number, repr(text[:30]), "no white space before the first line")
         return None
     if not report.context.folding.allows(text):

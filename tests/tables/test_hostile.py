@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpgw.tables import perl, posix
+from milterd.patterns import perl, posix
+from milterd.patterns.expression import BadPatternError
+from milterd.patterns.rulefile import split_result
 from smtpgw.tables import spec as specs
 from smtpgw.tables.catalogue import open_maps
-from smtpgw.tables.expression import BadPatternError
-from smtpgw.tables.rulefile import split_result
 from smtpgw.tables.table import LocalTable, Table, TableError, Unavailable
 from tests.tables import ours
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from smtpgw.tables.expression import BadPatternError, class_codes
+from milterd.patterns.expression import BadPatternError, class_codes
 
 ALL = frozenset(range(256))
 _CONTROLS = {"a": 7, "e": 27, "f": 12, "n": 10, "r": 13, "t": 9}

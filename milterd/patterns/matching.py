@@ -7,7 +7,7 @@ from typing import Any
 
 import regex  # type: ignore[import-untyped]  # it carries no type information
 
-from smtpgw.tables.expression import Expression
+from milterd.patterns.expression import Expression
 
 SHORT = 256
 """Octets of a key that a pattern which is not risky matches in a moment: no limit is needed."""

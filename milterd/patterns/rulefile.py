@@ -6,15 +6,27 @@ What a line means and which line is skipped is as in dict_regexp.c and dict_pcre
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from smtpgw.tables.matching import Match, Pattern, Subject
-from smtpgw.tables.sources import Report, logical_lines
+from milterd.patterns.matching import Match, Pattern, Subject
 
 _SPACE = b" \t\r\n\v\f"
 _WORD = re.compile(rb"(if|endif)(?![A-Za-z0-9])", re.IGNORECASE)
 _NAME = re.compile(rb"[A-Za-z0-9_]*")
+
+
+class Report(Protocol):
+    """Who is told what is wrong with a line."""
+
+    def skip(self, line: int, found: str, expected: str = "") -> None:
+        """A line that cannot be used; may raise."""
+        ...
+
+    def note(self, line: int, found: str, expected: str = "") -> None:
+        """A line that counts, but hardly means what it says."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +81,30 @@ class Dialect:
 
 
 class RuleFile:
-    """A table read from its lines."""
+    """A table read from its logical lines, each with its number."""
 
     def __init__(
-        self, content: bytes, report: Report, dialect: Dialect, *, substitute: bool = True
+        self,
+        lines: Iterable[tuple[int, bytes]],
+        report: Report,
+        dialect: Dialect,
+        *,
+        substitute: bool = True,
     ) -> None:
         self._dialect, self._report, self._substitute = dialect, report, substitute
         self._rules: list[Rule | Block] = []
         self._open: list[Block] = []
-        for line, text in logical_lines(content, report):
+        for line, text in lines:
             try:
                 self._read(line, text.strip(_SPACE))
             except ValueError as error:
                 report.skip(line, repr(text[:100]), str(error))
         for each in self._open:
             report.note(each.line, "if without endif", "endif")
+
+    def results(self) -> Iterable[tuple[int, tuple[bytes | int, ...]]]:
+        """Line and parts of every rule's result."""
+        return ((each.line, each.parts) for each in self._rules if isinstance(each, Rule))
 
     def find(self, subject: Subject) -> tuple[int, bytes] | None:
         """Line and result of the first rule that fits.  Raises TimeoutError."""

@@ -11,8 +11,8 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-from smtpgw.tables import perl_class as classes
-from smtpgw.tables.expression import (
+from milterd.patterns import perl_class as classes
+from milterd.patterns.expression import (
     BadPatternError,
     Expression,
     Knowledge,

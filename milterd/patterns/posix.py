@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smtpgw.tables.expression import (
+from milterd.patterns.expression import (
     BadPatternError,
     Expression,
     Knowledge,
