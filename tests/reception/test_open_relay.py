@@ -20,7 +20,7 @@ from tests.reception.ours import Ours, ours
 from tests.reception.relays import BEFORE, FOREIGN, RECIPIENTS, SENDERS, WayOut, dialogue, way_out
 from tests.reception.talk import PATIENCE, Said, held
 
-THEIRS, MINE, SUBMISSION, OUT = 2700, 3700, 3701, 2699
+THEIRS, MINE, SUBMISSION, LMTP, OUT = 2700, 3700, 3701, 3702, 2699
 STRANGER, OWN = "192.0.2.1", "192.0.2.2"
 pytestmark = [pytest.mark.xdist_group("reception"), pytest.mark.timeout(300)]
 
@@ -57,6 +57,7 @@ def _opened() -> Iterator[Door]:
     extra = (
         f'[[smtpgw.listener]]\nname = "sub"\naddress = "{SERVER}:{SUBMISSION}"\n'
         'profile = "submission"\nsmtpd_tls_security_level = "none"\n'
+        f'[[smtpgw.listener]]\nname = "store"\naddress = "{SERVER}:{LMTP}"\nprofile = "lmtp"\n'
     )
     relay = {"smtpd_relay_restrictions": "permit_mynetworks, reject_unauth_destination"}
     given = World(main, {}, [{}], Tables(), extra, relay)
@@ -144,11 +145,25 @@ def test_nothing_said_before_opens_the_door(door: Door, what: str, port: int) ->
 def test_nothing_leaves_from_a_submission_listener(door: Door) -> None:
     """Strangers get nothing out there at all."""
     for sender in SENDERS:
-        said = _each(door.say(STRANGER, SUBMISSION, dialogue(sender, RECIPIENTS)))
-        taken = [form for form, each in zip(RECIPIENTS, said, strict=True) if each[0] < 400]
+        taken = _taken(door.say(STRANGER, SUBMISSION, dialogue(sender, RECIPIENTS)))
         assert taken in ([], ["<Postmaster>"])  # who is here, and stays here
     _proved(door, MINE)
     assert _foreign(door.out) == []
+
+
+def test_nothing_leaves_from_an_lmtp_listener(door: Door) -> None:
+    """Strangers get there what they get at an mx listener: mail to our own."""
+    for sender in SENDERS:
+        asked = dialogue(sender, RECIPIENTS)
+        taken = _taken(door.say(STRANGER, MINE, asked))
+        assert _taken(door.say(STRANGER, LMTP, ["LHLO client.test", *asked[1:]])) == taken
+    _proved(door, MINE)
+    assert _foreign(door.out) == []
+
+
+def _taken(said: list[Said]) -> list[str]:
+    each = zip(RECIPIENTS, _each(said), strict=True)
+    return [form for form, answer in each if answer[0] < 400]
 
 
 def test_there_are_enough_forms() -> None:
