@@ -1,7 +1,7 @@
 """What `milterd check` looks at: settings, sockets' names, keys, rules and their examples.
 
 An error keeps the settings from being used; a warning is a peer that is not there now,
-or a filter that would do nothing.
+or a filter that would do nothing; a note is what is so by the settings, and easily forgotten.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Literal
 from milterd.base import row
 from milterd.base.toml_file import ConfigError
 from milterd.config import MilterdConfig, load
-from milterd.filters import FILTERS, CheckedFilter, Clocks
+from milterd.config_own import OwnSettings
+from milterd.filters import FILTERS, CheckedFilter, Clocks, build_own
 from milterd.filters.setup import SetupError
 
 _EXAMPLES = frozenset({"headers"})
@@ -27,15 +28,17 @@ _EXAMPLES = frozenset({"headers"})
 class Finding:
     """One thing that is wrong.  `filter` is empty where it is not one filter's."""
 
-    level: Literal["error", "warning"]
+    level: Literal["error", "warning", "note"]
     filter: str
     problem: str
 
 
 def build(config: MilterdConfig, name: str) -> CheckedFilter:
     """The filter of that name.  Raises :class:`SetupError`."""
-    options = config.filter.present()[name].options()
-    return FILTERS[name].build(options, Clocks())
+    table = config.filter.present()[name]
+    if isinstance(table, OwnSettings):
+        return build_own(table.own_options(name))
+    return FILTERS[name].build(table.options(), Clocks())
 
 
 def examine(path: Path, *, offline: bool = False) -> list[Finding]:
@@ -85,6 +88,16 @@ def _examine_filter(config: MilterdConfig, name: str, offline: bool) -> list[Fin
         built = build(config, name)
     except SetupError as error:
         return [Finding("error", name, each) for each in error.problems]
+    return [*_notes(config, name), *_checked(built, name, offline)]
+
+
+def _notes(config: MilterdConfig, name: str) -> list[Finding]:
+    if config.filter.present()[name].mode == "on":
+        return []
+    return [Finding("note", name, 'mode = "shadow": it decides and logs, and changes nothing')]
+
+
+def _checked(built: CheckedFilter, name: str, offline: bool) -> list[Finding]:
     if name in _EXAMPLES:
         return [Finding("error", name, each) for each in built.check()]
     return [] if offline else [Finding("warning", name, each) for each in built.check()]

@@ -64,7 +64,8 @@ def check(
     Exits with 0 when all is well, 1 with warnings, 78 with errors.
     """
     findings = checking.examine(config, offline=offline)
-    errors = any(each.level == "error" for each in findings)
+    levels = {each.level for each in findings}
+    errors = "error" in levels
     out = Console(soft_wrap=True, highlight=False)
     rows = [] if errors else checking.matrix(config)
     postfix = "" if errors else checking.for_postfix(config)
@@ -72,15 +73,15 @@ def check(
         out.out(checking.report(config, findings, rows, postfix))
     else:
         for each in findings:
-            style = "red" if each.level == "error" else "yellow"
+            style = {"error": "red", "warning": "yellow"}.get(each.level, "dim")
             out.print(f"{each.level}: ", style=style, end="")
             out.print(f"{each.filter}: " if each.filter else "", each.problem, sep="", markup=False)
-        if not findings:
+        if not levels - {"note"}:
             out.print(f"{config}: all is well", markup=False)
         _print_matrix(out, rows)
         if postfix:
             out.print(f"for main.cf: {postfix}", markup=False)
-    raise typer.Exit(CONFIG_ERROR if errors else 1 if findings else 0)
+    raise typer.Exit(CONFIG_ERROR if errors else 1 if "warning" in levels else 0)
 
 
 @app.command(epilog="Example: milterd config > gatepost.toml")

@@ -26,8 +26,9 @@ from milterd.base.toml_file import ConfigError, Problem
 from milterd.config_clamav import ClamavSettings
 from milterd.config_dkim import DkimTable
 from milterd.config_filter import FilterTable, Socket
+from milterd.config_own import OwnName, OwnSettings
 from milterd.filters.headers import HeadersOptions, OnTimeout
-from milterd.host.options import MIB, Options, Oversize
+from milterd.host.options import MIB, OnFailure, Options, Oversize
 from milterd.host.seam import HostKind
 
 DEFAULT_FILE = Path("/etc/gatepost/gatepost.toml")
@@ -182,7 +183,9 @@ class HeadersSettings(FilterTable):
         )
 
 
-FilterSettings = ClamavSettings | DkimSettings | HeadersSettings
+FilterSettings = ClamavSettings | DkimSettings | HeadersSettings | OwnSettings
+OURS = frozenset({"clamav", "dkim", "headers"})
+"""Names that no filter of a postmaster's own can have."""
 
 
 class FilterTables(Table):
@@ -191,10 +194,13 @@ class FilterTables(Table):
     clamav: ClamavSettings | None = None
     dkim: DkimSettings | None = None
     headers: HeadersSettings | None = None
+    own: dict[OwnName, OwnSettings] = Field(
+        default={}, examples=[{"trap": {"socket": "unix:trap.sock"}}]
+    )
 
     def present(self) -> Mapping[str, FilterSettings]:
         """The filters to run, by name."""
-        found = {"clamav": self.clamav, "dkim": self.dkim, "headers": self.headers}
+        found = {"clamav": self.clamav, "dkim": self.dkim, "headers": self.headers, **self.own}
         return {name: each for name, each in found.items() if each is not None}
 
 
@@ -206,14 +212,14 @@ class MilterdConfig(CommonSettings):
 
     def address(self, name: str) -> sockets.SocketAddress:
         """Where a filter listens."""
-        text = self.filter.present()[name].socket
+        text = self.filter.present()[name].socket or f"unix:{name}.sock"
         return sockets.parse(text, directory=str(self.milterd.socket_directory))
 
     def host_options(self, name: str) -> Options:
         """For a filter's host."""
         own, table = self.milterd, self.filter.present()[name]
         # A filter that waits for nobody gets no thread, which would only cost it time.
-        waits = isinstance(table, ClamavSettings) or (
+        waits = isinstance(table, ClamavSettings | OwnSettings) or (
             isinstance(table, DkimSettings) and table.verify
         )
         threads = getattr(table, "threads", 0) if waits else 0
@@ -228,6 +234,8 @@ class MilterdConfig(CommonSettings):
             threads=threads,
             connections=own.connections,
             idle_timeout=own.idle_timeout,
+            on_failure=getattr(table, "on_failure", OnFailure.TEMPFAIL),
+            shadow=table.mode == "shadow",
         )
 
 
@@ -245,6 +253,8 @@ def load(path: str | os.PathLike[str]) -> MilterdConfig:
 def _disagreements(config: MilterdConfig) -> Iterator[tuple[str, str, str]]:
     """What no single key shows to be wrong: key, found, expected."""
     yield from _bad_metrics(config.metrics)
+    for name in config.filter.own.keys() & OURS:
+        yield f"filter.own.{name}", f"{name!r}", "a name that no filter of ours has"
     used: dict[str, str] = {}
     for name in config.filter.present():
         address = str(config.address(name))

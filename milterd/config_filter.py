@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -31,4 +31,9 @@ class FilterTable(Table):
     )
     processes: int = Field(
         default=1, ge=1, le=64, description="processes that share the socket, for more cores"
+    )
+    mode: Literal["on", "shadow"] = Field(
+        default="on",
+        description='"shadow": it decides, and the log and the metrics say what, but the mail '
+        "goes on as it is",
     )

@@ -198,7 +198,7 @@ class Daemon:
         if any(each.name == name for each in self._retired):
             self._dismiss(name)
         else:
-            metrics.RESTARTS.labels(name.partition("-")[0]).inc()
+            metrics.RESTARTS.labels(name.rpartition("-")[0]).inc()
 
     def _dismiss(self, name: str) -> None:
         """Forget a retired process, or end one that took too long."""

@@ -62,8 +62,11 @@ def main(name: str, listener: int, orders: int) -> NoReturn:
             log.error("filter not started", filter=name, reason=problem)  # noqa: TRY400  # no trace
         logs.flush()
         os._exit(CONFIG_ERROR)
-    around = Surroundings(log, lambda: secrets.token_hex(5), PrometheusMeter(name))
-    judge = Judge(built, config.host_options(name), around)
+    options = config.host_options(name)
+    # What was only thought of is not counted with what was done.
+    counted = f"shadow:{name}" if options.shadow else name
+    around = Surroundings(log, lambda: secrets.token_hex(5), PrometheusMeter(counted))
+    judge = Judge(built, options, around)
     kind = config.filter.present()[name].host
     host = create(kind, judge, socket.socket(fileno=listener), around)
     signal.signal(signal.SIGTERM, lambda *_: host.stop(GRACE))
@@ -73,7 +76,7 @@ def main(name: str, listener: int, orders: int) -> NoReturn:
     parent = supervise.parent_fd()
     if parent is not None:
         supervise.watch_parent(parent, lambda: host.stop(GRACE))
-    log.info("serving", filter=name, host=kind.value)
+    log.info("serving", filter=name, host=kind.value, mode=config.filter.present()[name].mode)
     try:
         host.serve()
     except Exception as error:  # the log has it, and the supervisor starts another

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 import tomllib
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from pydantic import BaseModel
 import milterd.config
 import smtpgw.config
 from milterd.base import metrics, reference
-from tests.peers.process import answers, daemon, directory
 
 TOP = Path(__file__).parents[1]
 PAGES = sorted([*(TOP / "docs").rglob("*.md"), TOP / "README.md", TOP / "CHANGELOG.md"])
@@ -168,47 +165,3 @@ def test_make_lists_every_target() -> None:
     targets = re.search(r"^\.PHONY: (.+)$", (TOP / "Makefile").read_text(), re.M)
     assert targets
     assert sorted(re.findall(r"^  make (\w+) ", said, re.M)) == sorted(targets[1].split())
-
-
-# --- docs/filters.md ----------------------------------------------------------------------
-
-
-def filter_example() -> str:
-    return "\n\n".join(fences(TOP / "docs/filters.md", "python"))
-
-
-def test_the_filter_of_the_page_passes_its_own_tests(tmp_path: Path) -> None:
-    trap = types.ModuleType("trap")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "trap", trap)  # dataclasses look there for their module
-        exec(compile(filter_example(), "docs/filters.md", "exec"), trap.__dict__)
-    tests = [each for name, each in vars(trap).items() if name.startswith("test_")]
-    assert len(tests) == 2
-    for each in tests:
-        each(tmp_path / "retired")
-
-
-def test_the_filter_of_the_page_has_the_right_types(tmp_path: Path) -> None:
-    path = tmp_path / "trap.py"
-    path.write_text(filter_example())
-    command = [sys.executable, "-m", "mypy", "--strict", str(path)]
-    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
-def test_the_filter_of_the_page_serves() -> None:
-    with directory("trap") as home:
-        path, retired = home / "trap.sock", home / "retired"
-        retired.write_bytes(b"old@example.net\n")
-        code = f"{filter_example()}\n\nserve('unix:{path}', Path({str(retired)!r}))\n"
-        (home / "trap.py").write_text(code)
-        command = [sys.executable, str(home / "trap.py")]
-        with daemon("trap", command, home, lambda: answers(path)):
-            (home / "mail.eml").write_bytes(b"Subject: x\r\n\r\nhello\r\n")
-
-            send = [sys.executable, "-c", "from milterd.lab.cli import main; main()"]
-            send += ["send", f"unix:{path}"]
-            send += [str(home / "mail.eml"), "--to", "old@example.net"]
-            done = subprocess.run(send, cwd=TOP, capture_output=True, text=True, check=False)
-            assert done.returncode == 1, done.stdout + done.stderr
-            assert "550 5.1.1 No such user" in done.stdout

@@ -49,12 +49,19 @@ def filters_at(tables: Mapping[str, Any]) -> dict[str, str]:
     own = _table(tables, "milterd")
     directory = own.get("socket_directory", SOCKETS)
     found = {}
-    for name, each in _table(tables, "filter").items():
+    for name, each in _filters(tables).items():
         text = each.get("socket", f"unix:{name}.sock") if isinstance(each, Mapping) else None
         address = _address(text, directory if isinstance(directory, str) else SOCKETS)
         if address:
             found[address] = name
     return found
+
+
+def _filters(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The filters' tables by name, those of a postmaster's own filters among them."""
+    found = dict(_table(tables, "filter"))
+    own = found.pop("own", None)
+    return {**(own if isinstance(own, Mapping) else {}), **found}
 
 
 def smtpd_milters(addresses: Mapping[str, str]) -> str:
@@ -119,12 +126,13 @@ def _too_early(tables: Mapping[str, Any], dkim: Asked, after: Asked, why: str) -
 
 
 def _row(tables: Mapping[str, Any]) -> Iterator[Asked]:
-    """Our own filters among the gateway's milters, in the order of asking."""
+    """Our own filters among the gateway's milters, in the order of asking; those that may change
+    mail.  What a postmaster's own filter changes cannot be told from here."""
     own = filters_at(tables)
     gateway = _table(tables, "smtpgw")
     for at, each in enumerate(_list(gateway, "milter")):
         name = own.get(_address(each.get("address"), "")) if isinstance(each, Mapping) else None
-        if name is not None:
+        if name in ORDER and _table(_table(tables, "filter"), name).get("mode") != "shadow":
             listeners = _listeners(gateway, each)
             if listeners is not None:
                 yield Asked(at, name, _strings(each, "directions") or _DIRECTIONS, listeners)

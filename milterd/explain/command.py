@@ -119,7 +119,7 @@ def _given(
 ) -> dict[str, Any]:
     """The facts of a file, by filter; those of filters that are not asked are left alone."""
     from milterd.base.toml_file import ConfigError
-    from milterd.explain.facts import facts_type, read
+    from milterd.explain.facts import UnwritableError, facts_type, read
 
     if path is None:
         return {}
@@ -135,6 +135,8 @@ def _given(
         return read(text, str(path), hints, others)
     except ConfigError as error:
         _fail(*map(str, error.problems))
+    except UnwritableError as error:
+        _fail(f"{path}: {error}")
 
 
 def _report(name: str, road: Road, built: dict[str, CheckedFilter], as_json: bool) -> None:

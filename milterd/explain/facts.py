@@ -26,6 +26,7 @@ from milterd.base.settings import dotted
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.base.toml_lines import Location, key_lines
 from milterd.core.filter import Filter
+from milterd.filters.own import OwnFilter
 
 OUTCOME, KIND = "outcome", "kind"
 _BASE64 = "base64"
@@ -36,8 +37,9 @@ class UnwritableError(TypeError):
 
 
 def facts_type(filter_: Filter[Any]) -> Any:
-    """The type of what a filter gathers."""
-    return typing.get_type_hints(filter_.gather)["return"]
+    """The type of what a filter gathers; Any where its author does not say."""
+    gather = filter_.asks if isinstance(filter_, OwnFilter) else filter_.gather
+    return typing.get_type_hints(gather).get("return", Any)
 
 
 def encode(value: object, hint: Any, tag: str = OUTCOME) -> Any:

@@ -46,13 +46,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One filter on the road: its answer, or why it was not asked, and the mail around it."""
+    """One filter on the road: its answer, or why it was not asked, and the mail around it; what a
+    filter in shadow decides is not done."""
 
     name: str
     before: Mail
     after: Mail
     answer: Answer | None = None
     unasked: str = ""
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +109,12 @@ def walk(
             continue
         options = config.host_options(place.name)
         answer = _ask(built[place.name], options, mail, given)
-        stop = Stop(place.name, mail, _after(mail, answer.decision), answer)
+        done = Decision() if options.shadow else answer.decision
+        stop = Stop(place.name, mail, _after(mail, done), answer, shadow=options.shadow)
         stops.append(stop)
         mail = stop.after
-        if answer.decision.verdict not in PASSED:
-            last, ended = answer.decision, f"{place.name} has ended it"
+        if done.verdict not in PASSED:
+            last, ended = done, f"{place.name} has ended it"
     return Road(session, why, tuple(stops), mail, last)
 
 

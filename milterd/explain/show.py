@@ -40,6 +40,8 @@ def as_lines(name: str, road: Road, hints: dict[str, Any]) -> Iterator[Line]:
         else:
             yield "bold", f"{stop.name}:"
             yield from _answer_lines(stop.answer, hints[stop.name])
+            if stop.shadow:
+                yield "yellow", '  mode = "shadow": nothing of this is done'
             yield from difference(stop.before, stop.after)
     yield "", ""
     yield _style(road.last), f"{_clean(name)}: {_verdict(road.last)}"
@@ -132,7 +134,8 @@ def _stop_values(stop: Stop, hint: Any) -> dict[str, object]:
     return {
         "filter": stop.name,
         "asked": True,
-        "facts": facts_of(answer, hint),
+        "shadow": stop.shadow,
+        "facts": _fact_values(answer, hint),
         "given": answer.given,
         "tried": [_tried_values(each) for each in answer.tried],
         "reasons": [
@@ -145,6 +148,13 @@ def _stop_values(stop: Stop, hint: Any) -> dict[str, object]:
         "reply": str(decision.reply) if decision.reply else _default(decision) or None,
         "diff": [line for _, line in difference(stop.before, stop.after)],
     }
+
+
+def _fact_values(answer: Answer, hint: Any) -> object:
+    try:
+        return facts_of(answer, hint)
+    except UnwritableError:  # a filter of a postmaster's own may gather anything
+        return _clean(repr(answer.facts))
 
 
 def _tried_values(tried: Tried) -> dict[str, object]:

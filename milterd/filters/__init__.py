@@ -18,6 +18,7 @@ from milterd.core.mail import Mail
 from milterd.filters.clamav import ClamavFilter, ClamavOptions
 from milterd.filters.dkim import DkimFilter, DkimOptions
 from milterd.filters.headers import HeadersFilter, HeadersOptions
+from milterd.filters.own import OwnFilter, OwnOptions
 from milterd.filters.setup import SetupError
 from milterd.ports.clamd import Clamd, ClamdAddress
 from milterd.ports.clamds import Clamds, Watch
@@ -88,6 +89,11 @@ def build_dkim(options: DkimOptions, clocks: Clocks = Clocks()) -> DkimFilter:
 def build_headers(options: HeadersOptions, clocks: Clocks = Clocks()) -> HeadersFilter:
     """The headers filter; reads its rule files."""
     return HeadersFilter(options, clocks.monotonic)
+
+
+def build_own(options: OwnOptions, _clocks: Clocks = Clocks()) -> OwnFilter:
+    """A filter of a postmaster's own; runs its file."""
+    return OwnFilter(options)
 
 
 FILTERS: Mapping[str, Entry] = {

@@ -1,21 +1,27 @@
 """Asking a filter: whatever happens in it, there is a decision, a log line and a count.
 
 Our own failure is temporary for the sender (451 4.3.0) and says nothing but a trace
-id, which stands in the log with the failure itself.
+id, which stands in the log with the failure itself.  A filter's own faults are treated as its
+options say, and so by default.
+
+A filter in shadow is asked, logged and counted like any other; the MTA is told to go on.
 """
 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from milterd.core.decision import Decision, Reason, Reply, Verdict
-from milterd.core.filter import Filter
+from milterd.core.filter import Filter, Need
 from milterd.core.mail import Client, Mail
+from milterd.host import emit, negotiation
 from milterd.host.collect import Collector, TooLargeError
-from milterd.host.options import Options, Oversize
+from milterd.host.options import OnFailure, Options, Oversize
+from milterd.wire.constants import Actions
 
 
 class Log(Protocol):
@@ -63,12 +69,17 @@ class Surroundings:
     clock: Callable[[], float] = time.monotonic
 
 
+SHOWN = Need.HELO | Need.RECIPIENTS | Need.HEADERS | Need.BODY
+"""What a filter in shadow still needs: to be shown what it looks at, and to change nothing."""
+
+
 class Judge:
     """One filter with the host's options: collected messages in, decisions out."""
 
     def __init__(self, filter_: Filter[Any], options: Options, surroundings: Surroundings) -> None:
         self.filter = filter_
         self.options = options
+        self.needs = filter_.needs & SHOWN if options.shadow else filter_.needs
         self._with = surroundings
 
     def collected(self, collector: Collector) -> Mail | Decision:
@@ -84,19 +95,52 @@ class Judge:
         """Ask the filter.  May block as long as its `gather` does; never raises."""
         try:
             return self.filter.decide(mail, self.filter.gather(mail))
-        except Exception as error:  # noqa: BLE001  # a filter's fault must not end its process
-            return self.failure("filter", error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a filter's fault must not end its process
+            return self.failure("filter", error, self.options.on_failure)
 
-    def failure(self, kind: str, error: Exception) -> Decision:
-        """451 4.3.0 with a trace id; the log has it too, with what happened."""
+    def sayable(self, decision: Decision, agreed: Actions, *, leading_space: bool) -> Decision:
+        """The decision, or what takes its place where it cannot be said as it is.
+
+        In shadow nothing is agreed to but what is shown; there it is held against what the
+        filter would ask for.
+        """
+        if self.options.shadow:
+            agreed = negotiation.actions(self.filter.needs)
+        try:
+            emit.check(decision, agreed, leading_space=leading_space)
+        except emit.UnsayableError as error:
+            return self.failure("emit", error, self.options.on_failure)
+        return decision
+
+    def said(self, decision: Decision) -> Decision:
+        """What the MTA is told: the decision, or in shadow to go on."""
+        return Decision() if self.options.shadow else decision
+
+    def failure(
+        self, kind: str, error: BaseException, policy: OnFailure = OnFailure.TEMPFAIL
+    ) -> Decision:
+        """451 4.3.0 with a trace id, unless the policy differs; the log has the id too, with what
+        happened, and where."""
         trace = self._with.trace_id()
         self._with.meter.failed(kind)
         self._with.log.error(
-            "failure", filter=self.filter.name, kind=kind, trace=trace, exc_info=error
+            "failure",
+            filter=self.filter.name,
+            kind=kind,
+            trace=trace,
+            at=place_of(error, str(getattr(self.filter, "file", ""))),
+            exc_info=error,
+            **self._mode(),
         )
-        reply = Reply(451, "4.3.0", f"Internal error, trace id {trace}")
-        reason = Reason("host", f"{kind} failed", {"trace": trace, "error": type(error).__name__})
-        return Decision(Verdict.TEMPFAIL, reply=reply, reasons=(reason,))
+        facts = {"trace": trace, "error": type(error).__name__}
+        reasons = (Reason("host", f"{kind} failed", facts),)
+        text = f"Internal error, trace id {trace}"
+        match policy:
+            case OnFailure.ACCEPT:
+                return Decision(reasons=reasons)
+            case OnFailure.REJECT:
+                return Decision(Verdict.REJECT, reply=Reply(554, "5.3.0", text), reasons=reasons)
+        return Decision(Verdict.TEMPFAIL, reply=Reply(451, "4.3.0", text), reasons=reasons)
 
     def record(self, decision: Decision, client: Client, queue_id: str, started: float) -> None:
         """The one log line of a decision, and its count."""
@@ -111,11 +155,15 @@ class Judge:
             outcome=outcome,
             reason="; ".join(map(_reason, decision.reasons)),
             ms=round(seconds * 1000, 1),
+            **self._mode(),
         )
 
     def now(self) -> float:
         """The clock, for :meth:`record`."""
         return self._with.clock()
+
+    def _mode(self) -> dict[str, bool]:
+        return {"shadow": True} if self.options.shadow else {}
 
     def _oversize(self, why: str) -> Decision:
         reason = (Reason("host", "oversize", {"limit": why}),)
@@ -128,6 +176,14 @@ class Judge:
             case Oversize.REJECT:
                 reply = Reply(552, "5.3.4", "Message too large for content filter")
                 return Decision(Verdict.REJECT, reply=reply, reasons=reason)
+
+
+def place_of(error: BaseException, file: str = "") -> str:
+    """`FILE:LINE` of a fault: the last line of `file` that took part in it, or where it was
+    raised; empty where nothing was."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if each.filename == file] or frames
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def outcome_of(decision: Decision) -> str:

@@ -88,8 +88,8 @@ class LibmilterHost:
         self._judge = judge
         self._listener = listener
         self._around = around
-        self._actions = negotiation.actions(judge.filter.needs)
-        self._protocol = negotiation.protocol(judge.filter.needs)
+        self._actions = negotiation.actions(judge.needs)
+        self._protocol = negotiation.protocol(judge.needs)
         self._agreed = Actions(0), Protocol(0)
         self._changed = threading.Condition(threading.RLock())
         self._connections: set[_Connection] = set()
@@ -289,7 +289,7 @@ class LibmilterHost:
             decision = mail if isinstance(mail, Decision) else judge.judge(mail)
             decision = self._say(connection, context, decision)
             judge.record(decision, collector.client, collector.queue_id, started)
-            return int(_RETURN_CODES[decision.verdict])
+            return int(_RETURN_CODES[judge.said(decision).verdict])
         except Exception as error:  # noqa: BLE001  # nothing may be raised into libmilter
             judge.failure("host", error)
             return int(milter.TEMPFAIL)
@@ -298,15 +298,18 @@ class LibmilterHost:
             self._idle(connection)
 
     def _say(self, connection: _Connection, context: Any, decision: Decision) -> Decision:
-        """Make the calls of a decision; the decision that was said in the end."""
+        """Make the calls of a decision; the decision that was made in the end."""
+        judge, leading_space = self._judge, connection.collector.leading_space
+        decision = judge.sayable(decision, connection.actions, leading_space=leading_space)
         try:
-            leading_space = connection.collector.leading_space
-            emit.check(decision, connection.actions, leading_space=leading_space)
             calls.check_text(decision)
-            for edit in emit.edit_replies(emit.said_edits(decision), leading_space=leading_space):
+            edits = emit.said_edits(judge.said(decision))
+            for edit in emit.edit_replies(edits, leading_space=leading_space):
                 calls.make(context, edit)
         except Exception as error:  # noqa: BLE001  # answered as our failure, with a trace id
-            decision = self._judge.failure("emit", error)
+            decision = judge.failure("emit", error)
+        if judge.options.shadow:
+            return decision
         reply = emit.usable_reply(decision)
         if decision.verdict in (Verdict.REJECT, Verdict.TEMPFAIL) and reply is not None:
             text = emit.reply_text(reply).replace("%", "%%")  # see smfi_setreply

@@ -144,8 +144,8 @@ class _Connection:
         self._collector = Collector(judge.options)
         self._macros: dict[str, bytes] = {}
         self._wire = MilterConnection(
-            accept_actions=negotiation.actions(judge.filter.needs),
-            accept_protocol=negotiation.protocol(judge.filter.needs),
+            accept_actions=negotiation.actions(judge.needs),
+            accept_protocol=negotiation.protocol(judge.needs),
             macros=negotiation.MACROS,
         )
 
@@ -264,19 +264,17 @@ class _Connection:
         return await loop.run_in_executor(self._pool, self._judge.judge, mail)
 
     async def _say(self, decision: Decision, writer: asyncio.StreamWriter) -> Decision:
-        """Send what answers a message; the decision that was said in the end."""
-        leading_space = self._wire.leading_space
+        """Send what answers a message; the decision that was made in the end."""
+        leading_space, judge = self._wire.leading_space, self._judge
+        decision = judge.sayable(decision, self._wire.agreed_actions, leading_space=leading_space)
+        edits = emit.said_edits(judge.said(decision))
         try:
-            emit.check(decision, self._wire.agreed_actions, leading_space=leading_space)
-        except emit.UnsayableError as error:
-            decision = self._judge.failure("emit", error)
-        try:
-            for edit in emit.edit_replies(emit.said_edits(decision), leading_space=leading_space):
+            for edit in emit.edit_replies(edits, leading_space=leading_space):
                 writer.write(self._wire.reply(edit))
                 await writer.drain()
         except OSError as error:  # a spooled body that cannot be read back
             if isinstance(error, ConnectionError):
                 raise
-            decision = self._judge.failure("emit", error)
-        writer.write(self._wire.reply(emit.final_reply(decision)))
+            decision = judge.failure("emit", error)
+        writer.write(self._wire.reply(emit.final_reply(judge.said(decision))))
         return decision

@@ -19,6 +19,15 @@ class Oversize(enum.Enum):
     ACCEPT = "accept"
 
 
+class OnFailure(enum.Enum):
+    """What becomes of a mail whose filter failed: raised an exception, or asked for what cannot
+    be said."""
+
+    TEMPFAIL = "tempfail"
+    REJECT = "reject"
+    ACCEPT = "accept"
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """Settings of one host.
@@ -35,6 +44,8 @@ class Options:
     - `connections`: connections at a time of the native host; more wait in the backlog.
     - `idle_timeout`: seconds without a word from the MTA before a connection is closed;
       it has to outlast a slow SMTP session (libmilter's own default is 7210).
+    - `on_failure`: for faults of the filter; our own (a full disk, say) are always temporary.
+    - `shadow`: the filter decides and the log says so, but the mail goes on as it is.
     """
 
     trusted_networks: tuple[IPv4Network | IPv6Network, ...] = ()
@@ -47,3 +58,5 @@ class Options:
     threads: int = 16
     connections: int = 500
     idle_timeout: float = 7210.0
+    on_failure: OnFailure = OnFailure.TEMPFAIL
+    shadow: bool = False
