@@ -40,6 +40,15 @@ def found(text: str) -> list[str]:
     return [str(each) for each in row.problems(toml_file.tables(text))]
 
 
+def test_a_filter_of_one_s_own_has_its_address_and_its_place() -> None:
+    text = settings() + "[filter.own.trap]\nmodule = '/etc/trap.py'\n"
+    addresses = row.filters_at(toml_file.tables(text))
+    assert addresses["unix:/run/x/trap.sock"] == "trap"
+    assert "own" not in addresses.values()
+    line = row.smtpd_milters(addresses)
+    assert line.index("clamav") < line.index("trap") < line.index("dkim")
+
+
 INBOUND, ORIGINATING = 'directions = ["inbound"]', 'directions = ["originating"]'
 
 
@@ -54,6 +63,7 @@ INBOUND, ORIGINATING = 'directions = ["inbound"]', 'directions = ["originating"]
         ),
         settings(milter("dkim", 'listeners = ["mx"]'), milter("headers", 'listeners = ["a"]')),
         settings(milter("dkim"), milter("somebody-else-s")),
+        settings(milter("dkim"), milter("headers"), headers='mode = "shadow"'),
         LISTENERS + milter("dkim") + milter("headers"),
     ],
 )
