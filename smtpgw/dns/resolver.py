@@ -4,6 +4,8 @@ Only names that can exist are asked for, and never a search list is used.  Queri
 EDNS and AD; an answer that was cut short is asked for again by TCP; one with the wrong
 id or question is nobody's answer, and waiting goes on.  A server that refuses, fails or
 stays silent is followed by the next, and if none is left the answer is TryAgain.
+One that does not run is known at once: sockets are connected, so that the kernel tells
+of a port where nobody listens, and takes answers from the server alone.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import dns._asyncio_backend  # the backend that is made anew below has no public name
 import dns.asyncresolver
 import dns.exception
 import dns.flags
@@ -56,6 +59,16 @@ _NO_EDNS = (dns.rcode.FORMERR, dns.rcode.NOTIMP)
 """What a server says that has never heard of EDNS (RFC 6891 section 7)."""
 
 _RESOLV_CONF = Path("/etc/resolv.conf")
+
+
+class _Connected(dns._asyncio_backend.Backend):
+    """dnspython's sockets for asyncio, connected."""
+
+    def datagram_connection_required(self) -> bool:
+        return True
+
+
+_BACKEND = _Connected()
 
 Server = tuple[str, int]
 R = TypeVar("R")
@@ -213,11 +226,18 @@ class DnsResolver:
         self, name: dns.name.Name, kind: dns.rdatatype.RdataType
     ) -> dns.resolver.Answer:
         try:
-            return await self._asker(0).resolve(name, kind, raise_on_no_answer=False, search=False)
+            return await self._once(0, name, kind)
         except dns.resolver.NoNameservers as error:
             if not any(each[4] and each[4].rcode() in _NO_EDNS for each in error.kwargs["errors"]):
                 raise
-        return await self._asker(-1).resolve(name, kind, raise_on_no_answer=False, search=False)
+        return await self._once(-1, name, kind)
+
+    async def _once(
+        self, edns: int, name: dns.name.Name, kind: dns.rdatatype.RdataType
+    ) -> dns.resolver.Answer:
+        return await self._asker(edns).resolve(
+            name, kind, raise_on_no_answer=False, search=False, backend=_BACKEND
+        )
 
     def _good(self, ttl: float) -> float:
         return min(max(ttl, self._options.min_ttl), self._options.max_ttl)

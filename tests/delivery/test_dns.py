@@ -30,6 +30,7 @@ from smtpgw.dns.native import native_address
 from smtpgw.dns.resolver import DnsOptions, DnsResolver
 from tests.peers import dns as faulty
 from tests.peers.dns import DnsServer, Zone, dns_server
+from tests.peers.process import free_port
 from tests.queue.support import run, until
 
 ZONE: Zone = {
@@ -325,3 +326,19 @@ def test_time_for_a_dead_server_is_bounded() -> None:
                 assert time.monotonic() - began < 5
 
     run(scenario())
+
+
+def test_a_server_that_does_not_run_is_known_at_once() -> None:
+    """What is said is what the kernel tells; waiting would end otherwise, at its limit."""
+    options = DnsOptions((("127.0.0.1", free_port()),), try_timeout=60, query_timeout=60)
+
+    async def ask() -> object:
+        resolver = DnsResolver(options, time.monotonic)
+        try:
+            return await resolver.mx("example.net", 60)
+        finally:
+            await resolver.close()
+
+    found = run(ask())
+    assert isinstance(found, TryAgain)
+    assert "refused" in found.reason.lower()
