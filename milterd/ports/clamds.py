@@ -128,16 +128,14 @@ class Clamds:
                 if now >= state.until and not state.trying:
                     state.trying = True
                     return each
-            if len(rest) == len(self._scanners) or all(self._states[n].pause for n in tried):
-                return min(rest, key=lambda each: self._states[each].until, default=None)
-            return None
+            return min(rest, key=lambda each: self._states[each].until, default=None)
 
     def _settle(self, number: int, *, well: bool) -> None:
         with self._lock:
             state = self._states[number]
             state.trying = False
             if well:
-                state.pause = 0.0
+                state.pause = state.until = 0.0
                 return
             now = self._clock()
             if now >= state.until:  # several scans that fail together are one failure

@@ -88,6 +88,16 @@ def test_a_clamd_that_fails_rests_longer_each_time_and_comes_back() -> None:
     assert second.asked == asked
 
 
+def test_one_that_was_well_before_its_time_does_not_hide_the_others() -> None:
+    first, second = One("a", DOWN), One("b", DOWN)
+    clamds = made(first, second)
+    assert clamds.scan(Mail()) == DOWN
+    first.fact = Clean()
+    assert clamds.scan(Mail()) == Clean()  # asked although it rests: there is nobody else
+    first.fact, second.fact = DOWN, Clean()
+    assert clamds.scan(Mail()) == Clean()
+
+
 def test_only_one_scan_tries_what_was_down() -> None:
     clock = Clock()
     waits, goes = threading.Event(), threading.Event()
