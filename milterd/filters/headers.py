@@ -144,4 +144,6 @@ def _reason(result: RuleResult) -> Reason:
         facts["fields"] = str(result.changed)
     if result.spared:
         facts["kept-for-signature"] = str(result.spared)
+    if result.signatures:
+        facts["signature" if result.spared else "breaks-signature"] = result.signatures
     return Reason(source, result.outcome or ("applied" if result.changed else "kept"), facts)

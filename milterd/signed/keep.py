@@ -11,7 +11,8 @@ import enum
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from milterd.core.actions import Edit, ReplaceBody
+from milterd.core.actions import Edit
+from milterd.core.apply import apply
 from milterd.core.decision import Reason, Reply
 from milterd.core.mail import Mail
 from milterd.signed.signature import FieldSignature, Kind, Signature
@@ -58,12 +59,27 @@ class Guard:
         """The good signatures that the edits, all together, would break."""
         if not self.held.touched(edits):
             return ()
-        if self._left > 0:
-            self._left -= len(self.held.mail.headers) + _octets(edits) // 50
-            found: Iterable[Signature] = self.held.broken(edits)
-        else:
-            found = (each for each in self.held.in_header if not each.fault)
-        return tuple(each for each in found if not self._is_void(each))
+        if not self.exact:
+            return self.all()
+        return self.broken_as(apply(self.held.mail, edits))
+
+    def broken_as(self, after: Mail, *, sure: bool = True) -> tuple[Signature, ...]:
+        """The same, of the mail as it would be; where it need not be `sure`, all count as good."""
+        self._left -= len(after.headers)
+        if after.body is not self.held.mail.body:
+            self._left -= after.body.size // 50
+        found = self.held.broken_as(after)
+        return tuple(each for each in found if not sure or not self._is_void(each))
+
+    @property
+    def exact(self) -> bool:
+        """Whether octets are still compared, or :meth:`all` is the answer by now."""
+        return self._left > 0
+
+    def all(self, *, sure: bool = True) -> tuple[Signature, ...]:
+        """Every good signature of the header."""
+        found = (each for each in self.held.in_header if not each.fault)
+        return tuple(each for each in found if not sure or not self._is_void(each))
 
     def _is_void(self, signature: Signature) -> bool:
         if not isinstance(signature, FieldSignature) or signature.kind is not Kind.DKIM:
@@ -111,10 +127,6 @@ def keep(guard: Guard, wishes: Iterable[Wish]) -> Kept:
             gone.update(broken)
             edits += wish.edits
     return Kept(edits, tuple(reasons))
-
-
-def _octets(edits: Sequence[Edit]) -> int:
-    return sum(each.body.size for each in edits if isinstance(each, ReplaceBody))
 
 
 def reason(source: str, on_signed: OnSigned, broken: Sequence[Signature]) -> Reason:

@@ -24,6 +24,7 @@ from milterd.signed.signature import FieldSignature, Kind, PartSignature, Signat
 
 _MIME = frozenset({b"content-type", b"content-transfer-encoding", b"mime-version"})
 """Fields that decide how a body is read."""
+_CARRIERS = _MIME | {find.DKIM, *find.ARC_SET}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Held:
         self._bodies: dict[tuple[str, int | None], bytes] = {}
         self._in_body: tuple[PartSignature, ...] | None = None
         self._names = frozenset(_names(self.in_header))
+        self._below: list[int] | None = None
+        self._needed: Counter[bytes] = Counter()
 
     @property
     def in_body(self) -> tuple[PartSignature, ...]:
@@ -53,17 +56,30 @@ class Held:
             self._in_body = parts.in_body(self.mail.headers, self.mail.body)
         return self._in_body
 
-    def touched(self, edits: Iterable[Edit]) -> bool:
-        """Whether one of the edits might concern a signature: a quick look at names alone.
-
+    def names(self, names: Iterable[bytes]) -> bool:
+        """Whether a change to fields of these names might concern a signature: a quick look.
         False is certain."""
+        return any(name in self._names or name in _MIME for name in map(bytes.lower, names))
+
+    def free(self, position: int) -> bool:
+        """Whether no signature covers the field there, whatever becomes of others of its name
+        that are free too.  Looked up, not compared: cheap for a header of any length."""
+        if self._below is None:
+            self._below = _below(self.mail.headers)
+            for each in self.in_header:
+                if each.field is not None and not each.fault:
+                    self._needed |= Counter(each.field.names)
+        name = self.mail.headers[position].name.lower()
+        return name not in _CARRIERS and self._below[position] >= self._needed[name]
+
+    def touched(self, edits: Iterable[Edit]) -> bool:
+        """The same, of edits."""
         for each in edits:
             match each:
                 case ReplaceBody():
                     return True
                 case AddHeader() | InsertHeader() | ChangeHeader():
-                    name = each.name.lower()
-                    if name in self._names or name in _MIME:
+                    if self.names((each.name,)):
                         return True
         return False
 
@@ -71,9 +87,10 @@ class Held:
         """The signatures that the edits, all together, would break.
 
         One that no verifier can take (see :attr:`FieldSignature.fault`) cannot be broken."""
-        if not self.touched(edits):
-            return ()
-        after = apply(self.mail, edits)
+        return self.broken_as(apply(self.mail, edits)) if self.touched(edits) else ()
+
+    def broken_as(self, after: Mail) -> tuple[Signature, ...]:
+        """The same, of the mail as the edits leave it; what is not touched is the same object."""
         header = Header(after.headers)
         bodies: dict[tuple[str, int | None], bytes] = {}
         found: list[Signature] = [
@@ -170,6 +187,17 @@ def _names(signatures: Iterable[FieldSignature]) -> Iterable[bytes]:
             yield from find.ARC_SET
         if each.field is not None:
             yield from each.field.names
+
+
+def _below(fields: Sequence[HeaderField]) -> list[int]:
+    """For each field, how many of its name stand under it."""
+    seen: Counter[bytes] = Counter()
+    counts = []
+    for each in reversed(fields):
+        name = each.name.lower()
+        counts.append(seen[name])
+        seen[name] += 1
+    return counts[::-1]
 
 
 def _same(

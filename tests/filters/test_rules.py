@@ -282,7 +282,7 @@ def test_folding_changes_only_line_ends(text: bytes) -> None:
 # --- signatures --------------------------------------------------------------------
 
 SIGNED = (
-    b"DKIM-Signature: v=1; d=x.example; s=s; h=from:x-mailer:cc; bh=; b=",
+    b"DKIM-Signature: v=1; a=rsa-sha256; d=x.example; s=s; h=from:x-mailer:cc; bh=AA==; b=AA==",
     b"X-Mailer: above",
     b"X-Mailer: covered",
     b"User-Agent: not covered",
@@ -385,7 +385,10 @@ def test_a_mail_has_a_time_of_its_own() -> None:
 
 def test_a_flood_of_fields_is_refused_and_takes_no_time(tmp_path: Path) -> None:
     built = headers_filter(tmp_path, OnTimeout.SKIP)
-    signature = b"DKIM-Signature: v=1; h=" + b":".join([b"user-agent"] * 800)
+    signature = (
+        b"DKIM-Signature: v=1; a=rsa-sha256; d=x.example; s=s; bh=AA==; b=AA==; h=from:"
+        + b":".join([b"user-agent"] * 800)
+    )
     mail = mail_of(signature, *[b"User-Agent: x"] * 8000, direction=IN)
     began = time.process_time()
     decision = built.decide(mail, built.gather(mail))
@@ -430,7 +433,8 @@ def test_our_rule_sets_together() -> None:
 def test_a_forger_cannot_sign_his_results_into_safety() -> None:
     built = build_headers(HeadersOptions(parameters=PARAMETERS))
     mail = mail_of(
-        b"DKIM-Signature: v=1; d=evil.example; h=from:authentication-results:x-virus-scanned",
+        b"DKIM-Signature: v=1; a=rsa-sha256; d=evil.example; s=s; bh=AA==; b=AA==; "
+        b"h=from:authentication-results:x-virus-scanned",
         b"Authentication-Results: mx.example.net; dmarc=pass",
         b"X-Virus-Scanned: yes",
         direction=IN,

@@ -201,7 +201,8 @@ def test_rules_of_every_kind(desk: Desk) -> None:
     )
     desk.config.write_text(text)
     desk.mail.write_bytes(
-        b"DKIM-Signature: v=1; d=example.org; h=From:Date:X-Old; b=AA\r\nX-To: a\r\nX-Old: 1\r\n"
+        b"DKIM-Signature: v=1; a=rsa-sha256; d=example.org; s=s; h=From:Date:X-Old;"
+        b" bh=AA==; b=AA==\r\nX-To: a\r\nX-Old: 1\r\n"
         b"X-To: b\r\nSubject: secret\r\nX-Same: other\r\nX-Same: keep\r\n\r\nx\r\n"
     )
     found = of(desk.values("--filter", "headers", *INBOUND), "headers")
@@ -216,7 +217,9 @@ def test_rules_of_every_kind(desk: Desk) -> None:
     ]
     assert looked["ours: one-to"] == [("field 2, X-To", "kept"), ("field 4, X-To", "removed")]
     assert looked["ours: date"] == [("Date", "a signature forbids another")]
-    assert looked["ours: again"] == [("field 3, X-Old", "kept: a signature covers it")]
+    assert looked["ours: again"] == [
+        ("field 3, X-Old", "kept: a signature covers it: DKIM d=example.org s=s")
+    ]
     outcomes = {each["rule"]: each["outcome"] for each in found["tried"]}
     assert outcomes["ours: subject"] == "1 changed"
     assert outcomes["ours: date"] == "1 kept for a signature"

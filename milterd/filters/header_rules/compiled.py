@@ -13,8 +13,9 @@ from milterd.core.filter import Need
 from milterd.core.mail import Direction
 from milterd.filters.header_rules import conditions
 from milterd.filters.header_rules.conditions import Condition, glob_pattern, value_pattern
-from milterd.filters.header_rules.model import JUDGING, OnSigned, RuleAction, RuleFile, RuleText
+from milterd.filters.header_rules.model import JUDGING, RuleAction, RuleFile, RuleText
 from milterd.filters.header_rules.read import RuleError
+from milterd.signed.keep import OnSigned
 
 Parameters = Mapping[str, tuple[str, ...]]
 """What each `@name@` stands for: one text, or any of several."""

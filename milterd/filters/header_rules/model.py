@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from milterd.base import durations
 from milterd.core.mail import Direction
+from milterd.signed.keep import OnSigned
 
 
 class RuleAction(enum.Enum):
@@ -67,14 +68,6 @@ _TAKES_NO_TEXT = frozenset(
         RuleAction.STOP,
     }
 )
-
-
-class OnSigned(enum.Enum):
-    """What a rule does where a signature of the mail covers what it would change."""
-
-    SKIP = "skip"
-    FORCE = "force"
-    REJECT = "reject"
 
 
 def _listed(value: object) -> object:

@@ -15,6 +15,7 @@ class RuleResult:
     """What one rule did: fields changed, fields spared for a signature, or no time left.
 
     `outcome` is what it did to the mail as a whole, or empty; `text` what it says to it.
+    `signatures` names those that fields were spared for, or that the rule breaks by force.
     """
 
     rule_set: str
@@ -24,6 +25,7 @@ class RuleResult:
     timed_out: bool = False
     outcome: str = ""
     text: str = ""
+    signatures: str = ""
 
 
 @dataclass(frozen=True, slots=True)

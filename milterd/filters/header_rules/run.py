@@ -13,12 +13,12 @@ from milterd.core.mail import Mail
 from milterd.filters.header_rules.compiled import Rule, RuleSet
 from milterd.filters.header_rules.conditions import Case
 from milterd.filters.header_rules.lines import difference, lines_of, names_in
-from milterd.filters.header_rules.model import ADDING, OnSigned, RuleAction
+from milterd.filters.header_rules.model import ADDING, RuleAction
 from milterd.filters.header_rules.outcome import Judgement, MailEdit, Outcome, RuleResult
-from milterd.filters.header_rules.shield import Covers, Shield
+from milterd.filters.header_rules.shield import Shield
 from milterd.filters.header_rules.watched import WatchedWork
 from milterd.filters.header_rules.work import Matcher, Timer, Work
-from milterd.filters.signatures import covers
+from milterd.signed.keep import OnSigned, Void, none_void
 
 REFUSED = "5.7.1 Message content rejected"
 SIGNED = "5.7.1 Message is signed in a way that does not allow a change this site requires"
@@ -38,15 +38,15 @@ def run(
     limits: Limits,
     clock: Callable[[], float],
     trace: Trace | None = None,
-    read: Covers = covers,
+    void: Void = none_void,
 ) -> Outcome:
     """Apply the rules for the mail's direction.  `clock` counts seconds.
 
     A rule that runs out of time changes nothing; those after it still run while
-    the mail's time lasts.  `trace` is told of every rule, in order.  `read` tells what
-    signatures cover.
+    the mail's time lasts.  `trace` is told of every rule, in order.  `void` tells
+    which signatures are not good anyway.
     """
-    return Run(mail, limits, clock, trace, Shield(mail, read)).over(rule_sets)
+    return Run(mail, limits, clock, trace, Shield(mail, void)).over(rule_sets)
 
 
 class Run:
@@ -135,18 +135,25 @@ class Run:
             self._tell(Tried(name, f"{outcome}: {text}" if text else outcome))
             return True
         lines = work.apply(self._lines)
+        signatures = ", ".join(map(str, work.signatures))
         self._tell(work.tried(name, timed_out=False))
         if work.spared and rule.on_signed is OnSigned.REJECT:
             self._judgement.refuse("", SIGNED)
             self._results.append(
-                RuleResult(rule_set, rule.name, spared=work.spared, outcome="rejected")
+                RuleResult(
+                    rule_set, rule.name, 0, work.spared, outcome="rejected", signatures=signatures
+                )
             )
             return True
         if work.changed:
             self._lines, self._edited = lines, True
             self._names = names_in(lines)
+        if rule.on_signed is OnSigned.FORCE:
+            self._shield.give_up(work.signatures)
         if work.changed or work.spared:
-            self._results.append(RuleResult(rule_set, rule.name, work.changed, work.spared))
+            self._results.append(
+                RuleResult(rule_set, rule.name, work.changed, work.spared, signatures=signatures)
+            )
         return work.changed > 0
 
     def _judge(self, rule: Rule) -> tuple[str, str]:

@@ -1,46 +1,75 @@
 """What the signatures of a mail forbid: the one place where rules ask about them.
 
 Nothing is read of a signature before a rule would change something, since most mail leaves
-this filter as it came.
+this filter as it came.  A header is judged as it would become, whole: by the octets that each
+signature hashes (see :mod:`milterd.signed.survive`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from milterd.core.mail import Mail
-from milterd.filters.signatures import Coverage, covers
-
-Covers = Callable[[Mail], Coverage]
-"""How the signatures of a mail are read.  Bounded in time, never raises."""
+from milterd.core.mail import Body, HeaderField, Mail
+from milterd.signed.keep import Guard, Void, none_void
+from milterd.signed.signature import Signature
 
 
 class Shield:
-    """The signatures of one mail."""
+    """The signatures of one mail, and what the rules so far have let go of."""
 
-    __slots__ = ("_coverage", "_covers", "_mail")
+    __slots__ = ("_gone", "_guard", "_mail", "_moved", "_places", "_void")
 
-    def __init__(self, mail: Mail, read: Covers = covers) -> None:
-        self._mail, self._covers = mail, read
-        self._coverage: Coverage | None = None
+    def __init__(self, mail: Mail, void: Void = none_void) -> None:
+        # What the MTA put on top is no rule's, and rules' lists do not have it.
+        self._mail = mail.with_headers(mail.visible())
+        seen = (at for at, each in enumerate(mail.headers) if not each.hidden)
+        self._places = {at: place for place, at in enumerate(seen)}
+        self._void = void
+        self._guard: Guard | None = None
+        self._gone: set[Signature] = set()
+        self._moved: set[bytes] = set()
 
     @property
-    def coverage(self) -> Coverage:
+    def guard(self) -> Guard:
         """Read on first need."""
-        if self._coverage is None:
-            self._coverage = self._covers(self._mail)
-        return self._coverage
+        if self._guard is None:
+            self._guard = Guard(self._mail, self._void)
+        return self._guard
 
-    def field(self, position: int) -> bool:
-        """Whether the field at this place in the mail, from 0, has to stay as it is."""
-        return self.coverage.covers_field(position)
+    def concerns(self, names: Iterable[bytes]) -> bool:
+        """Whether a change to fields of these names might matter to a signature: a quick look."""
+        return self.guard.held.names(names)
 
-    def addition(self, name: bytes, position: int | None) -> bool:
-        """Whether another field of that name, above the one at `position` or below all, would
-        break a signature."""
-        at = len(self._mail.headers) if position is None else position
-        return self.coverage.covers_addition(name, at)
+    def free(self, position: int) -> bool:
+        """Whether the field at that place in the mail may go or change, for all that signatures
+        say: a quick look.  True is certain."""
+        name = self._mail.headers[self._places[position]].name.lower()
+        return name not in self._moved and self.guard.held.free(self._places[position])
 
-    def body(self) -> bool:
-        """Whether a change to the body would break a signature."""
-        return any(each.body_length != 0 for each in self.coverage.signatures)
+    def move(self, names: Iterable[bytes]) -> None:
+        """Fields of these names were changed that were not free: which instances signatures
+        cover may be others by now."""
+        self._moved.update(map(bytes.lower, names))
+
+    def broken(
+        self, become: Callable[[], Iterable[HeaderField]], *, sure: bool = True
+    ) -> tuple[Signature, ...]:
+        """The good signatures that are broken once the mail has the header that `become` gives;
+        not those that are given up.  Where it need not be `sure`, nobody is asked whether they
+        are good."""
+        if self.guard.exact:
+            after = Mail(headers=tuple(become()), body=self._mail.body)
+            found = self.guard.broken_as(after, sure=sure)
+        else:
+            found = self.guard.all(sure=sure)
+        return tuple(each for each in found if each not in self._gone)
+
+    def broken_body(self, body: Body) -> tuple[Signature, ...]:
+        """The same, of another body under the header as it came."""
+        found = self.guard.broken_as(replace(self._mail, body=body))
+        return tuple(each for each in found if each not in self._gone)
+
+    def give_up(self, signatures: Sequence[Signature]) -> None:
+        """These are broken on purpose: later rules have nothing to keep whole there."""
+        self._gone.update(signatures)

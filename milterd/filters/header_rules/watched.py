@@ -6,6 +6,7 @@ does not pay for the notes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from milterd.core.decision import Tried
@@ -13,6 +14,7 @@ from milterd.core.mail import HeaderField
 from milterd.filters.header_rules.compiled import Rule
 from milterd.filters.header_rules.conditions import unfolded
 from milterd.filters.header_rules.lines import Line
+from milterd.filters.header_rules.model import RuleAction
 from milterd.filters.header_rules.shield import Shield
 from milterd.filters.header_rules.work import Matcher, Work
 
@@ -32,31 +34,27 @@ class WatchedWork(Work):
             return replace(found, outcome=f"no field is called {named}")
         return replace(found, looked=tuple(self._looked))
 
-    def _changed(self, line: Line) -> Line | None:
-        spared = self.spared
+    def _step(self, lines: Sequence[Line], at: int, above: list[Line]) -> list[Line]:
+        line, spared = lines[at], self.spared
         self._matcher.why = ""
-        result = super()._changed(line)
-        if result is None:
+        result = super()._step(lines, at, above)
+        if not result:
             self._note(line, "removed")
-        elif result is not line:
-            self._note(line, f"now {_shown(result.field)}")
+        elif len(result) > 1:
+            self._note(line, f"now under {_shown(result[0].field)}")
+        elif result[0] is not line:
+            self._note(line, f"now {_shown(result[0].field)}")
         elif self.spared > spared:
-            self._note(line, "kept: a signature covers it")
+            self._note(line, self._kept())
         elif self._matcher.named(line.field):
             self._note(line, self._matcher.why or "is as it should be")
         return result
 
-    def _prepended(self, line: Line) -> list[Line]:
-        spared = self.spared
-        self._matcher.why = ""
-        result = super()._prepended(line)
-        if len(result) > 1:
-            self._note(line, f"now under {_shown(result[0].field)}")
-        elif self.spared > spared:
-            self._note(line, "a signature forbids another above it")
-        elif self._matcher.named(line.field):
-            self._note(line, self._matcher.why)
-        return result
+    def _kept(self) -> str:
+        names = ", ".join(map(str, self.signatures))
+        if self._rule.action is RuleAction.PREPEND:
+            return f"a signature forbids another above it: {names}"
+        return f"kept: a signature covers it: {names}"
 
     def _limited(self, lines: list[Line]) -> list[Line]:
         spared = self.spared

@@ -5,7 +5,7 @@ A rule works on a list of lines, which is the header as the rules before it left
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,12 @@ from milterd.core.mail import HeaderField
 from milterd.filters.header_rules.compiled import Rule
 from milterd.filters.header_rules.conditions import unfolded
 from milterd.filters.header_rules.lines import Line, folded
-from milterd.filters.header_rules.model import OnSigned, RuleAction
+from milterd.filters.header_rules.model import RuleAction
 from milterd.filters.header_rules.shield import Shield
 from milterd.filters.header_rules.values import masked, without_comments
 from milterd.filters.mailbox import AddressError, first_word
+from milterd.signed.keep import OnSigned
+from milterd.signed.signature import Signature
 
 _REWRITING = frozenset(
     {RuleAction.REPLACE, RuleAction.FOLD, RuleAction.STRIP_COMMENTS, RuleAction.MASK_CLIENT}
@@ -95,10 +97,12 @@ class Work:
     """One rule at work on the list; counts what it changed and what it spared."""
 
     def __init__(self, rule: Rule, matcher: Matcher, shield: Shield) -> None:
-        self._rule, self._matcher = rule, matcher
-        self._shield = None if rule.on_signed is OnSigned.FORCE else shield
+        self._rule, self._matcher, self._shield = rule, matcher, shield
+        self._force = rule.on_signed is OnSigned.FORCE
         self.changed = 0
         self.spared = 0
+        self.signatures: list[Signature] = []
+        """Those that something was spared for, or, by force, those that are broken."""
 
     def tried(self, name: str, *, timed_out: bool) -> Tried:
         """What came of the rule, in words."""
@@ -117,12 +121,23 @@ class Work:
                 return self._limited(lines)
         only = self._chosen(lines)
         result: list[Line] = []
-        for line in lines:
+        for at, line in enumerate(lines):
             if only is None or line is only:
-                result += self._worked(line)
+                result += self._step(lines, at, result)
             else:
                 result.append(line)
         return result
+
+    def _step(self, lines: Sequence[Line], at: int, above: list[Line]) -> list[Line]:
+        """What becomes of a line under those that are done."""
+        line = lines[at]
+        new = self._worked(line)
+        if len(new) == 1 and new[0] is line:
+            return new
+        if not self._allowed(line, new, lambda: [*above, *new, *lines[at + 1 :]]):
+            return [line]
+        self.changed += 1
+        return new
 
     def fires(self, lines: Sequence[Line]) -> bool:
         """Whether a rule about the whole mail finds its field; one without a name always does.
@@ -164,11 +179,6 @@ class Work:
             field = HeaderField(self._rule.text, field.value)
             if field.raw == line.field.raw:
                 return line
-            if self._spares_addition(field.name, line.origin):
-                return line
-        if self._spares(line):
-            return line
-        self.changed += 1
         gone = action is RuleAction.REMOVE or not (
             field.value.strip() or action is RuleAction.RENAME
         )
@@ -192,51 +202,58 @@ class Work:
         if not self._matcher.matches(line.field):
             return [line]
         name, _, value = self._rule.text.partition(b":")
-        if self._spares_addition(name, line.origin):
-            return [line]
-        self.changed += 1
         return [Line(None, HeaderField(name, value)), line]
 
     def _limited(self, lines: list[Line]) -> list[Line]:
         """Keep the first or the last of each name that matches."""
         kept: set[bytes] = set()
-        result: list[Line] = []
-        for line in reversed(lines) if self._rule.keep_last else lines:
-            name = line.field.name.lower()
-            if self._matcher.matches(line.field):
-                if name in kept and not self._spares(line):
-                    self.changed += 1
-                    continue
-                kept.add(name)
-            result.append(line)
-        return result[::-1] if self._rule.keep_last else result
+        gone: set[int] = set()
+
+        def without(at: int) -> list[Line]:
+            return [each for at_, each in enumerate(lines) if at_ not in gone and at_ != at]
+
+        places = range(len(lines))
+        for at in reversed(places) if self._rule.keep_last else places:
+            field = lines[at].field
+            if not self._matcher.matches(field):
+                continue
+            if field.name.lower() in kept and self._allowed(lines[at], (), lambda: without(at)):  # noqa: B023  # called at once
+                gone.add(at)
+            kept.add(field.name.lower())
+        self.changed += len(gone)
+        return [each for at, each in enumerate(lines) if at not in gone]
 
     def _added(self, lines: list[Line]) -> list[Line]:
         name, on_top = self._rule.names[0], self._rule.on_top
         if self._rule.if_missing and any(line.field.named(name) for line in lines):
             return lines
         at = 0 if on_top else (self._rule.position or len(lines) + 1) - 1
-        below = next((each.origin for each in lines[at:] if each.origin is not None), None)
-        if self._spares_addition(name, 0 if on_top else below):
+        new = Line(None, HeaderField(name, folded(name, self._rule.text)), on_top)
+        result = [*lines[:at], new, *lines[at:]]
+        if not self._allowed(None, [new], lambda: result):
             return lines
         self.changed += 1
-        new = Line(None, HeaderField(name, folded(name, self._rule.text)), on_top)
-        return [*lines[:at], new, *lines[at:]]
+        return result
 
-    def _spares(self, line: Line) -> bool:
-        """Whether a signature of the mail covers this line, which is then left alone."""
-        if self._shield is None or line.origin is None:
+    def _allowed(
+        self, old: Line | None, new: Sequence[Line], become: Callable[[], Iterable[Line]]
+    ) -> bool:
+        """Whether a line may become these, after which the header is what `become` gives.  What
+        that breaks, or is spared for, is noted."""
+        names = {each.field.name.lower() for each in new if each is not old}
+        if old is not None and old not in new:
+            own = old.field.name.lower()
+            free = old.origin is not None and names <= {own} and self._shield.free(old.origin)
+            names = set() if free else names | {own}
+        if not names or not self._shield.concerns(names):
+            return True
+        found = self._shield.broken(lambda: [line.field for line in become()], sure=not self._force)
+        self.signatures += [each for each in found if each not in self.signatures]
+        if found and not self._force:
+            self.spared += 1
             return False
-        spared = self._shield.field(line.origin)
-        self.spared += spared
-        return spared
-
-    def _spares_addition(self, name: bytes, position: int | None) -> bool:
-        if self._shield is None:
-            return False
-        spared = self._shield.addition(name, position)
-        self.spared += spared
-        return spared
+        self._shield.move(names)
+        return True
 
 
 _NO_LINE = Line(None, HeaderField(b"-", b""))
