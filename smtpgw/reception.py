@@ -113,7 +113,7 @@ class _One:
         self._values = settings.parameters(reception, stress=stress)
         self._key = ""
         classes = {name: self._text(name) for name in self._classes()}
-        self._parser = Parser({**PREDEFINED, **classes}, self._open, _service)
+        self._parser = Parser({**PREDEFINED, **classes}, self._open, _service, self._throttle)
 
     def policy(self) -> Policy:
         """Its lists."""
@@ -125,6 +125,14 @@ class _One:
         for name in self._parser.classes:
             self._look_at(name)
         return Policy(self._options(), self._asking(), lists, self._parser)
+
+    def _throttle(self, name: str) -> None:
+        """Raises ValueError."""
+        if name not in self._settings.throttle:
+            known = ", ".join(self._settings.throttle) or "none"
+            raise ValueError(
+                f"the name of a throttle, a table [smtpgw.throttle.NAME] (there are: {known})"
+            )
 
     def _asking(self) -> Site:
         """The site with this listener's tables."""

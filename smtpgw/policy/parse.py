@@ -65,12 +65,14 @@ ValueError saying what is wrong with the name."""
 @dataclass(slots=True)
 class Parser:
     """`classes`: the text of each restriction class by its name.  `check_service` raises ValueError
-    for the text of a policy service that means none.  `warnings` are lists that can
+    for the text of a policy service that means none, `check_throttle` for the name of a throttle
+    that there is not.  `warnings` are lists that can
     be used but will surprise."""
 
     classes: Mapping[str, str]
     open_table: OpenTable
     check_service: Callable[[str], object] = str
+    check_throttle: Callable[[str], object] = str
     warnings: list[Mistake] = field(default_factory=list)
     _bodies: dict[tuple[str, str], Rules] = field(default_factory=dict)
     _within: list[str] = field(default_factory=list)
@@ -142,6 +144,8 @@ class Parser:
             case Argument.DOMAIN | Argument.WORD:
                 if registry.find(argument) is not None or ":" in argument:
                     raise ValueError(f"{known.argument.value} behind it")
+                if known.argument is Argument.WORD:
+                    self.check_throttle(argument)
         return Rule(f"{word} {argument}", known.name, known.check, argument, maps, value)
 
     def _class(self, word: str, bare: str, mistakes: list[Mistake]) -> Rule | None:

@@ -182,3 +182,11 @@ def test_patterns(low: tuple[int, ...], other: tuple[int, ...]) -> None:
 def test_patterns_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="four numbers"):
         parse_pattern(text)
+
+
+def test_a_throttle_that_is_not_there_is_found_with_the_settings() -> None:
+    lists = "smtpd_recipient_restrictions = 'reject_unauth_destination, check_throttle fwe'\n"
+    table = "\n[smtpgw.throttle.few]\nkey = 'sender'\nlimit = 3\nper = '1h'"
+    with pytest.raises(ConfigError, match=r"check_throttle fwe.*there are: few"):
+        policy(lists, table)
+    policy(lists.replace("fwe", "few"), table)
