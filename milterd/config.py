@@ -27,6 +27,7 @@ from milterd.config_clamav import ClamavSettings
 from milterd.config_dkim import DkimTable
 from milterd.config_filter import FilterTable, Socket
 from milterd.config_own import OwnName, OwnSettings
+from milterd.config_signed import SignedSettings
 from milterd.filters.headers import HeadersOptions, OnTimeout
 from milterd.host.options import MIB, OnFailure, Options, Oversize
 from milterd.host.seam import HostKind
@@ -120,7 +121,7 @@ class DkimSettings(DkimTable, FilterTable):
     )
 
 
-class HeadersSettings(FilterTable):
+class HeadersSettings(SignedSettings, FilterTable):
     """Header rules from rule files."""
 
     socket: Socket = Field(
@@ -180,6 +181,7 @@ class HeadersSettings(FilterTable):
             mail_time=self.mail_time,
             on_timeout=self.on_timeout,
             edits_limit=self.edits_limit,
+            standing=self.standing(),
         )
 
 
@@ -219,8 +221,10 @@ class MilterdConfig(CommonSettings):
         """For a filter's host."""
         own, table = self.milterd, self.filter.present()[name]
         # A filter that waits for nobody gets no thread, which would only cost it time.
-        waits = isinstance(table, ClamavSettings | OwnSettings) or (
-            isinstance(table, DkimSettings) and table.verify
+        waits = (
+            isinstance(table, ClamavSettings | OwnSettings)
+            or (isinstance(table, DkimSettings) and table.verify)
+            or (isinstance(table, SignedSettings) and table.check_signatures)
         )
         threads = getattr(table, "threads", 0) if waits else 0
         return Options(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from milterd.core.decision import Decision
 from milterd.core.mail import Mail
@@ -55,6 +55,16 @@ class Filter(Protocol[Facts]):
 
     def decide(self, mail: Mail, facts: Facts) -> Decision:
         """Decide, from the mail and the facts alone."""
+        ...
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """A filter that seldom has to wait: a host asks it here first, in the thread that serves all
+    connections, and calls `gather` in another only where it must."""
+
+    def at_once(self, mail: Mail) -> Any:
+        """What `gather` would return, where that takes no waiting; None otherwise."""
         ...
 
 

@@ -88,7 +88,7 @@ def build_dkim(options: DkimOptions, clocks: Clocks = Clocks()) -> DkimFilter:
 
 def build_headers(options: HeadersOptions, clocks: Clocks = Clocks()) -> HeadersFilter:
     """The headers filter; reads its rule files."""
-    return HeadersFilter(options, clocks.monotonic)
+    return HeadersFilter(options, clocks.monotonic, clocks.wall)
 
 
 def build_own(options: OwnOptions, _clocks: Clocks = Clocks()) -> OwnFilter:

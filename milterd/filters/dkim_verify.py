@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from milterd.core.mail import HeaderField, Mail
 from milterd.filters.dkim_record import KeyRecord, RecordError, Records
 from milterd.ports.dkim_dns import Absent, NoAnswer, TextSource
+from milterd.ports.dkim_public import PublicKey
 from milterd.signed.canonical import Header
 from milterd.signed.dkim_field import (
     ALGORITHMS,
@@ -135,6 +136,27 @@ class Verifier:
         results = [self._one(work, at, field) for at, field in fields]
         return Judgement(tuple(results), len(places) - len(judged))
 
+    def void(self, mail: Mail) -> frozenset[int]:
+        """The positions of the signatures, among the first that are judged, that cannot be good
+        whatever the body is, which is not read.  One whose key nobody can be asked for now, or
+        is too weak to rely on, is not among them.  May wait for DNS."""
+        places = [at for at, each in enumerate(mail.headers) if each.named(FIELD)]
+        fields = [(at, mail.headers[at]) for at in places[: self._options.signatures]]
+        work = _Work(mail, fields, self._ticks() + self._options.dns_time)
+        return frozenset(at for at, field in fields if self._is_void(work, at, field))
+
+    def _is_void(self, work: _Work, at: int, field: HeaderField) -> bool:
+        found = work.read[at]
+        if isinstance(found, FieldError):
+            return True
+        early = self._at_sight(found)
+        if early is not None:
+            return early[0] is Outcome.FAIL
+        record = self._record(found, work.deadline)
+        if isinstance(record, tuple):
+            return record[0] is Outcome.PERMERROR
+        return record.key is not None and not _fits(work, field, found, record.key)
+
     def _one(self, work: _Work, at: int, field: HeaderField) -> Verified:
         found = work.read[at]
         if isinstance(found, FieldError):
@@ -195,10 +217,7 @@ class Verifier:
             return Outcome.FAIL, "body was changed"
         if record.key is None:
             return Outcome.POLICY, record.weak
-        hashed = digest(
-            covered(work.header, found.names, found.header_form), field, found.header_form
-        )
-        if not record.key.verifies(found.signature, hashed):
+        if not _fits(work, field, found, record.key):
             return Outcome.FAIL, "signature does not fit"
         why = self._shortcoming(work, found, hashes)
         return (Outcome.POLICY, why) if why else (Outcome.PASS, "")
@@ -239,6 +258,12 @@ class _Work:
             }
             self._hashes[form] = hash_body(self._body, form, lengths)
         return self._hashes[form]
+
+
+def _fits(work: _Work, field: HeaderField, found: SignatureField, key: PublicKey) -> bool:
+    """Whether the signature is of this header."""
+    fields = covered(work.header, found.names, found.header_form)
+    return key.verifies(found.signature, digest(fields, field, found.header_form))
 
 
 def _passed(at: int, found: SignatureField) -> Verified:

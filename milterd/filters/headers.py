@@ -23,6 +23,9 @@ from milterd.filters.header_rules.outcome import Outcome, RuleResult
 from milterd.filters.header_rules.read import RuleError, find, read
 from milterd.filters.header_rules.run import Limits, run
 from milterd.filters.setup import SetupError
+from milterd.filters.standing import MustWait, Standing, StandingOptions, not_now
+from milterd.ports.dkim_dns import TextSource
+from milterd.signed.keep import Void, none_void
 
 
 class OnTimeout(enum.Enum):
@@ -42,7 +45,8 @@ class HeadersOptions:
     or several.  `match_time` and `mail_time` are seconds for one pattern on one
     field, and for all rules on one mail.  A mail that would need more than
     `edits_limit` edits is refused: nobody writes such a header by accident, and
-    each edit costs the MTA a look at the whole header.
+    each edit costs the MTA a look at the whole header.  `standing` says how signatures are
+    checked that a rule would break; None takes all for good.
     """
 
     rules: tuple[str, ...] = ("submission-privacy", "inbound-hygiene")
@@ -52,21 +56,29 @@ class HeadersOptions:
     mail_time: float = 1.0
     on_timeout: OnTimeout = OnTimeout.SKIP
     edits_limit: int = 100
+    standing: StandingOptions | None = None
 
 
 class HeadersFilter:
     """See the module's contract.
 
     Rule files are read here, once; raises :class:`SetupError` with all that is
-    wrong with them.  `clock` counts seconds, for the limit on a whole mail.
+    wrong with them.  `clock` counts seconds, for the limit on a whole mail; `wall` seconds since
+    the epoch.  `dns` is asked for keys instead of the name servers of the options.
     """
 
     name = "headers"
 
     def __init__(
-        self, options: HeadersOptions, clock: Callable[[], float] = time.monotonic
+        self,
+        options: HeadersOptions,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        dns: TextSource | None = None,
     ) -> None:
         self.options = options
+        standing = options.standing
+        self._standing = None if standing is None else Standing(standing, wall, clock, dns)
         self._clock = clock
         self._limits = Limits(options.match_time, options.mail_time)
         self._files, self._rule_sets = [], []
@@ -84,8 +96,30 @@ class HeadersFilter:
             raise SetupError(self.name, problems)
 
     def gather(self, mail: Mail, trace: Trace | None = None) -> Outcome:
-        """Run the rules for the mail's direction."""
-        return run(self._rule_sets, mail, self._limits, self._clock, trace)
+        """Run the rules for the mail's direction.  Waits for DNS only where a rule would break a
+        signature; that wait is no part of the rules' time."""
+        if self._standing is None:
+            return self._run(mail, none_void, trace)
+        told: list[Tried] = []
+        try:
+            found = self._run(mail, not_now, None if trace is None else told.append)
+        except MustWait:
+            void = self._standing(mail.with_headers(mail.visible()))
+            return self._run(mail, lambda _: void, trace)
+        if trace is not None:
+            for each in told:
+                trace(each)
+        return found
+
+    def at_once(self, mail: Mail) -> Outcome | None:
+        """What `gather` gives, where nobody has to be waited for; None otherwise."""
+        try:
+            return self._run(mail, none_void if self._standing is None else not_now)
+        except MustWait:
+            return None
+
+    def _run(self, mail: Mail, void: Void, trace: Trace | None = None) -> Outcome:
+        return run(self._rule_sets, mail, self._limits, self._clock, trace, void)
 
     def decide(
         self,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from milterd.core.decision import Decision, Reason, Reply, Verdict
-from milterd.core.filter import Filter, Need
+from milterd.core.filter import Filter, Need, Prompt
 from milterd.core.mail import Client, Mail
 from milterd.host import emit, negotiation
 from milterd.host.collect import Collector, TooLargeError
@@ -81,6 +81,7 @@ class Judge:
         self.options = options
         self.needs = filter_.needs & SHOWN if options.shadow else filter_.needs
         self._with = surroundings
+        self._prompt = filter_ if isinstance(filter_, Prompt) else None
 
     def collected(self, collector: Collector) -> Mail | Decision:
         """The mail to judge, or the decision where it could not be collected."""
@@ -96,6 +97,17 @@ class Judge:
         try:
             return self.filter.decide(mail, self.filter.gather(mail))
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a filter's fault must not end its process
+            return self.failure("filter", error, self.options.on_failure)
+
+    def at_once(self, mail: Mail) -> Decision | None:
+        """The decision of a filter that need not wait for it; None where :meth:`judge` has to be
+        called.  Never raises."""
+        if self._prompt is None:
+            return None
+        try:
+            facts = self._prompt.at_once(mail)
+            return None if facts is None else self.filter.decide(mail, facts)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # as in judge
             return self.failure("filter", error, self.options.on_failure)
 
     def sayable(self, decision: Decision, agreed: Actions, *, leading_space: bool) -> Decision:

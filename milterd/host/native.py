@@ -260,6 +260,9 @@ class _Connection:
     async def _judged(self, mail: Mail) -> Decision:
         if self._pool is None:
             return self._judge.judge(mail)
+        decision = self._judge.at_once(mail)
+        if decision is not None:
+            return decision
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._judge.judge, mail)
 
