@@ -15,7 +15,7 @@ import socket
 import sys
 from typing import NoReturn
 
-from milterd.base import logs, metrics, supervise
+from milterd.base import collector, logs, metrics, supervise
 from milterd.check import build
 from milterd.config import MilterdConfig
 from milterd.filters.setup import SetupError
@@ -76,6 +76,7 @@ def main(name: str, listener: int, orders: int) -> NoReturn:
     parent = supervise.parent_fd()
     if parent is not None:
         supervise.watch_parent(parent, lambda: host.stop(GRACE))
+    collector.settle()
     log.info("serving", filter=name, host=kind.value, mode=config.filter.present()[name].mode)
     try:
         host.serve()

@@ -4,7 +4,7 @@ about them as the dialogue goes on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
@@ -84,20 +84,20 @@ class Admission:
     async def helo(self, hello: Hello) -> Refusal | None:
         """Why EHLO or HELO is refused; the facts of a refused one are not kept."""
         before = self.facts
-        self.facts = replace(
-            before, helo=hello.name, esmtp=hello.esmtp, tls=hello.tls, login=hello.login
+        self.facts = before.but(
+            helo=hello.name, esmtp=hello.esmtp, tls=hello.tls, login=hello.login
         )
         state = State.EHLO if hello.esmtp else State.HELO
         # Which protocol it is counts from the answer on, as with smtpd.
-        asked = replace(self._at(state), esmtp=before.esmtp)
+        asked = self._at(state).but(esmtp=before.esmtp)
         refusal = self._noted(await self._review.helo(asked))
         if refusal is not None:
-            self.facts = replace(before, tls=hello.tls)
+            self.facts = before.but(tls=hello.tls)
         return refusal
 
     def login(self, login: Login | None) -> None:
         """Who has logged in."""
-        self.facts = replace(self.facts, login=login)
+        self.facts = self.facts.but(login=login)
 
     async def mail(
         self, sender: Path, params: MailParams | None = None, queue_id: str = ""
@@ -116,8 +116,8 @@ class Admission:
         instance = f"{self._connection.session}.{queue_id}"
         size, utf8 = (params.size or 0, params.smtputf8) if params else (0, False)
         before = self.facts
-        self.facts = replace(
-            before, sender=address, size=size, utf8=utf8, queue_id=queue_id, instance=instance
+        self.facts = before.but(
+            sender=address, size=size, utf8=utf8, queue_id=queue_id, instance=instance
         )
         refusal = self._noted(await self._review.mail(self._at(State.MAIL)))
         if refusal is not None:
@@ -129,7 +129,7 @@ class Admission:
         address = form.internal(recipient.address)
         if self._probes is not None and self._probes(address):
             return None
-        facts = replace(self._at(State.RCPT), recipient=address)
+        facts = self._at(State.RCPT).but(recipient=address)
         if address.lower() != b"postmaster":
             try:
                 if await self._policy.site.resolver.wrong(address):
@@ -138,14 +138,14 @@ class Admission:
                 return unavailable(address, error)
         refusal = self._noted(await self._review.rcpt(facts))
         if refusal is None:
-            self.facts = replace(self.facts, recipient=address)
+            self.facts = self.facts.but(recipient=address)
         return refusal
 
     async def vrfy(self, recipient: Path) -> Refusal | None:
         """Why RCPT would be refused, were it for this address; a mail under way hears nothing
         of it."""
         address = form.internal(recipient.address)
-        facts = replace(self._at(State.VRFY), recipient=address)
+        facts = self._at(State.VRFY).but(recipient=address)
         try:
             if await self._policy.site.resolver.wrong(address):
                 return Refusal("syntax", BAD_RECIPIENT)
@@ -155,7 +155,7 @@ class Admission:
 
     def accepted(self) -> None:
         """The recipient is taken: nobody else has refused him."""
-        self.facts = replace(self.facts, recipients=self.facts.recipients + 1)
+        self.facts = self.facts.but(recipients=self.facts.recipients + 1)
 
     async def data(self) -> Refusal | None:
         """Why DATA, or the first BDAT, is refused."""
@@ -163,12 +163,12 @@ class Admission:
 
     async def end_of_data(self, size: int) -> Refusal | None:
         """Why the message is refused, which has so many octets."""
-        facts = replace(self._at(State.END_OF_MESSAGE), size=size)
+        facts = self._at(State.END_OF_MESSAGE).but(size=size)
         return self._noted(await self._review.end_of_data(facts))
 
     async def etrn(self, node: str) -> Refusal | None:
         """Why ETRN is refused."""
-        facts = replace(self._at(State.ETRN), etrn=node.encode())
+        facts = self._at(State.ETRN).but(etrn=node.encode())
         return self._noted(await self._review.etrn(facts))
 
     def _noted(self, decision: Decision) -> Refusal | None:
@@ -181,8 +181,7 @@ class Admission:
         """The transaction is over."""
         self._review.reset()
         self.records = []
-        self.facts = replace(
-            self.facts, sender=None, recipient=None, recipients=0, size=0, utf8=False,
+        self.facts = self.facts.but(sender=None, recipient=None, recipients=0, size=0, utf8=False,
             queue_id="", instance="",
         )  # fmt: skip
 
@@ -195,8 +194,8 @@ class Admission:
         """The facts for a command.  Who has once sent more before it might is known for it."""
         early = state in _ALONE or not (self.facts.esmtp or state is State.END_OF_MESSAGE)
         if early and not self.facts.pipelining and self._connection.pending():
-            self.facts = replace(self.facts, pipelining=True)
-        return replace(self.facts, state=state)
+            self.facts = self.facts.but(pipelining=True)
+        return self.facts.but(state=state)
 
 
 def unavailable(address: bytes, error: Unavailable) -> Refusal:

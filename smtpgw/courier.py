@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from milterd.base.waiting import within
 from milterd.core.mail import BytesBody
 from smtpgw import jobs, settling
 from smtpgw.delivery import router
@@ -272,12 +273,14 @@ class Courier:
         late = Destination("retry", f"4.3.0 tables took more than {limit:g} s for all recipients")
         ways = {each.number: late for each in mail.open}
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(limit):
-                for number, each in enumerate(mail.open, 1):
-                    ways[each.number] = await self._route(each.address, mail)
-                    if number % TOGETHER == 0:
-                        await asyncio.sleep(0)
+            await within(limit, self._find_ways(mail, ways))
         return ways
+
+    async def _find_ways(self, mail: QueuedMail, ways: dict[int, Destination]) -> None:
+        for number, each in enumerate(mail.open, 1):
+            ways[each.number] = await self._route(each.address, mail)
+            if number % TOGETHER == 0:
+                await asyncio.sleep(0)
 
     async def _route(self, address: bytes, mail: QueuedMail) -> Destination:
         """What somebody answers to a notice to the postmaster goes nowhere, as with qmgr(8)."""

@@ -9,10 +9,11 @@ raises carries the answer for the client: `code`, `enhanced`, `answer` (:class:`
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
+from milterd.base.waiting import within
 from milterd.core.decision import Reason
 from milterd.core.mail import Client, Mail, Recipient
 from smtpgw.address.virtual import Expansion, Unreasonable
@@ -20,6 +21,8 @@ from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.store import NewMail, QueueError, Store, StoreFailed, StoreFull
 from smtpgw.readdress import AddressRules, Copy, Readdressed
 from smtpgw.tables.table import Unavailable
+
+T = TypeVar("T")
 
 SiteOf = Callable[[Iterable[bytes], bytes], Awaitable[str]]
 """What a mail for recipients, from a sender, waits for in the queue."""
@@ -89,9 +92,8 @@ class Intake:
         rules = self.rules
         if rules is None:
             return mail, ()
-        async with _lookups(self._limit):
-            local = client is None or await rules.writes_here(client, authenticated=authenticated)
-            mail, steps = await rules.headers(mail, local=local)
+        step = _rewritten(rules, mail, client, authenticated=authenticated)
+        mail, steps = await _looked_up(self._limit, step)
         return mail, tuple(_reasons(steps, "header"))
 
     async def accept(
@@ -145,21 +147,26 @@ class Intake:
 
     async def _readdressed(self, new: NewMail, *, own: bool) -> tuple[NewMail, ...]:
         """The mails that are to be queued for this one, which is the first of them."""
-        rules = self.rules
-        async with _lookups(self._limit):
-            if rules is None:
-                return (await self._routed(new),)
-            if new.doomed:
-                done = await rules.bounced(new.mail)
-            else:
-                done = await rules.mail(new.mail, own=own)
-            mails = [await self._routed(each) for each in self._copies(new, done)]
-        if done.expanded:
+        done, mails = await _looked_up(self._limit, self._rules_applied(new, own=own))
+        if done is not None and done.expanded:
             sent = replace(new.mail.envelope, sender=done.sender)
             source = replace(new, mail=replace(new.mail, envelope=sent))
             for letter in self.tell_expanded(source, done.expanded):
                 mails += await self.follow(replace(letter, hold=new.hold))
         return tuple(mails)
+
+    async def _rules_applied(
+        self, new: NewMail, *, own: bool
+    ) -> tuple[Readdressed | None, list[NewMail]]:
+        """What tables say of the mail's addresses, if there are any, and of where it goes."""
+        rules = self.rules
+        if rules is None:
+            return None, [await self._routed(new)]
+        if new.doomed:
+            done = await rules.bounced(new.mail)
+        else:
+            done = await rules.mail(new.mail, own=own)
+        return done, [await self._routed(each) for each in self._copies(new, done)]
 
     def _copies(self, new: NewMail, done: Readdressed) -> Iterator[NewMail]:
         if len(done.copies) == 1 and done.copies[0] == Copy(new.mail) and not done.steps:
@@ -192,12 +199,18 @@ def _nobody_told(_mail: NewMail, _recipients: Sequence[Recipient]) -> Sequence[N
     return ()
 
 
-@contextlib.asynccontextmanager
-async def _lookups(limit: float) -> AsyncIterator[None]:
-    """What tables cannot do, or not in time, as the answer that a client is given."""
+async def _rewritten(
+    rules: AddressRules, mail: Mail, client: Client | None, *, authenticated: bool
+) -> tuple[Mail, tuple[Expansion, ...]]:
+    local = client is None or await rules.writes_here(client, authenticated=authenticated)
+    return await rules.headers(mail, local=local)
+
+
+async def _looked_up(limit: float, step: Coroutine[Any, Any, T]) -> T:
+    """What tables say; what they cannot do, or not in time, is the answer that a client is
+    given."""
     try:
-        async with asyncio.timeout(limit):
-            yield
+        return await within(limit, step)
     except TimeoutError:
         raise LookupFailed(f"tables took more than {limit:g} s for all addresses") from None
     except Unavailable as error:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import uvloop
 
-from milterd.base import logs
+from milterd.base import collector, logs
 from milterd.base.toml_file import ConfigError
 from smtpgw import control
 from smtpgw.app import App
@@ -61,6 +61,7 @@ class Worker:
     async def _work(self, app: App, orders: Orders) -> int:
         self._set_up_logs(orders)
         await app.apply(orders, self._failed)
+        collector.settle()
         self._answer(control.READY)
         counting = asyncio.ensure_future(app.count())
         try:

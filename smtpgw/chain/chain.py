@@ -84,6 +84,8 @@ class Chain:
         `session.macros` are what is known of the client (`client_ptr`,
         `client_connections`) and, from HELO on, of TLS and authentication.
         """
+        if not self._members:
+            return GO_ON
         async with self._lock:
             self._direction = session.direction
             self._facts.client = session.client
@@ -93,6 +95,8 @@ class Chain:
 
     async def helo(self, name: bytes, macros: Mapping[str, bytes] = NOTHING) -> StageResult:
         """HELO or EHLO, as often as the client sends it; `macros` hold the TLS facts."""
+        if not self._members:
+            return GO_ON
         async with self._lock:
             self._facts.helo = name
             self._facts.helo_serial += 1
@@ -113,6 +117,8 @@ class Chain:
         `direction` other than the session's stands from here on: a milter that
         serves it and has not been asked yet is told of connection and HELO first.
         """
+        if not self._members:
+            return GO_ON
         async with self._lock:
             self._end()
             self._direction = direction or self._direction
@@ -136,6 +142,8 @@ class Chain:
         self, address: bytes, args: Sequence[bytes] = (), macros: Mapping[str, bytes] = NOTHING
     ) -> StageResult:
         """RCPT; a refusal is of this recipient only."""
+        if not self._members:
+            return GO_ON
         async with self._lock:
             if self._discarded:
                 return GO_ON
@@ -165,6 +173,8 @@ class Chain:
 
     async def data(self) -> StageResult:
         """DATA, or the first BDAT."""
+        if not self._members:
+            return GO_ON
         async with self._lock:
             if self._discarded:
                 return GO_ON
@@ -180,6 +190,8 @@ class Chain:
 
         `mail.envelope` holds the accepted recipients only.
         """
+        if not self._members:
+            return ChainResult(mail)
         async with self._lock:
             try:
                 return await self._message(mail, {**self._transaction, "i": queue_id.encode()})
@@ -188,6 +200,8 @@ class Chain:
 
     async def abort(self) -> None:
         """RSET, a new HELO, or the end of a refused transaction."""
+        if not self._members:
+            return
         async with self._lock:
             self._end()
 

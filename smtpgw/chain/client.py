@@ -8,15 +8,15 @@ use, and closed, so that no late reply can be taken for that of another event.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import cast
+from collections.abc import Coroutine
+from typing import Any, TypeVar, cast
 
 from milterd.base.sockets import SocketAddress
+from milterd.base.waiting import within
 from milterd.wire.errors import PeerError
 from milterd.wire.messages import (
     CommandMessage,
@@ -29,6 +29,8 @@ from milterd.wire.messages import (
 from milterd.wire.mta import MtaConnection, Negotiated
 from smtpgw.chain.faults import FaultKind, MilterFault
 from smtpgw.chain.macros import Values
+
+T = TypeVar("T")
 
 BATCH = 65_536
 """Octets collected before they are written, where no reply is waited for."""
@@ -261,12 +263,10 @@ async def _connect_unix(path: str) -> socket.socket:
     return opened
 
 
-@contextlib.asynccontextmanager
-async def total_time(seconds: float) -> AsyncIterator[None]:
+async def in_all(seconds: float, step: Coroutine[Any, Any, T]) -> T:
     """Bound a whole event, however often the milter says that it is still at work."""
     try:
-        async with asyncio.timeout(seconds):
-            yield
+        return await within(seconds, step)
     except TimeoutError:
         detail = f"no verdict within {seconds:g} s"
         raise MilterFault(FaultKind.TIMEOUT, detail) from None

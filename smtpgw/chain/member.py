@@ -19,7 +19,7 @@ from milterd.wire.constants import Command as Code
 from milterd.wire.errors import PeerError
 from milterd.wire.mta import MtaConnection
 from smtpgw.chain import replies
-from smtpgw.chain.client import MilterClient, connect, total_time
+from smtpgw.chain.client import MilterClient, connect, in_all
 from smtpgw.chain.content import Outcome, Showing
 from smtpgw.chain.edits import hold_text, review
 from smtpgw.chain.faults import FaultKind, MilterFault
@@ -145,8 +145,8 @@ class Member:
         client, began = self._client, self._shared.clock()
         macros = select(code, client.connection.wanted, self._macros(facts))
         try:
-            async with total_time(self.options.total_timeout):
-                reply = await client.event(command, macros, patience=self.options.command_timeout)
+            step = client.event(command, macros, patience=self.options.command_timeout)
+            reply = await in_all(self.options.total_timeout, step)
             result = self._with_hold(client, stage, self._judge(stage, reply))
         except MilterFault as fault:
             result = self._failed(stage, fault)
@@ -179,8 +179,7 @@ class Member:
             limits=self._shared.wire_limits,
         )
         try:
-            async with total_time(self.options.total_timeout):
-                outcome = await showing.run()
+            outcome = await in_all(self.options.total_timeout, showing.run())
             result, edits = self._conclude(outcome)
             result = self._with_hold(client, "message", result)
         except MilterFault as fault:

@@ -102,6 +102,8 @@ class Wire(asyncio.Protocol):
 
     async def reply(self, limit: float, what: str) -> Reply:
         """The next reply, within `limit` seconds.  Raises :class:`Lost`."""
+        if self._parser.replies:
+            return self._parser.replies.pop(0)
         try:
             async with asyncio.timeout(limit):
                 while not self._parser.replies:

@@ -1,8 +1,8 @@
 """The connection under an SMTP dialogue: aiosmtpd's SMTP with our reading and writing.
 
-What stays aiosmtpd's: the connection's life, its session object, its one timer,
-the table of `smtp_*` methods by verb, `push`, and the form of those methods, so
-that what works on its SMTP class, AUTH above all, works here.
+What stays aiosmtpd's: the connection's life, its session object, the table of `smtp_*`
+methods by verb, `push`, and the form of those methods, so that what works on its SMTP
+class, AUTH above all, works here.
 
 What is ours, and why:
 
@@ -13,10 +13,11 @@ What is ours, and why:
   deadlines that no dribble and no valid verb puts off.
 - `eof_received` does not cancel: a client may half-close after its final dot.
 
-Private attributes used, all of aiosmtpd 1.4: `_reset_timeout` and `_timeout_handle`
-(its timer; it ends in `_timeout_cb`), `_handle_client` (the session's task),
-`_smtp_methods` (the table of verbs), `_writer`, and, as its own STARTTLS does,
-`_writer._transport`.
+- one timer (:class:`Alarm`), not one a wait.
+
+Private attributes used, all of aiosmtpd 1.4: `_timeout_handle` (its timer, which is
+cancelled), `_handle_client` (the session's task), `_smtp_methods` (the table of verbs),
+and, as its own STARTTLS does, `_writer._transport`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from aiosmtpd.smtp import SMTP
 from structlog.typing import FilteringBoundLogger
 
 from smtpgw.edge import commands
+from smtpgw.edge.alarm import Alarm
 from smtpgw.edge.inbox import AttentionError, DeadlineError, EndOfInputError, Inbox
 from smtpgw.edge.options import Deadlines, EdgeOptions
 from smtpgw.edge.road import Answer, Tls
@@ -41,9 +43,6 @@ SHUTDOWN = Answer(421, "4.3.2", "Service shutting down", hangup=True)
 
 _FLUSH_AT = 65_536
 """Octets of replies that are sent even while more pipelined commands wait."""
-
-_SHORTEST_WAIT = 0.001
-
 
 T = TypeVar("T")
 
@@ -83,6 +82,9 @@ class Conversation(SMTP):
         self.deadlines = options.deadlines
         self._since, self._until = 0.0, math.inf
         self._waiting = False
+        self._alarm = Alarm(self.loop, self._expired)
+        self._taken = asyncio.Event()
+        self._taken.set()
         self.inbox = Inbox()
         self.log = log
         self.secure = False
@@ -115,11 +117,22 @@ class Conversation(SMTP):
         self._wire = cast(asyncio.Transport, transport)
         self.inbox.attach(self._wire)
         super().connection_made(transport)
-        self._cancel_timer()
+        if self._timeout_handle is not None:
+            self._timeout_handle.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Keep what came for whoever reads next."""
         self.inbox.feed(data)
+
+    def pause_writing(self) -> None:
+        """The client does not take what is sent."""
+        super().pause_writing()
+        self._taken.clear()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        self._taken.set()
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read, unless TLS ended with it."""
@@ -129,6 +142,8 @@ class Conversation(SMTP):
     def connection_lost(self, error: Exception | None) -> None:
         """Give up what was under way; a hand-over is not ours to give up."""
         self._closing = True
+        self._alarm.close()
+        self._taken.set()
         self.inbox.end()
         super().connection_lost(error)
         self._release()
@@ -158,7 +173,7 @@ class Conversation(SMTP):
             self.log.exception("session failed")
         finally:
             self._closing = True
-            self._cancel_timer()
+            self._alarm.close()
             if self.transport is not None:
                 self.transport.close()
             self._release()
@@ -205,8 +220,7 @@ class Conversation(SMTP):
         `began` on, and not beyond `until`."""
         await self.flush()
         self._since, self._until, self._waiting = began, until, True
-        deadline = min(began + self.deadlines.smtpd_timeout, until)
-        self._reset_timeout(max(_SHORTEST_WAIT, deadline - self.loop.time()))
+        self._alarm.set(min(began + self.deadlines.smtpd_timeout, until))
         try:
             await self.inbox.more()
         except AttentionError:
@@ -217,7 +231,7 @@ class Conversation(SMTP):
             await self.say(TIMEOUT)
         finally:
             self._waiting = False
-            self._cancel_timer()
+            self._alarm.clear()
 
     def hurry(self, deadlines: Deadlines) -> None:
         """Go by shorter deadlines from now on, in what is waited for now too."""
@@ -225,8 +239,7 @@ class Conversation(SMTP):
             return
         self.deadlines = deadlines
         if self._waiting:
-            deadline = min(self._since + deadlines.smtpd_timeout, self._until)
-            self._reset_timeout(max(_SHORTEST_WAIT, deadline - self.loop.time()))
+            self._alarm.set(min(self._since + deadlines.smtpd_timeout, self._until))
 
     async def preamble(self, parse: Callable[[bytes], T | None], patience: float, most: int) -> T:
         """What stands before the dialogue: what `parse` makes of the first octets, `most` at
@@ -236,20 +249,16 @@ class Conversation(SMTP):
         """
         deadline = self.loop.time() + patience
         while (found := parse(self.inbox.peek(most))) is None:
-            self._reset_timeout(max(_SHORTEST_WAIT, deadline - self.loop.time()))
+            self._alarm.set(deadline)
             try:
                 await self.inbox.more()
             except (AttentionError, DeadlineError) as error:
                 raise Goodbye from error
             finally:
-                self._cancel_timer()
+                self._alarm.clear()
         return found
 
-    def _cancel_timer(self) -> None:
-        if self._timeout_handle is not None:
-            self._timeout_handle.cancel()
-
-    def _timeout_cb(self) -> None:
+    def _expired(self) -> None:
         if self._flushing:
             self.abort()  # who does not read replies gets no 421 either
         else:
@@ -276,17 +285,19 @@ class Conversation(SMTP):
 
     async def flush(self) -> None:
         """Send what is queued; a client that does not take it in time is dropped."""
-        if not self._out or self._closing:
+        if not self._out or self._closing or self._wire is None:
             return
         out, self._out = bytes(self._out), bytearray()
+        self._wire.write(out)
+        if self._taken.is_set():
+            return
         self._flushing = True
-        self._reset_timeout(self.deadlines.smtpd_timeout)
+        self._alarm.set(self.loop.time() + self.deadlines.smtpd_timeout)
         try:
-            self._writer.write(out)
-            await self._writer.drain()
+            await self._taken.wait()
         finally:
             self._flushing = False
-            self._cancel_timer()
+            self._alarm.clear()
 
     async def start_tls(self, ready: Answer | None) -> Tls:
         """Send `ready`, forget all plaintext input, and shake hands (RFC 3207 section 4.2).

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
+from milterd.base.waiting import within
 from milterd.core.mail import Client, Envelope, Recipient
 from smtpgw.address.params import (
     MailParams,
@@ -367,11 +368,10 @@ class Session:
             raise RuntimeError(f"no transaction in state {self.state}")
         return self._transaction
 
-    async def _ask(self, step: Awaitable[Answer | None]) -> Answer | None:
+    async def _ask(self, step: Coroutine[Any, Any, Answer | None]) -> Answer | None:
         """The road's answer, in time and without its exceptions."""
         try:
-            async with asyncio.timeout(self._options.deadlines.processing):
-                return await step
+            return await within(self._options.deadlines.processing, step)
         except Exception as error:  # noqa: BLE001 - any fault of ours is the client's 451
             return self.broken(error)
 

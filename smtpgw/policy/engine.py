@@ -208,7 +208,7 @@ class Review:
 
     async def _content(self, facts: Facts, listed: str, name: bytes) -> Decision:
         # What is asked about one of several recipients is nothing about the mail.
-        run = self._run(facts if facts.recipients <= 1 else replace(facts, recipient=None))
+        run = self._run(facts if facts.recipients <= 1 else facts.but(recipient=None))
         self._memory.permit.active = False
         outcome = self._deferred(run, await self._list(run, listed, name))
         return self._decided(run, outcome)
