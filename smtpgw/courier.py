@@ -263,7 +263,10 @@ class Courier:
             lambda each: ways[each.number],
             lambda where: self._limits.of(where.name).recipient_limit,
         )
-        work = [self._group(attempt, content, *each, alone=len(groups) == 1) for each in groups]
+        if len(groups) == 1:
+            await self._group(attempt, content, *groups[0], alone=True)
+            return
+        work = [self._group(attempt, content, *each, alone=False) for each in groups]
         await asyncio.gather(*work)
 
     async def _ways(self, mail: QueuedMail) -> dict[int, Destination]:
@@ -312,18 +315,8 @@ class Courier:
     async def _deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
         name = str(destination)
         try:
-            async with (
-                asyncio.timeout(self._manager.options.lease_time),
-                self._paces.turn(destination),
-                self._windows.slot(name),
-            ):
-                avoid = self._windows.avoid(name, self._clock.now())
-                if avoid is not None:
-                    return _all_deferred(job, avoid, "4.4.1")
-                outcomes = await self._deliverers[destination.transport].deliver(destination, job)
-                await self._learn(name, outcomes)
-                if self._options.soft_bounce:
-                    outcomes = [settling.spare(each) for each in outcomes]
+            step = self._in_turn(destination, name, job)
+            return await within(self._manager.options.lease_time, step)
         except TimeoutError:
             return _all_deferred(job, "delivery took longer than its lease", "4.4.2")
         except NoTurn as wait:
@@ -331,7 +324,15 @@ class Courier:
         except Exception as error:  # noqa: BLE001 - our fault, so the mail waits and the log tells
             self._log.error("delivery", queue_id=job.queue_id, outcome="error", exc_info=error)
             return _all_deferred(job, "internal error", "4.3.0")
-        return outcomes
+
+    async def _in_turn(self, destination: Destination, name: str, job: Job) -> Sequence[Outcome]:
+        async with self._paces.turn(destination), self._windows.slot(name):
+            avoid = self._windows.avoid(name, self._clock.now())
+            if avoid is not None:
+                return _all_deferred(job, avoid, "4.4.1")
+            outcomes = await self._deliverers[destination.transport].deliver(destination, job)
+            await self._learn(name, outcomes)
+            return [*map(settling.spare, outcomes)] if self._options.soft_bounce else outcomes
 
     async def _learn(self, name: str, outcomes: Sequence[Outcome]) -> None:
         """Let a destination have more or less at once, or leave it alone."""

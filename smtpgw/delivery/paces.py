@@ -9,8 +9,13 @@ what comes all the same, since it has other destinations too, a few wait here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field
 
 from smtpgw.delivery.outcome import Destination
@@ -73,13 +78,16 @@ class Paces:
                 del self._gates[name]
         return [name for name, gate in self._gates.items() if now < gate.free]
 
-    @asynccontextmanager
-    async def turn(self, destination: Destination) -> AsyncIterator[None]:
+    def turn(self, destination: Destination) -> AbstractAsyncContextManager[None]:
         """One delivery, when its turn has come.  Raises NoTurn."""
+        names = [each for each in (str(destination), destination.name) if self.paced(each)]
+        return self._turns(names) if names else nullcontext()
+
+    @asynccontextmanager
+    async def _turns(self, names: Sequence[str]) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for name in (str(destination), destination.name):
-                if self.paced(name):
-                    await stack.enter_async_context(self._turn(name))
+            for name in names:
+                await stack.enter_async_context(self._turn(name))
             yield
 
     def _delay(self, name: str) -> float:

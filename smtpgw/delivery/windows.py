@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 
@@ -83,29 +83,33 @@ class Windows:
         found = self._windows.get(name)
         return found.text if found is not None and found.rests(now) else None
 
-    @asynccontextmanager
-    async def slot(self, name: str) -> AsyncIterator[None]:
+    def slot(self, name: str) -> AbstractAsyncContextManager[None]:
         """One of its deliveries; waits, first come first served, until there is room."""
-        window = self._windows.setdefault(name, _Window(self.start(name)))
-        if window.waiting or window.busy >= int(window.size):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            window.waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._leave(name, window)  # the turn came, and is not wanted any more
-                elif turn in window.waiting:  # not if one that left has passed it by already
-                    window.waiting.remove(turn)
-                raise
-        else:
-            window.busy += 1
-        try:
-            yield
-        finally:
-            self._leave(name, window)
+        return _Slot(self, name)
 
-    def _leave(self, name: str, window: _Window) -> None:
+    async def enter(self, name: str) -> _Window:
+        """Wait for a slot of the window that is returned; who has it gives it back by
+        :meth:`leave`."""
+        window = self._windows.get(name)
+        if window is None:
+            window = self._windows[name] = _Window(self.start(name))
+        if not window.waiting and window.busy < int(window.size):
+            window.busy += 1
+            return window
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        window.waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave(name, window)  # the turn came, and is not wanted any more
+            elif turn in window.waiting:  # not if one that left has passed it by already
+                window.waiting.remove(turn)
+            raise
+        return window
+
+    def leave(self, name: str, window: _Window) -> None:
+        """Give a slot back."""
         window.busy -= 1
         self._admit(window)
         if not window.busy and not window.waiting and not window.cohorts and not window.text:
@@ -161,3 +165,20 @@ class Windows:
         for name, window in list(self._windows.items()):
             if now >= window.until and not window.busy and not window.waiting:
                 del self._windows[name]
+
+
+class _Slot(AbstractAsyncContextManager[None]):
+    """A slot, taken and given back."""
+
+    __slots__ = ("_name", "_window", "_windows")
+
+    def __init__(self, windows: Windows, name: str) -> None:
+        self._windows, self._name = windows, name
+        self._window: _Window | None = None
+
+    async def __aenter__(self) -> None:
+        self._window = await self._windows.enter(self._name)
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._window is not None:
+            self._windows.leave(self._name, self._window)

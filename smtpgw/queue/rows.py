@@ -217,12 +217,15 @@ def _write_results(batch: Batch, seq: int, at: float, moved: Moved) -> None:
 
 
 def _remove(batch: Batch, seq: int, queue_id: str) -> None:
-    batch.gone.append(queue_id)
     _leave(batch, seq)
     batch.db.execute("DELETE FROM mail WHERE seq=?", (seq,))
     batch.db.execute("DELETE FROM attempt WHERE mail=?", (seq,))
     batch.db.execute("DELETE FROM recipient WHERE mail=?", (seq,))
-    batch.db.execute("DELETE FROM content WHERE mail=?", (seq,))
+    found = batch.db.execute(
+        "DELETE FROM content WHERE mail=? RETURNING body IS NOT NULL", (seq,)
+    ).fetchall()
+    if found != [(1,)]:  # its body is in a file, or may be
+        batch.gone.append(queue_id)
 
 
 def mark_damaged(batch: Batch, seq: int, reason: str) -> None:

@@ -35,6 +35,7 @@ from smtpgw.queue.clock import Clock, QueueClock, SystemClock
 from smtpgw.queue.codec import Prepared
 from smtpgw.queue.committer import Committer, CommitterOptions
 from smtpgw.queue.content import read_content
+from smtpgw.queue.fresh import Fresh
 from smtpgw.queue.recovery import recover
 from smtpgw.queue.reserve import Reserve
 from smtpgw.queue.shard import Shard
@@ -69,12 +70,14 @@ class SqliteOptions:
     """`inline_limit`: octets of a body kept in the database.  `queue_minfree`: octets that
     stay free on the device; Postfix wants 1.5 times message_size_limit.  `reserve`: octets
     kept back for outcomes on a full disk, at least twice the committer's checkpoint.  `shard`: this
-    shard's number, part of its ids.  `busy_timeout`: seconds to wait for a tool's lock."""
+    shard's number, part of its ids.  `fresh`: octets of new mails kept at hand for their first
+    attempt.  `busy_timeout`: seconds to wait for a tool's lock."""
 
     inline_limit: int = 256 * 1024
     queue_minfree: int = 40 * 1024 * 1024
     reserve: int = 16 * 1024 * 1024
     shard: int = 0
+    fresh: int = 8 * 1024 * 1024
     busy_timeout: float = 10.0
     committer: CommitterOptions = field(default_factory=CommitterOptions)
 
@@ -102,6 +105,7 @@ class SqliteStore:
         )
         self._floor = mark[1] if mark else 0
         self._version: int | None = None
+        self._fresh = Fresh(options.fresh)
         self._closed = False
         self.committer = Committer(
             db,
@@ -219,6 +223,8 @@ class SqliteStore:
                 prepared.append(await self._prepare(each))
             weight = sum(each.weight for each in prepared)
             await self.committer.do(lambda batch: self._add(batch, prepared), weight, urgent=False)
+            for new in prepared:
+                self._fresh.keep(new)
         except QueueError:
             for new in prepared:
                 if new.content[1] is None and self.failed is None:
@@ -285,6 +291,9 @@ class SqliteStore:
         return await self.committer.do(run, 4096 + sum(each.weight for each in follow))
 
     async def content(self, queue_id: str) -> Content:
+        fresh = self._fresh.take(queue_id)
+        if fresh is not None:
+            return fresh
         return await self._read(lambda batch: read_content(batch, self._shard, queue_id))
 
     async def _read(self, run: Callable[[Batch], T]) -> T:
@@ -337,6 +346,7 @@ class SqliteStore:
 
     async def delete(self, queue_id: str) -> None:
         await self.committer.do(lambda batch: rows.delete(batch, queue_id))
+        self._fresh.take(queue_id)
 
     async def list(self, chosen: Filter) -> list[QueuedMail]:
         now = self._clock.now()
