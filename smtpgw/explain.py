@@ -152,7 +152,8 @@ class Explainer:
             connection=connection,
         )
         try:
-            heard = await _Dialogue(session, road, last).held(asked, self._options.tls_required)
+            dialogue = _Dialogue(session, road, last, soft=self._options.soft_bounce)
+            heard = await dialogue.held(asked, self._options.tls_required)
         finally:
             await session.close()
         peer = road.peer
@@ -168,8 +169,8 @@ class Explainer:
 class _Dialogue:
     """The commands, up to the one that ends it."""
 
-    def __init__(self, session: Session, road: GatewaySession, last: _Last) -> None:
-        self._session, self._road, self._last = session, road, last
+    def __init__(self, session: Session, road: GatewaySession, last: _Last, *, soft: bool) -> None:
+        self._session, self._road, self._last, self._soft = session, road, last, soft
         self._heard: list[Heard] = []
         self._over = False
 
@@ -205,6 +206,8 @@ class _Dialogue:
         self._last.decision = None
         began = time.monotonic()
         answer = await step
+        if self._soft:
+            answer = answer.softened()
         seconds = time.monotonic() - began
         steps, decision = tuple(self._road.asked()), self._last.decision
         rule = decision.source if decision else ("" if answer.positive else "edge")

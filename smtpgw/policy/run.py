@@ -258,7 +258,10 @@ class Run:
         )  # fmt: skip
 
     async def resolve(self, address: bytes, other: bytes | None) -> Resolved:
-        """Where an address leads; `other` is the other one of the envelope.  Raises Failed."""
+        """Where an address leads, completed as local ones are: `postmaster` may come alone.
+        `other` is the other one of the envelope.  Raises Failed."""
+        if address and b"@" not in address:
+            address = self.site.resolver.standard.local(address)
         key = address, other or b""
         found = self._resolved.get(key)
         if found is None:

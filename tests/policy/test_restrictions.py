@@ -218,6 +218,14 @@ def test_postmaster_is_always_taken() -> None:
     assert asked(text, named(recipient=b"Postmaster")) == ""
 
 
+def test_postmaster_alone_is_an_address_of_myorigin() -> None:
+    facts = named(state=State.DATA, recipients=1, recipient=b"postmaster")
+    for origin, expected in (("local.example", ""), ("gw.example.net", "554 5.7.1 <postmaster>:")):
+        text = f"myorigin = '{origin}'\nsmtpd_data_restrictions = 'reject_unauth_destination'\n"
+        assert asked(text, facts, step=Review.data).startswith(expected)
+        assert bool(asked(text, facts, step=Review.data)) is bool(expected)
+
+
 def test_permit_ends_its_own_list_only() -> None:
     text = (
         "smtpd_client_restrictions = 'permit'\nsmtpd_relay_restrictions = 'permit_auth_destination, "

@@ -237,7 +237,7 @@ FIXED = {
     "local_transport": "discard:", "virtual_transport": "discard:", "relay_transport": "discard:",
     "default_transport": "discard:", "smtpd_hard_error_limit": "1000",
     "smtpd_soft_error_limit": "1000", "smtpd_junk_command_limit": "1000",
-    "alias_maps": "", "smtpd_client_connection_count_limit": "500",
+    "alias_maps": "", "smtpd_client_connection_count_limit": "500", "fast_flush_domains": "",
 }  # fmt: skip
 
 

@@ -13,12 +13,14 @@ from tests.reception.talk import CLOSED, Said
 @dataclass(frozen=True)
 class Difference:
     """A command of a dialogue and what it was answered here and there; `settings` are those of the
-    service, with the tables and classes that its lists name."""
+    service, with the tables and classes that its lists name; `dotted` says that the sender's domain
+    ends in a dot."""
 
     command: str
     ours: Said
     theirs: Said
     settings: Mapping[str, str]
+    dotted: bool = False
 
 
 def _no_domain(one: Difference) -> bool:
@@ -58,6 +60,16 @@ def _looked_at_before(one: Difference) -> bool:
     return told is not None and "reject_unlisted_sender" in early
 
 
+_SERVERS = ("check_sender_a_access", "check_sender_mx_access", "check_sender_ns_access")
+
+
+def _dot_at_the_end(one: Difference) -> bool:
+    """The sender's, wherever his domain's hosts are asked for."""
+    told = re.search(r"<\S+@good\.example>: Sender address rejected", one.ours.text)
+    whole = " ".join(one.settings.values())
+    return one.dotted and told is not None and any(each in whole for each in _SERVERS)
+
+
 RULES: Mapping[str, Callable[[Difference], bool]] = {
     "an address without a domain": _no_domain,
     "a HELO name that is none": _helo_name,
@@ -66,6 +78,7 @@ RULES: Mapping[str, Callable[[Difference], bool]] = {
     "a mail whose DATA is refused is over": _data_refused,
     "a client refused at once is let go": _refused_at_once,
     "a sender that another session has asked for": _looked_at_before,
+    "a sender's domain with a dot at its end": _dot_at_the_end,
 }
 """By the first words of the row in the document."""
 

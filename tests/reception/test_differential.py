@@ -62,7 +62,8 @@ class Compared:
                 continue
             one, two = own or CLOSED, other or CLOSED
             command = one.command or two.command
-            reason = why(Difference(command, one, two, _settings(given, number)))
+            dotted = any(each.startswith("MAIL") and ".>" in each for each in spoken.commands[:at])
+            reason = why(Difference(command, one, two, _settings(given, number), dotted))
             if reason:
                 self.known[reason] += 1
             else:
