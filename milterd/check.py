@@ -17,8 +17,10 @@ from milterd.base import row
 from milterd.base.toml_file import ConfigError
 from milterd.config import MilterdConfig, load
 from milterd.config_own import OwnSettings
+from milterd.core.mail import Direction
 from milterd.filters import FILTERS, CheckedFilter, Clocks, build_own
 from milterd.filters.setup import SetupError
+from milterd.host.options import Fault, OnFailure
 
 _EXAMPLES = frozenset({"headers"})
 """Filters whose own check runs their examples: what fails there is an error."""
@@ -54,10 +56,24 @@ def examine(path: Path, *, offline: bool = False) -> list[Finding]:
 
 
 def matrix(path: Path) -> list[tuple[str, ...]]:
-    """What becomes of mail that is not clean, as rows of a table; empty where nothing scans."""
+    """What becomes of mail that a filter finds bad, or cannot judge, as rows of a table."""
     config = load(path)
-    settings = config.filter.clamav
-    return settings.options().matrix.table() if settings is not None else []
+    rows: list[tuple[str, ...]] = [("filter", "mail that is", *(each.value for each in Direction))]
+    for name, table in config.filter.present().items():
+        options = config.host_options(name)
+        rows += [(name, *each) for each in table.outcomes()]
+        for fault, shown in _FAULTS.items():
+            actions = (_unjudged(options.action(fault, each)) for each in Direction)
+            rows.append((name, shown, *actions))
+    return rows
+
+
+_FAULTS = {Fault.ERROR: "not judged: an error", Fault.TOO_LARGE: "not judged: too large"}
+
+
+def _unjudged(action: OnFailure) -> str:
+    passing = action in (OnFailure.TAG, OnFailure.ACCEPT)
+    return f"{action.value} (unseen)" if passing else action.value
 
 
 def for_postfix(path: Path) -> str:

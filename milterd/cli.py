@@ -93,7 +93,7 @@ def config() -> None:
 def _print_matrix(out: Console, rows: Sequence[tuple[str, ...]]) -> None:
     if not rows:
         return
-    table = Table(*rows[0], title="clamav", title_justify="left", box=None)
+    table = Table(*rows[0], box=None)
     for each in rows[1:]:
         table.add_row(*each)
     out.print(table)

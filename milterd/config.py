@@ -25,7 +25,7 @@ from milterd.base.settings import parse as parse_settings
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.config_clamav import ClamavSettings
 from milterd.config_dkim import DkimTable
-from milterd.config_filter import FilterTable, Socket
+from milterd.config_filter import FilterTable, Outcomes, Socket
 from milterd.config_own import OwnName, OwnSettings
 from milterd.config_signed import SignedSettings
 from milterd.filters.headers import HeadersOptions, OnTimeout
@@ -120,6 +120,15 @@ class DkimSettings(DkimTable, FilterTable):
         default=HostKind.LIBMILTER, description=FilterTable.model_fields["host"].description
     )
 
+    def outcomes(self) -> Outcomes:
+        """See :meth:`FilterTable.outcomes`."""
+        unsigned = self.on_key_error + (" (unsigned)" if self.on_key_error == "accept" else "")
+        rows = [("no key or table", "", unsigned)]
+        if self.verify:
+            waits = self.on_dns_error + (" (marked)" if self.on_dns_error == "accept" else "")
+            rows.append(("no answer from DNS", waits, ""))
+        return rows
+
 
 class HeadersSettings(SignedSettings, FilterTable):
     """Header rules from rule files."""
@@ -161,6 +170,11 @@ class HeadersSettings(SignedSettings, FilterTable):
     edits_limit: int = Field(
         default=100, ge=1, description="a mail that needs more changes is refused"
     )
+
+    def outcomes(self) -> Outcomes:
+        """See :meth:`FilterTable.outcomes`."""
+        late = "accept" if self.on_timeout is OnTimeout.SKIP else "tempfail"
+        return (("too slow", late, late), ("too many changes", "reject", "reject"))
 
     def options(self) -> HeadersOptions:
         """For the filter."""
@@ -240,6 +254,7 @@ class MilterdConfig(CommonSettings):
             idle_timeout=own.idle_timeout,
             on_failure=getattr(table, "on_failure", OnFailure.TEMPFAIL),
             shadow=table.mode == "shadow",
+            faults=table.failures.actions(),
         )
 
 

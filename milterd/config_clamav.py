@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from milterd.base.fields import Duration, Kind, Size
 from milterd.base.settings import Table
-from milterd.config_filter import FilterTable, Socket
+from milterd.config_filter import FilterTable, Outcomes, Socket
 from milterd.core.mail import Direction
 from milterd.filters.clamav import ClamavOptions
 from milterd.filters.virus_policy import Action, Exempt, Outcome
@@ -207,6 +207,11 @@ class ClamavSettings(FilterTable):
     hostname: str = Field(
         default="", description="the name in X-Virus-Scanned; empty means this machine's"
     )
+
+    def outcomes(self) -> Outcomes:
+        """See :meth:`FilterTable.outcomes`."""
+        rows = self.options().matrix.table()[1:]
+        return [(what, inbound, originating) for what, inbound, originating in rows]
 
     def options(self) -> ClamavOptions:
         """For the filter."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -9,6 +10,8 @@ from pydantic import AfterValidator, Field
 from milterd.base import sockets
 from milterd.base.fields import Kind
 from milterd.base.settings import Table
+from milterd.core.mail import Direction
+from milterd.host.options import Fault, OnFailure
 from milterd.host.seam import HostKind
 
 
@@ -18,6 +21,50 @@ def _socket(text: str) -> str:
 
 
 Socket = Annotated[str, AfterValidator(_socket), Kind("address")]
+
+
+class FaultActions(Table):
+    """What becomes of mail that a filter did not judge."""
+
+    error: OnFailure | None = Field(
+        default=None,
+        description="the filter failed; without this key tempfail, or on_failure where there is "
+        'such a key; "tag" and "quarantine" add X-Not-Judged',
+        examples=[OnFailure.QUARANTINE],
+    )
+    too_large: OnFailure | None = Field(
+        default=None,
+        description="over milterd.size_limit or milterd.header_limit; without this key "
+        "milterd.oversize",
+        examples=[OnFailure.TAG],
+    )
+
+    def named(self) -> Mapping[Fault, OnFailure]:
+        """What is set."""
+        found = {Fault.ERROR: self.error, Fault.TOO_LARGE: self.too_large}
+        return {fault: action for fault, action in found.items() if action is not None}
+
+
+class FaultTable(FaultActions):
+    """The same, and what differs in mail of a direction."""
+
+    inbound: FaultActions = Field(default=FaultActions(), description="For mail that comes in.")
+    originating: FaultActions = Field(
+        default=FaultActions(), description="For mail of our own users."
+    )
+
+    def actions(self) -> Mapping[tuple[Fault, Direction], OnFailure]:
+        """For the host."""
+        nearer = {Direction.INBOUND: self.inbound, Direction.ORIGINATING: self.originating}
+        return {
+            (fault, direction): action
+            for direction, own in nearer.items()
+            for fault, action in {**self.named(), **own.named()}.items()
+        }
+
+
+Outcomes = Sequence[tuple[str, str, str]]
+"""Rows of the failure matrix: an outcome, and what is done to inbound and to originating mail."""
 
 
 class FilterTable(Table):
@@ -37,3 +84,11 @@ class FilterTable(Table):
         description='"shadow": it decides, and the log and the metrics say what, but the mail '
         "goes on as it is",
     )
+    failures: FaultTable = Field(
+        default=FaultTable(),
+        description="What becomes of a mail that this filter did not judge.",
+    )
+
+    def outcomes(self) -> Outcomes:
+        """What may go wrong in this filter alone, for the failure matrix."""
+        return ()

@@ -83,6 +83,11 @@ class Collector:
         return self._macros.get("i", b"").decode("ascii", "replace")
 
     @property
+    def direction(self) -> Direction:
+        """Whose mail it is, as far as that is known."""
+        return self._direction(self._session_macros | self._macros)
+
+    @property
     def client(self) -> Client:
         """Who is connected to the MTA."""
         return self._client

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from milterd.core.actions import AddHeader, Edit, Quarantine
 from milterd.core.decision import Decision, Reason, Reply, Verdict
 from milterd.core.filter import Filter, Need, Prompt
-from milterd.core.mail import Client, Mail
+from milterd.core.mail import Client, Direction, Mail
 from milterd.host import emit, negotiation
 from milterd.host.collect import Collector, TooLargeError
-from milterd.host.options import OnFailure, Options, Oversize
+from milterd.host.options import Fault, OnFailure, Options
 from milterd.wire.constants import Actions
 
 
@@ -69,6 +70,8 @@ class Surroundings:
     clock: Callable[[], float] = time.monotonic
 
 
+NOT_JUDGED = b"X-Not-Judged"
+"""The field of a mail that goes on, or is held, though a filter did not judge it."""
 SHOWN = Need.HELO | Need.RECIPIENTS | Need.HEADERS | Need.BODY
 """What a filter in shadow still needs: to be shown what it looks at, and to change nothing."""
 
@@ -79,7 +82,8 @@ class Judge:
     def __init__(self, filter_: Filter[Any], options: Options, surroundings: Surroundings) -> None:
         self.filter = filter_
         self.options = options
-        self.needs = filter_.needs & SHOWN if options.shadow else filter_.needs
+        wanted = filter_.needs | options.needs
+        self.needs = wanted & SHOWN if options.shadow else wanted
         self._with = surroundings
         self._prompt = filter_ if isinstance(filter_, Prompt) else None
 
@@ -88,7 +92,7 @@ class Judge:
         try:
             return collector.mail()
         except TooLargeError as error:
-            return self._oversize(str(error))
+            return self._oversize(str(error), collector.direction)
         except Exception as error:  # noqa: BLE001  # the collector kept it for us: answered as ours
             return self.failure("spool", error)
 
@@ -97,7 +101,7 @@ class Judge:
         try:
             return self.filter.decide(mail, self.filter.gather(mail))
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a filter's fault must not end its process
-            return self.failure("filter", error, self.options.on_failure)
+            return self.failure("filter", error, self._on_error(mail.session.direction))
 
     def at_once(self, mail: Mail) -> Decision | None:
         """The decision of a filter that need not wait for it; None where :meth:`judge` has to be
@@ -108,20 +112,27 @@ class Judge:
             facts = self._prompt.at_once(mail)
             return None if facts is None else self.filter.decide(mail, facts)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # as in judge
-            return self.failure("filter", error, self.options.on_failure)
+            return self.failure("filter", error, self._on_error(mail.session.direction))
 
-    def sayable(self, decision: Decision, agreed: Actions, *, leading_space: bool) -> Decision:
+    def _on_error(self, direction: Direction) -> OnFailure:
+        return self.options.action(Fault.ERROR, direction)
+
+    def sayable(
+        self, decision: Decision, agreed: Actions, direction: Direction, *, leading_space: bool
+    ) -> Decision:
         """The decision, or what takes its place where it cannot be said as it is.
 
         In shadow nothing is agreed to but what is shown; there it is held against what the
         filter would ask for.
         """
         if self.options.shadow:
-            agreed = negotiation.actions(self.filter.needs)
-        try:
-            emit.check(decision, agreed, leading_space=leading_space)
-        except emit.UnsayableError as error:
-            return self.failure("emit", error, self.options.on_failure)
+            agreed = negotiation.actions(self.filter.needs | self.options.needs)
+        # What takes its place may be no easier to say to this MTA; the last word always is.
+        for policy in (self._on_error(direction), OnFailure.TEMPFAIL):
+            try:
+                emit.check(decision, agreed, leading_space=leading_space)
+            except emit.UnsayableError as error:
+                decision = self.failure("emit", error, policy)
         return decision
 
     def said(self, decision: Decision) -> Decision:
@@ -147,12 +158,30 @@ class Judge:
         facts = {"trace": trace, "error": type(error).__name__}
         reasons = (Reason("host", f"{kind} failed", facts),)
         text = f"Internal error, trace id {trace}"
+        replies = (Reply(554, "5.3.0", text), Reply(451, "4.3.0", text))
+        return self._unjudged(policy, "error", replies, reasons)
+
+    def _unjudged(
+        self,
+        policy: OnFailure,
+        word: str,
+        replies: tuple[Reply, Reply],
+        reasons: tuple[Reason, ...],
+    ) -> Decision:
+        """The decision for a mail that the filter has not judged; `replies` are those of a
+        refusal for good and of one for now."""
         match policy:
             case OnFailure.ACCEPT:
                 return Decision(reasons=reasons)
             case OnFailure.REJECT:
-                return Decision(Verdict.REJECT, reply=Reply(554, "5.3.0", text), reasons=reasons)
-        return Decision(Verdict.TEMPFAIL, reply=Reply(451, "4.3.0", text), reasons=reasons)
+                return Decision(Verdict.REJECT, reply=replies[0], reasons=reasons)
+            case OnFailure.TEMPFAIL:
+                return Decision(Verdict.TEMPFAIL, reply=replies[1], reasons=reasons)
+        said = f"{self.filter.name}: {word}".encode("ascii", "replace")
+        edits: list[Edit] = [AddHeader(NOT_JUDGED, b" " + said)]
+        if policy is OnFailure.QUARANTINE:
+            edits.append(Quarantine(b"not judged by " + said))
+        return Decision(edits=tuple(edits), reasons=reasons)
 
     def record(self, decision: Decision, client: Client, queue_id: str, started: float) -> None:
         """The one log line of a decision, and its count."""
@@ -177,17 +206,14 @@ class Judge:
     def _mode(self) -> dict[str, bool]:
         return {"shadow": True} if self.options.shadow else {}
 
-    def _oversize(self, why: str) -> Decision:
-        reason = (Reason("host", "oversize", {"limit": why}),)
-        match self.options.oversize:
-            case Oversize.ACCEPT:
-                return Decision(Verdict.ACCEPT, reasons=reason)
-            case Oversize.TEMPFAIL:
-                reply = Reply(452, "4.3.4", "Message too large for content filter")
-                return Decision(Verdict.TEMPFAIL, reply=reply, reasons=reason)
-            case Oversize.REJECT:
-                reply = Reply(552, "5.3.4", "Message too large for content filter")
-                return Decision(Verdict.REJECT, reply=reply, reasons=reason)
+    def _oversize(self, why: str, direction: Direction) -> Decision:
+        reasons = (Reason("host", "oversize", {"limit": why}),)
+        text = "Message too large for content filter"
+        replies = (Reply(552, "5.3.4", text), Reply(452, "4.3.4", text))
+        policy = self.options.action(Fault.TOO_LARGE, direction)
+        if policy is OnFailure.ACCEPT:
+            return Decision(Verdict.ACCEPT, reasons=reasons)
+        return self._unjudged(policy, "too large", replies, reasons)
 
 
 def place_of(error: BaseException, file: str = "") -> str:

@@ -300,7 +300,10 @@ class LibmilterHost:
     def _say(self, connection: _Connection, context: Any, decision: Decision) -> Decision:
         """Make the calls of a decision; the decision that was made in the end."""
         judge, leading_space = self._judge, connection.collector.leading_space
-        decision = judge.sayable(decision, connection.actions, leading_space=leading_space)
+        direction = connection.collector.direction
+        decision = judge.sayable(
+            decision, connection.actions, direction, leading_space=leading_space
+        )
         try:
             calls.check_text(decision)
             edits = emit.said_edits(judge.said(decision))

@@ -269,7 +269,8 @@ class _Connection:
     async def _say(self, decision: Decision, writer: asyncio.StreamWriter) -> Decision:
         """Send what answers a message; the decision that was made in the end."""
         leading_space, judge = self._wire.leading_space, self._judge
-        decision = judge.sayable(decision, self._wire.agreed_actions, leading_space=leading_space)
+        agreed, direction = self._wire.agreed_actions, self._collector.direction
+        decision = judge.sayable(decision, agreed, direction, leading_space=leading_space)
         edits = emit.said_edits(judge.said(decision))
         try:
             for edit in emit.edit_replies(edits, leading_space=leading_space):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+
+from milterd.core.filter import Need
+from milterd.core.mail import Direction
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -25,7 +29,16 @@ class OnFailure(enum.Enum):
 
     TEMPFAIL = "tempfail"
     REJECT = "reject"
+    QUARANTINE = "quarantine"
+    TAG = "tag"
     ACCEPT = "accept"
+
+
+class Fault(enum.Enum):
+    """Why a filter did not judge a mail: it failed, or the mail is larger than it is given."""
+
+    ERROR = "error"
+    TOO_LARGE = "too_large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,7 @@ class Options:
     - `idle_timeout`: seconds without a word from the MTA before a connection is closed;
       it has to outlast a slow SMTP session (libmilter's own default is 7210).
     - `on_failure`: for faults of the filter; our own (a full disk, say) are always temporary.
+    - `faults`: what differs from `on_failure` and `oversize`, for mail of a direction.
     - `shadow`: the filter decides and the log says so, but the mail goes on as it is.
     """
 
@@ -60,3 +74,20 @@ class Options:
     idle_timeout: float = 7210.0
     on_failure: OnFailure = OnFailure.TEMPFAIL
     shadow: bool = False
+    faults: Mapping[tuple[Fault, Direction], OnFailure] = field(default_factory=dict)
+
+    def action(self, fault: Fault, direction: Direction) -> OnFailure:
+        """What becomes of a mail that was not judged."""
+        usual = self.on_failure if fault is Fault.ERROR else OnFailure(self.oversize.value)
+        return self.faults.get((fault, direction), usual)
+
+    @property
+    def needs(self) -> Need:
+        """What the host itself may have to ask the MTA for."""
+        found = {self.action(fault, each) for fault in Fault for each in Direction}
+        needs = Need(0)
+        if OnFailure.QUARANTINE in found:
+            needs |= Need.QUARANTINE
+        if found & {OnFailure.QUARANTINE, OnFailure.TAG}:
+            needs |= Need.ADD_HEADERS
+        return needs

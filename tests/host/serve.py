@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from milterd.base import logs
+from milterd.core.mail import Direction
 from milterd.host.judge import Judge, Surroundings
-from milterd.host.options import Options, Oversize
+from milterd.host.options import Fault, OnFailure, Options, Oversize
 from milterd.host.seam import HostKind, create
 from tests.host.scripted import FILTERS
 
@@ -27,7 +28,11 @@ def options(given: dict[str, Any]) -> Options:
         given["oversize"] = Oversize(given["oversize"])
     if "spool_directory" in given:
         given["spool_directory"] = Path(given["spool_directory"])
-    return replace(found, **given)
+    faults = {}
+    for key, action in given.pop("faults", {}).items():
+        fault, _, direction = key.partition("/")
+        faults[Fault(fault), Direction(direction)] = OnFailure(action)
+    return replace(found, faults=faults, **given)
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def test_the_default_settings_are_valid_as_printed_and_with_every_key_set(tmp_pa
 def test_check_says_all_is_well(tmp_path: Path) -> None:
     file = write(tmp_path, '[milterd]\nsocket_group = ""\n[filter.headers]\n')
     done = run("check", "--config", str(file))
-    assert (done.exit_code, done.stdout.strip()) == (0, f"{file}: all is well")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (0, f"{file}: all is well")
 
 
 def test_check_finds_everything_at_once(tmp_path: Path) -> None:
