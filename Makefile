@@ -25,6 +25,7 @@ test: ## install what is missing, then lint, types and the whole suite with real
 # One line for each test that has a long version: what makes it long.
 NIGHTLY := \
   GATEPOST_ADDRESSES=500 \
+  GATEPOST_CHECKS=500 \
   GATEPOST_CORPORA=1 \
   GATEPOST_CUTS=300 \
   GATEPOST_DIALOGUES=2000 \

@@ -10,7 +10,6 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-import socket
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -26,9 +25,9 @@ from milterd.base.toml_file import ConfigError, Problem
 from milterd.config_clamav import ClamavSettings
 from milterd.config_dkim import DkimTable
 from milterd.config_filter import FilterTable, Outcomes, Socket
+from milterd.config_headers import HeadersSettings
 from milterd.config_own import OwnName, OwnSettings
 from milterd.config_signed import SignedSettings
-from milterd.filters.headers import HeadersOptions, OnTimeout
 from milterd.host.options import MIB, OnFailure, Options, Oversize
 from milterd.host.seam import HostKind
 
@@ -128,75 +127,6 @@ class DkimSettings(DkimTable, FilterTable):
             waits = self.on_dns_error + (" (marked)" if self.on_dns_error == "accept" else "")
             rows.append(("no answer from DNS", waits, ""))
         return rows
-
-
-class HeadersSettings(SignedSettings, FilterTable):
-    """Header rules from rule files."""
-
-    socket: Socket = Field(
-        default="unix:headers.sock", description=FilterTable.model_fields["socket"].description
-    )
-    host: HostKind = Field(
-        default=HostKind.NATIVE, description=FilterTable.model_fields["host"].description
-    )
-    rules: tuple[str, ...] = Field(
-        default=("submission-privacy", "inbound-hygiene"),
-        description="rule sets, in the order they run",
-    )
-    rules_directory: Path | None = Field(
-        default=None,
-        description="where rule sets of your own are; those that come with Gatepost are found too",
-        examples=["/etc/gatepost/rules"],
-    )
-    authserv_id: str = Field(
-        default="",
-        description="our name in Authentication-Results, which nobody else may use; empty means "
-        "this machine's",
-    )
-    hostname: str = Field(
-        default="",
-        description="the name of our submission server in Received; empty means this machine's",
-    )
-    parameters: dict[str, str | tuple[str, ...]] = Field(
-        default_factory=dict, description="what else @NAME@ stands for in rules"
-    )
-    match_time: Duration = Field(
-        default=0.1, gt=0, description="for one pattern on one header field"
-    )
-    mail_time: Duration = Field(default=1.0, gt=0, description="for all rules on one mail")
-    on_timeout: OnTimeout = Field(
-        default=OnTimeout.SKIP, description="pass over a rule that takes longer, or tempfail"
-    )
-    edits_limit: int = Field(
-        default=100, ge=1, description="a mail that needs more changes is refused"
-    )
-
-    def outcomes(self) -> Outcomes:
-        """See :meth:`FilterTable.outcomes`."""
-        late = "accept" if self.on_timeout is OnTimeout.SKIP else "tempfail"
-        return (("too slow", late, late), ("too many changes", "reject", "reject"))
-
-    def options(self) -> HeadersOptions:
-        """For the filter."""
-        given = {
-            name: (each,) if isinstance(each, str) else each
-            for name, each in self.parameters.items()
-        }
-        here = socket.gethostname()
-        names = {
-            "authserv_id": (self.authserv_id or here,),
-            "hostname": (self.hostname or here,),
-        }
-        return HeadersOptions(
-            rules=self.rules,
-            directory=self.rules_directory,
-            parameters=names | given,
-            match_time=self.match_time,
-            mail_time=self.mail_time,
-            on_timeout=self.on_timeout,
-            edits_limit=self.edits_limit,
-            standing=self.standing(),
-        )
 
 
 FilterSettings = ClamavSettings | DkimSettings | HeadersSettings | OwnSettings

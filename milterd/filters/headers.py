@@ -13,9 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from milterd.core.actions import Edit, ReplaceBody
 from milterd.core.decision import Decision, Reason, Reply, Trace, Tried, Verdict
 from milterd.core.filter import Need
 from milterd.core.mail import Mail
+from milterd.filters.header_checks.actions import needs as action_needs
+from milterd.filters.header_checks.run import CheckSet
+from milterd.filters.header_checks.spliced import SplicedBody
+from milterd.filters.header_checks.tables import Checks, TableError
+from milterd.filters.header_checks.walk import Bounds, Kind
 from milterd.filters.header_rules.compiled import compile_rules
 from milterd.filters.header_rules.compiled import needs as needs_of
 from milterd.filters.header_rules.examples import check
@@ -25,7 +31,7 @@ from milterd.filters.header_rules.run import Limits, run
 from milterd.filters.setup import SetupError
 from milterd.filters.standing import MustWait, Standing, StandingOptions, not_now
 from milterd.ports.dkim_dns import TextSource
-from milterd.signed.keep import Void, none_void
+from milterd.signed.keep import OnSigned, Void, none_void
 
 
 class OnTimeout(enum.Enum):
@@ -33,6 +39,48 @@ class OnTimeout(enum.Enum):
 
     SKIP = "skip"
     TEMPFAIL = "tempfail"
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksOptions:
+    """Postfix's parameters of the same names, see header_checks(5) and cleanup(8).
+
+    Tables are `regexp:/file` or `pcre:/file`.  None for the lists of parts' headers stands for
+    `header_checks`.  `on_signed` is what a change does where a signature covers it.
+    """
+
+    header_checks: tuple[str, ...] = ()
+    mime_header_checks: tuple[str, ...] | None = None
+    nested_header_checks: tuple[str, ...] | None = None
+    body_checks: tuple[str, ...] = ()
+    bounds: Bounds = field(default_factory=Bounds)
+    body_checks_size_limit: int = 51_200
+    on_signed: OnSigned = OnSigned.SKIP
+
+    def read(self) -> CheckSet | None:
+        """Read the tables; None if there are none.  Raises :class:`TableError`."""
+        first = self.header_checks
+        mime = first if self.mime_header_checks is None else self.mime_header_checks
+        nested = first if self.nested_header_checks is None else self.nested_header_checks
+        specs = {
+            Kind.HEADER: first,
+            Kind.MIME: mime,
+            Kind.NESTED: nested,
+            Kind.BODY: self.body_checks,
+        }
+        if not any(specs.values()):
+            return None
+        read: dict[tuple[str, ...], Checks] = {}
+        problems: list[str] = []
+        for kind, each in specs.items():
+            try:
+                read.setdefault(each, read.get(each) or Checks(each))
+            except TableError as error:
+                problems += (f"{kind.value}: {problem}" for problem in error.problems)
+        if problems:
+            raise TableError(list(dict.fromkeys(problems)))
+        tables = {kind: read[each] for kind, each in specs.items()}
+        return CheckSet(tables, self.bounds, self.body_checks_size_limit, self.on_signed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +105,7 @@ class HeadersOptions:
     on_timeout: OnTimeout = OnTimeout.SKIP
     edits_limit: int = 100
     standing: StandingOptions | None = None
+    checks: ChecksOptions = field(default_factory=ChecksOptions)
 
 
 class HeadersFilter:
@@ -92,8 +141,15 @@ class HeadersFilter:
                 self.needs |= needs_of(file)
             except RuleError as error:
                 problems += [f"{error.source}: {each}" for each in error.problems]
+        self._checks: CheckSet | None = None
+        try:
+            self._checks = options.checks.read()
+        except TableError as error:
+            problems += error.problems
         if problems:
             raise SetupError(self.name, problems)
+        if self._checks is not None:
+            self.needs |= _check_needs(self._checks)
 
     def gather(self, mail: Mail, trace: Trace | None = None) -> Outcome:
         """Run the rules for the mail's direction.  Waits for DNS only where a rule would break a
@@ -119,11 +175,11 @@ class HeadersFilter:
             return None
 
     def _run(self, mail: Mail, void: Void, trace: Trace | None = None) -> Outcome:
-        return run(self._rule_sets, mail, self._limits, self._clock, trace, void)
+        return run(self._rule_sets, mail, self._limits, self._clock, trace, void, self._checks)
 
     def decide(
         self,
-        mail: Mail,  # noqa: ARG002  # Filter's signature
+        mail: Mail,
         facts: Outcome,
         trace: Trace | None = None,
     ) -> Decision:
@@ -145,7 +201,10 @@ class HeadersFilter:
             return Decision(Verdict.DISCARD, reasons=reasons)
         if facts.verdict is not Verdict.CONTINUE:
             return Decision(facts.verdict, reply=_reply(facts), reasons=reasons)
-        return Decision(edits=facts.edits, reasons=reasons)
+        edits: tuple[Edit, ...] = facts.edits
+        if facts.body:
+            edits = (*edits, ReplaceBody(SplicedBody(mail.body, facts.body)))
+        return Decision(edits=edits, reasons=reasons)
 
     def _tell(self, facts: Outcome, trace: Trace) -> None:
         """The settings that the outcome of all rules is held against."""
@@ -158,6 +217,19 @@ class HeadersFilter:
     def check(self) -> tuple[str, ...]:
         """The examples of all rules in use: what does not do what its example says."""
         return tuple(problem for each in self._files for problem in check(each))
+
+
+def _check_needs(checks: CheckSet) -> Need:
+    """What Postfix's tables have to be shown and may change."""
+    found = Need(0)
+    if checks.below_header:
+        found |= Need.BODY
+    if checks.edits_body:
+        found |= Need.CHANGE_BODY
+    for tables in checks.tables.values():
+        for word in tables.words:
+            found |= action_needs(word)
+    return found
 
 
 def _reply(facts: Outcome) -> Reply:

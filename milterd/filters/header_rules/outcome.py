@@ -82,11 +82,11 @@ class Judgement:
         """The edits of the envelope, and of where the mail is kept."""
         found: list[MailEdit] = []
         if self.redirect is not None:
-            target = self.redirect.encode("utf-8")
+            target = self.redirect.encode("utf-8", "surrogateescape")
             gone = dict.fromkeys(each for each in recipients if each != target)
             found += [AddRecipient(target), *map(DeleteRecipient, gone)]
         else:
-            copies = dict.fromkeys(each.encode("utf-8") for each in self.copies)
+            copies = dict.fromkeys(each.encode("utf-8", "surrogateescape") for each in self.copies)
             found += [AddRecipient(each, (b"NOTIFY=NEVER",)) for each in copies]
         if self.hold is not None:
             found.append(Quarantine(self.hold.encode("utf-8")))

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from milterd.core.decision import Trace, Tried, Verdict
 from milterd.core.mail import Mail
+from milterd.filters.header_checks.run import CheckRun, CheckSet
 from milterd.filters.header_rules.compiled import Rule, RuleSet
 from milterd.filters.header_rules.conditions import Case
 from milterd.filters.header_rules.lines import difference, lines_of, names_in
 from milterd.filters.header_rules.model import ADDING, RuleAction
-from milterd.filters.header_rules.outcome import Judgement, MailEdit, Outcome, RuleResult
+from milterd.filters.header_rules.outcome import Judgement, MailEdit, Outcome, RuleResult, Splice
 from milterd.filters.header_rules.shield import Shield
 from milterd.filters.header_rules.watched import WatchedWork
 from milterd.filters.header_rules.work import Matcher, Timer, Work
@@ -39,37 +40,45 @@ def run(
     clock: Callable[[], float],
     trace: Trace | None = None,
     void: Void = none_void,
+    checks: CheckSet | None = None,
 ) -> Outcome:
-    """Apply the rules for the mail's direction.  `clock` counts seconds.
+    """Apply `checks`, then the rules for the mail's direction.  `clock` counts seconds.
 
     A rule that runs out of time changes nothing; those after it still run while
     the mail's time lasts.  `trace` is told of every rule, in order.  `void` tells
     which signatures are not good anyway.
     """
-    return Run(mail, limits, clock, trace, Shield(mail, void)).over(rule_sets)
+    timer = Timer(limits.match, clock, clock() + limits.mail)
+    running = Run(mail, timer, trace, Shield(mail, void))
+    if checks is not None:
+        running.check(checks, clock)
+    return running.over(rule_sets)
 
 
 class Run:
     """All rules on one mail."""
 
-    def __init__(
-        self,
-        mail: Mail,
-        limits: Limits,
-        clock: Callable[[], float],
-        trace: Trace | None,
-        shield: Shield,
-    ) -> None:
-        self._mail, self._trace, self._shield = mail, trace, shield
-        self._timer = Timer(limits.match, clock, clock() + limits.mail)
+    def __init__(self, mail: Mail, timer: Timer, trace: Trace | None, shield: Shield) -> None:
+        self._mail, self._trace, self._shield, self._timer = mail, trace, shield, timer
         self._lines = lines_of(mail.headers)
         self._names = names_in(self._lines)
         self._results: list[RuleResult] = []
         self._judgement = Judgement()
-        self._edited = False
+        self._body: tuple[Splice, ...] = ()
+        self._edited = self._passed = False
+
+    def check(self, checks: CheckSet, clock: Callable[[], float]) -> None:
+        """Carry out Postfix's checks before all rules, as cleanup(8) is before all milters."""
+        one = CheckRun(checks, self._timer, clock, self._shield, self._trace)
+        self._lines = one.run(self._mail, self._lines)
+        self._names = names_in(self._lines)
+        self._results, self._judgement = one.results, one.judgement
+        self._edited, self._passed, self._body = one.edited, one.passed, tuple(one.splices)
 
     def over(self, rule_sets: Iterable[RuleSet]) -> Outcome:
         """Run them, up to a verdict or a rule that stops."""
+        if self._judgement.over or self._passed:
+            return self._outcome()
         for rule_set in rule_sets:
             for rule in rule_set.rules:
                 stop = self._one(rule_set.name, rule)
@@ -88,7 +97,7 @@ class Run:
         if self._edited:
             fields = tuple(difference(self._mail.headers, self._lines))
         recipients = tuple(each.address for each in self._mail.envelope.recipients)
-        return Outcome((*fields, *judged.edits(recipients)), results)
+        return Outcome((*fields, *judged.edits(recipients)), results, body=self._body)
 
     def _one(self, rule_set: str, rule: Rule) -> str:
         """Run a rule; how much of the others it stops."""

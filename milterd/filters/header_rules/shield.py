@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from milterd.core.mail import Body, HeaderField, Mail
+from milterd.filters.header_rules.lines import Line
 from milterd.signed.keep import Guard, Void, none_void
 from milterd.signed.signature import Signature
 
@@ -46,6 +47,28 @@ class Shield:
         say: a quick look.  True is certain."""
         name = self._mail.headers[self._places[position]].name.lower()
         return name not in self._moved and self.guard.held.free(self._places[position])
+
+    def meets(
+        self,
+        old: Line | None,
+        new: Sequence[Line],
+        become: Callable[[], Iterable[Line]],
+        *,
+        sure: bool = True,
+    ) -> tuple[Signature, ...]:
+        """The good signatures that break when a line becomes these, after which the header is
+        what `become` gives; with nothing broken, the change is taken for made."""
+        names = {each.field.name.lower() for each in new if each is not old}
+        if old is not None and old not in new:
+            own = old.field.name.lower()
+            free = old.origin is not None and names <= {own} and self.free(old.origin)
+            names = set() if free else names | {own}
+        if not names or not self.concerns(names):
+            return ()
+        found = self.broken(lambda: [line.field for line in become()], sure=sure)
+        if not found or not sure:
+            self.move(names)
+        return found
 
     def move(self, names: Iterable[bytes]) -> None:
         """Fields of these names were changed that were not free: which instances signatures

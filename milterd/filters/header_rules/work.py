@@ -240,19 +240,11 @@ class Work:
     ) -> bool:
         """Whether a line may become these, after which the header is what `become` gives.  What
         that breaks, or is spared for, is noted."""
-        names = {each.field.name.lower() for each in new if each is not old}
-        if old is not None and old not in new:
-            own = old.field.name.lower()
-            free = old.origin is not None and names <= {own} and self._shield.free(old.origin)
-            names = set() if free else names | {own}
-        if not names or not self._shield.concerns(names):
-            return True
-        found = self._shield.broken(lambda: [line.field for line in become()], sure=not self._force)
+        found = self._shield.meets(old, new, become, sure=not self._force)
         self.signatures += [each for each in found if each not in self.signatures]
         if found and not self._force:
             self.spared += 1
             return False
-        self._shield.move(names)
         return True
 
 
