@@ -13,7 +13,7 @@ from milterd.base.settings import Table
 from milterd.config_filter import FilterTable, Outcomes, Socket
 from milterd.core.mail import Direction
 from milterd.filters.clamav import ClamavOptions
-from milterd.filters.virus_policy import Action, Exempt, Outcome
+from milterd.filters.virus_policy import WAITABLE, Action, Exempt, Outcome
 from milterd.host.seam import HostKind
 from milterd.ports.thorough import MemoryOptions, ReadingOptions
 
@@ -40,41 +40,51 @@ OutcomeName = Literal[
 SignatureClass = Literal["phishing", "pua", "heuristic", "encrypted", "infected"]
 
 
+def _no_wait(action: Action | None) -> Action | None:
+    if action is Action.WAIT:
+        names = " and ".join(sorted(each.value for each in WAITABLE))
+        raise ValueError(f"expected another action: only {names} can be waited for")
+    return action
+
+
+NoWait = Annotated[Action, AfterValidator(_no_wait)]
+
+
 class OutcomeActions(Table):
     """Actions by outcome, where they differ from those in [filter.clamav]."""
 
-    infected: Action | None = Field(
+    infected: NoWait | None = Field(
         default=None,
         description="a signature matched",
         examples=[Action.QUARANTINE],
     )
-    phishing: Action | None = Field(
+    phishing: NoWait | None = Field(
         default=None,
         description="a signature of phishing; without this key, as infected",
         examples=[Action.TAG],
     )
-    pua: Action | None = Field(
+    pua: NoWait | None = Field(
         default=None,
         description="a potentially unwanted application; without this key, as infected",
         examples=[Action.TAG],
     )
-    heuristic: Action | None = Field(
+    heuristic: NoWait | None = Field(
         default=None,
         description="another finding of clamd's heuristics; without this key, as infected",
         examples=[Action.QUARANTINE],
     )
-    encrypted: Action | None = Field(
+    encrypted: NoWait | None = Field(
         default=None,
         description="an archive or document that is encrypted (clamd needs AlertEncrypted yes); "
         "without this key, as unscannable",
         examples=[Action.QUARANTINE],
     )
-    unscannable: Action | None = Field(
+    unscannable: NoWait | None = Field(
         default=None,
         description="a limit was reached, or it is a piece of a message",
         examples=[Action.QUARANTINE],
     )
-    too_large: Action | None = Field(
+    too_large: NoWait | None = Field(
         default=None,
         description="over max_size",
         examples=[Action.REJECT],
@@ -126,25 +136,31 @@ class ClamavSettings(FilterTable):
     retry: Duration = Field(
         default=60.0, ge=1, description="longest time for which a clamd that fails is left alone"
     )
+    wait_time: Duration = Field(
+        default=150.0,
+        ge=0,
+        description='for how long a mail whose action is "wait" is tried again before it is put '
+        "off; with timeout less than the MTA's limit (milter_content_timeout, 300s)",
+    )
     max_size: Size = Field(
         default=26_214_400,
         description="larger messages are not scanned; keep it under clamd's MaxFileSize and "
         "StreamMaxLength, above which clamd calls a file clean that it has not seen",
     )
-    infected: Action = Field(default=Action.REJECT, description="a signature matched")
-    unscannable: Action = Field(
+    infected: NoWait = Field(default=Action.REJECT, description="a signature matched")
+    unscannable: NoWait = Field(
         default=Action.TEMPFAIL,
         description="a limit of clamd was reached, something is encrypted, or it is a piece of a "
         "message",
     )
-    too_large: Action = Field(default=Action.REJECT, description="over max_size")
+    too_large: NoWait = Field(default=Action.REJECT, description="over max_size")
     unavailable: Action = Field(
         default=Action.TEMPFAIL, description="clamd is down, slow or unintelligible"
     )
-    phishing: Action | None = _like("phishing")
-    pua: Action | None = _like("pua")
-    heuristic: Action | None = _like("heuristic")
-    encrypted: Action | None = _like("encrypted")
+    phishing: NoWait | None = _like("phishing")
+    pua: NoWait | None = _like("pua")
+    heuristic: NoWait | None = _like("heuristic")
+    encrypted: NoWait | None = _like("encrypted")
     too_slow: Action | None = _like("too_slow")
     inbound: OutcomeActions = Field(
         default=OutcomeActions(), description="Actions for mail that comes in."
@@ -230,6 +246,7 @@ class ClamavSettings(FilterTable):
             clamd=self.clamd,
             timeout=self.timeout,
             retry=self.retry,
+            wait_time=self.wait_time,
             max_size=self.max_size,
             infected=self.infected,
             unscannable=self.unscannable,

@@ -78,7 +78,7 @@ def build_clamav(options: ClamavOptions, clocks: Clocks = Clocks()) -> ClamavFil
     clamds = Clamds(list(each_of), timeout=options.timeout, retry=options.retry, clock=clock)
     thorough = Thorough(clamds, options.readings, clock)
     watch = Watch(clamds, oldest=options.oldest, clock=clock, wall=clocks.wall)
-    return ClamavFilter(options, Remembering(thorough, options.memory, clock), watch)
+    return ClamavFilter(options, Remembering(thorough, options.memory, clock), watch, clock)
 
 
 def build_dkim(options: DkimOptions, clocks: Clocks = Clocks()) -> DkimFilter:

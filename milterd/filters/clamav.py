@@ -8,7 +8,8 @@ clean scan is ever treated as clean.  On the way the fields that only a scanner 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from milterd.core.actions import AddHeader, ChangeHeader, Edit, Quarantine
@@ -16,6 +17,7 @@ from milterd.core.decision import Decision, Reason, Reply, Trace, Tried, Verdict
 from milterd.core.filter import Need
 from milterd.core.mail import Direction, Mail
 from milterd.filters.virus_policy import (
+    WAITABLE,
     Action,
     Actions,
     Exempt,
@@ -39,6 +41,8 @@ from milterd.ports.thorough import MemoryOptions, ReadingOptions
 
 SCANNED = b"X-Virus-Scanned"
 STATUS = b"X-Virus-Status"
+BETWEEN = 1.0
+"""Seconds between two scans of a mail that waits."""
 FORGED_LIMIT = 100
 """A mail that brings more of these fields is refused: nobody does so by accident, and each
 deletion costs the MTA a look at the whole header."""
@@ -61,13 +65,15 @@ class ClamavOptions:
     error of clamd) waits at the sender: nothing passes unseen, and nothing is
     lost while a postmaster looks.  One that is too large will be so for ever,
     and is refused.  `header` adds X-Virus-Scanned to what was scanned; `hostname`
-    is named in it.  `texts` are replies of one's own for outcomes, with @SIGNATURE@, @OUTCOME@
-    and @DETAIL@ in them.
+    is named in it.  A mail whose action is WAIT is scanned again and again for `wait_time`
+    seconds before it is put off.  `texts` are replies of one's own for outcomes, with
+    @SIGNATURE@, @OUTCOME@ and @DETAIL@ in them.
     """
 
     clamd: tuple[str, ...] = ("unix:/run/clamav/clamd.ctl",)
     timeout: float = 120.0
     retry: float = 60.0
+    wait_time: float = 150.0
     max_size: int = 26_214_400
     memory_limit: int = 4_194_304
     infected: Action = Action.REJECT
@@ -123,7 +129,8 @@ class _Case:
 
 
 class ClamavFilter:
-    """See the module's contract.  `scanner` is asked once for each mail, `watch` told of it."""
+    """See the module's contract.  `scanner` is asked once for each mail that need not wait,
+    `watch` told of it; `clock` and `pause` are for those that wait."""
 
     name = "clamav"
     needs = (
@@ -132,9 +139,15 @@ class ClamavFilter:
     )  # fmt: skip
 
     def __init__(
-        self, options: ClamavOptions, scanner: Scanner, watch: Watch | None = None
+        self,
+        options: ClamavOptions,
+        scanner: Scanner,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.options = options
+        self._clock, self._pause = clock, pause
         self._watch = watch
         self.matrix = options.matrix
         self._signatures = Signatures(options.classes, options.ignored)
@@ -144,7 +157,22 @@ class ClamavFilter:
         """Have the whole message scanned, unless it is exempt."""
         if self._watch is not None and trace is None:  # for live mail only
             self._watch.poke()
-        return self.options.exempt.of(mail) or self._scanner.scan(mail)
+        fact = self.options.exempt.of(mail) or self._scanner.scan(mail)
+        return self._waited(mail, fact) if trace is None else fact
+
+    def _waited(self, mail: Mail, fact: ScanFact) -> ScanFact:
+        """The first answer of a clamd, or its absence when the time for that is over."""
+        end: float | None = None
+        while (outcome := self._signatures.of(fact)) in WAITABLE:
+            if self.matrix.of(outcome, mail).action is not Action.WAIT:
+                break
+            now = self._clock()
+            end = now + self.options.wait_time if end is None else end
+            if now >= end:
+                break
+            self._pause(min(BETWEEN, end - now))
+            fact = self._scanner.scan(mail)
+        return fact
 
     def decide(self, mail: Mail, facts: ScanFact, trace: Trace | None = None) -> Decision:
         """Turn the scanner's answer into the configured action."""
@@ -162,7 +190,7 @@ class ClamavFilter:
         match action:
             case Action.REJECT:
                 return Decision(Verdict.REJECT, reply=case.reply(5), reasons=reasons)
-            case Action.TEMPFAIL:
+            case Action.TEMPFAIL | Action.WAIT:
                 return Decision(Verdict.TEMPFAIL, reply=case.reply(4), reasons=reasons)
             case Action.DISCARD:
                 return Decision(Verdict.DISCARD, reasons=reasons)

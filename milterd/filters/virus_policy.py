@@ -23,6 +23,7 @@ class Action(enum.Enum):
 
     REJECT = "reject"
     TEMPFAIL = "tempfail"
+    WAIT = "wait"
     DISCARD = "discard"
     QUARANTINE = "quarantine"
     TAG = "tag"
@@ -30,7 +31,8 @@ class Action(enum.Enum):
 
 
 STRICTEST = (
-    Action.REJECT, Action.TEMPFAIL, Action.QUARANTINE, Action.DISCARD, Action.TAG, Action.ACCEPT,
+    Action.REJECT, Action.TEMPFAIL, Action.WAIT, Action.QUARANTINE, Action.DISCARD, Action.TAG,
+    Action.ACCEPT,
 )  # fmt: skip
 """Whose word counts where recipients of several domains have several actions."""
 
@@ -62,6 +64,9 @@ _UNSEEN = frozenset({
     Outcome.ENCRYPTED, Outcome.UNSCANNABLE, Outcome.TOO_LARGE, Outcome.TOO_SLOW,
     Outcome.UNAVAILABLE,
 })  # fmt: skip
+
+WAITABLE = frozenset({Outcome.UNAVAILABLE, Outcome.TOO_SLOW})
+"""Outcomes that another try may change: only these can be waited for."""
 
 LIKE: Mapping[Outcome, Outcome] = MappingProxyType({
     Outcome.PHISHING: Outcome.INFECTED,

@@ -39,13 +39,6 @@ _OTHER_CODES = re.compile(
     rb"^(?:begin(?:-base64)? [0-7]{3,4} |=ybegin |\(This file must be converted with BinHex)",
     re.MULTILINE,
 )
-_OTHER_MARKS = (
-    b"begin ",
-    b"begin-base64 ",
-    b"=ybegin ",
-    b"(This file must be converted with BinHex",
-)
-"""How such a file's first line begins: looking for these costs a tenth of what the pattern does."""
 _HIDDEN = re.compile(rb"^(?:Content-[A-Za-z-]+[ \t]*:|[0-9A-Za-z+/]{40,}={0,2}\r?$)", re.MULTILINE)
 _ONE_OF_EACH = (b"content-type", b"content-transfer-encoding", b"content-disposition",
                 b"mime-version")  # fmt: skip
@@ -252,4 +245,10 @@ def _leaf(kind: _Kind, content: bytes) -> Iterator[str]:
 
 
 def _may_be_coded(content: bytes) -> bool:
-    return any(content.startswith(each) or b"\n" + each in content for each in _OTHER_MARKS)
+    """Whether there is a word that such a file's first line has: looking for it costs a tenth of
+    what the pattern does."""
+    if b"BinHex" in content:
+        return True
+    return b"begin" in content and (
+        b"\nbegin" in content or b"=ybegin" in content or content.startswith(b"begin")
+    )

@@ -13,7 +13,7 @@ from milterd.core.apply import apply
 from milterd.core.decision import Verdict
 from milterd.core.mail import Mail, parse_message
 from milterd.filters.clamav import ClamavFilter, ClamavOptions
-from milterd.filters.virus_policy import Action
+from milterd.filters.virus_policy import Action, Outcome
 from milterd.ports.scanner import (
     Clean,
     Infected,
@@ -120,6 +120,7 @@ def test_every_fact_follows_its_own_action(key: str, action: Action) -> None:
     expected = {
         Action.REJECT: Verdict.REJECT,
         Action.TEMPFAIL: Verdict.TEMPFAIL,
+        Action.WAIT: Verdict.TEMPFAIL,
         Action.DISCARD: Verdict.DISCARD,
     }.get(action, Verdict.CONTINUE)
     if action is Action.DISCARD:
@@ -171,3 +172,49 @@ def test_check_names_a_clamd_that_does_not_answer() -> None:
     down = ClamavFilter(ClamavOptions(), OneAnswer(Unavailable("down", "refused")))
     assert down.check() == ("clamd at unix:/run/clamav/clamd.ctl: down (refused)",)
     assert build().check() == ()
+
+
+class Answers:
+    """A scanner that gives one answer after the other, and its clock."""
+
+    def __init__(self, *facts: ScanFact) -> None:
+        self.facts, self.now, self.scans = facts, 0.0, 0
+
+    def scan(self, _: Mail) -> ScanFact:
+        self.scans += 1
+        return self.facts[min(self.scans, len(self.facts)) - 1]
+
+    def version(self) -> str:
+        return "ClamAV 1"
+
+    def clock(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+
+
+DOWN, LATE = Unavailable("down"), Unavailable("timeout")
+
+
+@pytest.mark.parametrize(
+    ("facts", "actions", "scans", "verdict"),
+    [
+        ((DOWN, LATE, DOWN, Clean()), {}, 4, Verdict.CONTINUE),
+        ((DOWN, LATE, Infected("X")), {}, 3, Verdict.REJECT),
+        ((DOWN,), {}, 11, Verdict.TEMPFAIL),  # once a second, and at the end of the time
+        ((DOWN, Clean()), {Outcome.TOO_SLOW: Action.TEMPFAIL}, 2, Verdict.CONTINUE),
+        ((LATE, Clean()), {Outcome.TOO_SLOW: Action.TEMPFAIL}, 1, Verdict.TEMPFAIL),
+        ((Unscannable("limit"), Clean()), {}, 1, Verdict.TEMPFAIL),
+    ],
+)
+def test_a_mail_may_wait_until_a_clamd_answers(
+    facts: tuple[ScanFact, ...], actions: dict[Outcome, Action], scans: int, verdict: Verdict
+) -> None:
+    scanner = Answers(*facts)
+    options = ClamavOptions(unavailable=Action.WAIT, others=actions, wait_time=10.0)
+    built = ClamavFilter(options, scanner, None, scanner.clock, scanner.pause)
+    found = built.gather(MAIL)
+    assert scanner.scans == scans
+    assert scanner.now <= 10.0
+    assert built.decide(MAIL, found).verdict is verdict

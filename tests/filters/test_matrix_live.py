@@ -12,6 +12,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -96,6 +97,7 @@ def _options(dice: random.Random, addresses: tuple[str, ...]) -> ClamavOptions:
         ClamavOptions(),
         clamd=addresses,
         timeout=1.5,
+        wait_time=0.5,
         max_size=1_500_000,
         **{each.value: action for each, action in general.items()},
         others={each: action for each, action in row(0.4).items() if each not in general},
@@ -153,3 +155,26 @@ def _run(dice: random.Random, options: ClamavOptions, states: list[str]) -> Iter
         goes_on = decision.verdict is Verdict.CONTINUE and not held
         assert goes_on is (action in PASSING), (name, outcome, action)
         assert held is (action is Action.QUARANTINE)
+
+
+def test_a_mail_waits_for_a_clamd_that_comes_back() -> None:
+    with contextlib.ExitStack() as stack:
+        peer = stack.enter_context(running_clamd(SETTINGS))
+        options = dataclasses.replace(
+            ClamavOptions(),
+            clamd=(peer.unix,),
+            timeout=0.5,
+            retry=1.0,
+            wait_time=60.0,
+            unavailable=Action.WAIT,
+        )
+        built = build_clamav(options)
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+        with peer.stopped():
+            names = ("clean", "infected")
+            waiting = {each: pool.submit(built.gather, SEEN[each]) for each in names}
+            with pytest.raises(TimeoutError):  # longer than a scan may take: they wait
+                waiting["clean"].result(1.5)
+            assert not waiting["infected"].done()
+        assert isinstance(waiting["clean"].result(60), Clean)
+        assert built._signatures.of(waiting["infected"].result(60)) is Outcome.INFECTED

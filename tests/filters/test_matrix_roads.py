@@ -25,7 +25,7 @@ import pytest
 
 from milterd import config
 from milterd.core.mail import Direction, Envelope, Mail, Recipient, Session
-from milterd.filters.virus_policy import Action, Matrix, Outcome
+from milterd.filters.virus_policy import WAITABLE, Action, Matrix, Outcome
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import Filter
 from smtpgw.queue.tools import QueueTool
@@ -56,13 +56,18 @@ KINDS: dict[str, tuple[bytes, Outcome | None]] = {
 
 
 def _row(dice: random.Random, share: float) -> dict[str, str]:
-    return {
-        each.value: dice.choice(list(Action)).value for each in Outcome if dice.random() < share
-    }
+    named = (each for each in Outcome if dice.random() < share)
+    return {each.value: _action(dice, each).value for each in named}
+
+
+def _action(dice: random.Random, outcome: Outcome) -> Action:
+    may = [each for each in Action if each is not Action.WAIT or outcome in WAITABLE]
+    return dice.choice(may)
 
 
 def _settings(home: Path, sockets: Path, dice: random.Random) -> str:
-    general = _row(dice, 0.4) | {each: dice.choice(list(Action)).value for each in GENERAL}
+    general = _row(dice, 0.4)
+    general |= {each: _action(dice, Outcome(each)).value for each in GENERAL}
     clamds = json.dumps([f"unix:{home / each}" for each in PLACES])
     tables = {
         "milterd": {
@@ -74,7 +79,8 @@ def _settings(home: Path, sockets: Path, dice: random.Random) -> str:
     }  # fmt: skip
     fixed = {
         "milterd": 'trusted_networks = []\ndaemon_names = ["own"]\n',
-        "filter.clamav": f'clamd = {clamds}\ntimeout = "5s"\nretry = "1s"\nmax_size = "1500k"\n',
+        "filter.clamav": f'clamd = {clamds}\ntimeout = "5s"\nretry = "1s"\n'
+        'wait_time = "1s"\nmax_size = "1500k"\n',
     }
     return "".join(
         f"[{name}]\n{fixed.get(name, '')}"
@@ -261,7 +267,8 @@ def _run(road: Road, run: int, states: list[str], direction: Direction) -> Itera
 
 EXPECTED = {
     Action.REJECT: "rejected", Action.TEMPFAIL: "deferred", Action.QUARANTINE: "held",
-    Action.DISCARD: "dropped", Action.TAG: "marked", Action.ACCEPT: "delivered",
+    Action.WAIT: "deferred", Action.DISCARD: "dropped", Action.TAG: "marked",
+    Action.ACCEPT: "delivered",
 }  # fmt: skip
 
 
