@@ -60,8 +60,8 @@ class Worker:
 
     async def _work(self, app: App, orders: Orders) -> int:
         self._set_up_logs(orders)
+        collector.settle()  # settings and tables come after it: they end with the next reload
         await app.apply(orders, self._failed)
-        collector.settle()
         self._answer(control.READY)
         counting = asyncio.ensure_future(app.count())
         try:

@@ -10,8 +10,9 @@ not some lines' (gc.set_threshold)."""
 
 
 def settle() -> None:
-    """To be called once everything is loaded: what is there now lives as long as the process,
-    and need not be looked at again."""
+    """To be called once the program is loaded: what is there now lives as long as the process,
+    and need not be looked at again.  What ends before, like settings, must not be there yet: it
+    would never be found."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, 10, 10)
