@@ -9,6 +9,7 @@ their own, and what does not fit is counted and dropped.
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import logging
 import os
@@ -17,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, MutableMapping
-from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, cast
 
 import structlog
@@ -32,6 +32,12 @@ MAX_TRACE = 8192
 
 MAX_WAITING = 10_000
 """Lines waiting for a slow reader before lines are dropped."""
+
+MOST_KEYS = 1000
+"""Names of values that are known to be harmless."""
+
+_TOGETHER = 200
+"""Lines written at once."""
 
 
 def get(name: str) -> FilteringBoundLogger:
@@ -51,10 +57,9 @@ def setup(
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             _add_bound(bound),
-            structlog.processors.format_exc_info,
+            _with_traceback,
             escape_values,
             _render_text if text else _render_json,
         ],
@@ -79,10 +84,34 @@ def escape_values(
     _logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """The structlog processor that makes every key and value harmless."""
-    return {escape(str(key)): _harmless(value, key) for key, value in event.items()}
+    # Most values are text of our own that is harmless already, under keys that are ours.
+    return {
+        key if key in _KEYS else _key(key): _harmless(value, key) for key, value in event.items()
+    }
+
+
+_KEYS: set[str] = set()
+"""Keys that were looked at and are harmless, MOST_KEYS of them at most."""
+
+
+def _key(key: object) -> str:
+    harmless = escape(str(key))
+    if harmless == key and len(_KEYS) < MOST_KEYS:
+        _KEYS.add(harmless)
+    return harmless
+
+
+def _with_traceback(
+    logger: WrappedLogger, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    if "exc_info" not in event:
+        return event
+    return structlog.processors.format_exc_info(logger, method, event)
 
 
 def _harmless(value: object, key: str = "") -> object:
+    if type(value) is str:
+        return escape(value, MAX_TRACE if key == "exception" else MAX_VALUE)
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, bytes):
@@ -98,8 +127,7 @@ def _add_bound(bound: Mapping[str, object]) -> structlog.typing.Processor:
     def add(
         _logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
-        first = {"time": now.replace("+00:00", "Z")}
+        first = {"time": _moment(time.time())}
         for key in ("level", "room", "event"):
             first[key] = event.pop(key, "")
         return {**first, **bound, **event}
@@ -107,8 +135,22 @@ def _add_bound(bound: Mapping[str, object]) -> structlog.typing.Processor:
     return add
 
 
+@functools.lru_cache(1)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _moment(now: float) -> str:
+    """RFC 3339, in UTC, to the millisecond."""
+    seconds = int(now)
+    return f"{_second(seconds)}.{int((now - seconds) * 1000):03}Z"
+
+
+_TO_JSON = json.JSONEncoder(default=str)
+
+
 def _render_json(_logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]) -> str:
-    return json.dumps(event, default=str)
+    return _TO_JSON.encode(event)
 
 
 def _render_text(_logger: WrappedLogger, _method: str, event: MutableMapping[str, Any]) -> str:
@@ -143,7 +185,8 @@ class _Writer:
 
     def _reset(self) -> None:
         """Also after a fork, in which the thread is lost."""
-        self._lines: queue.Queue[str] = queue.Queue(MAX_WAITING)
+        # Lines, and events to be set once what stands before them is written.
+        self._lines: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -159,10 +202,10 @@ class _Writer:
         """Take a line; never blocks, never raises."""
         if self._thread is None:
             self._start_thread()
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
+        if self._lines.qsize() >= MAX_WAITING:
             self.dropped += 1
+        else:
+            self._lines.put(line)
 
     debug = info = warning = error = critical = exception = log = msg
 
@@ -173,34 +216,46 @@ class _Writer:
                 self._thread.start()
 
     def _write(self) -> None:
+        """All that waits at once: a busy daemon logs some lines for each mail."""
         while True:
-            line = self._lines.get()
-            try:
-                self._put(line + "\n")
-            except (OSError, ValueError):  # a full disk, a reader gone, a closed stream
-                self.dropped += 1
-            finally:
-                self._lines.task_done()
+            found = [self._lines.get()]
+            while len(found) < _TOGETHER:
+                try:
+                    found.append(self._lines.get_nowait())
+                except queue.Empty:
+                    break
+            lines = [each for each in found if isinstance(each, str)]
+            if lines:
+                self._put(lines)
+            for each in found:
+                if isinstance(each, threading.Event):
+                    each.set()
 
-    def _put(self, text: str) -> None:
+    def _put(self, lines: list[str]) -> None:
         """Straight to the descriptor: a text stream would keep what a full disk refused."""
+        text = "\n".join(lines) + "\n"
         if self._descriptor is None:
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except (OSError, ValueError):  # a closed stream
+                self.dropped += len(lines)
             return
         octets = text.encode("utf-8", "backslashreplace")
         if self._torn:  # a disk that filled up in mid-line: what follows is a line of its own
             octets = b"\n" + octets
-        while octets:
-            written = os.write(self._descriptor, octets)
-            octets = octets[written:]
-            self._torn = bool(octets)
+        try:
+            while octets:
+                octets = octets[os.write(self._descriptor, octets) :]
+                self._torn = bool(octets)
+        except (OSError, ValueError):  # a full disk, a reader gone
+            self.dropped += octets.lstrip(b"\n").count(b"\n")
 
     def flush(self, patience: float) -> None:
-        end = time.monotonic() + patience
-        with self._lines.all_tasks_done:
-            while self._lines.unfinished_tasks and self._thread is not None:
-                if not self._lines.all_tasks_done.wait(max(0.0, end - time.monotonic())):
-                    return
+        if self._thread is None:
+            return
+        written = threading.Event()
+        self._lines.put(written)
+        written.wait(patience)
 
 
 _writer = _Writer()
