@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any, TypeVar, cast
 
+from milterd.base.alarm import Alarm
 from milterd.base.sockets import SocketAddress
 from milterd.base.waiting import within
 from milterd.wire.errors import PeerError
@@ -56,6 +57,8 @@ class MilterClient(asyncio.Protocol):
         self._replies: deque[Reply | Negotiated] = deque()
         self._reading = True
         self._arrived: asyncio.Future[None] | None = None
+        self._alarm: Alarm | None = None
+        self._patience = 0.0
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -83,6 +86,8 @@ class MilterClient(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         detail = "the milter closed the connection" if exc is None else str(exc)
         self._fail(MilterFault(FaultKind.CLOSED, detail))
+        if self._alarm is not None:
+            self._alarm.close()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -167,14 +172,19 @@ class MilterClient(asyncio.Protocol):
     async def _arrival(self, patience: float) -> None:
         if self.fault is not None:
             raise self.fault
-        self._arrived = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if self._alarm is None:
+            self._alarm = Alarm(loop, self._ring)
+        self._arrived, self._patience = loop.create_future(), patience
+        self._alarm.set(loop.time() + patience)
         try:
-            async with asyncio.timeout(patience):
-                await self._arrived
-        except TimeoutError:
-            raise self._timed_out("answering", patience) from None
+            await self._arrived
         finally:
             self._arrived = None
+            self._alarm.clear()
+
+    def _ring(self) -> None:
+        self._timed_out("answering", self._patience)
 
     def _timed_out(self, what: str, patience: float) -> MilterFault:
         fault = MilterFault(FaultKind.TIMEOUT, f"{what} took longer than {patience:g} s")

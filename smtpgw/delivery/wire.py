@@ -10,6 +10,7 @@ import asyncio
 import ssl
 from typing import cast
 
+from milterd.base.alarm import Alarm
 from smtpgw.delivery.replies import BadReply, Reply, ReplyParser
 
 _UNREAD_LIMIT = 2100
@@ -42,6 +43,8 @@ class Wire(asyncio.Protocol):
         self._writable.set()
         self._lost: Lost | None = None
         self._closing: asyncio.TimerHandle | None = None
+        self._alarm: Alarm | None = None
+        self._late: Lost | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -66,6 +69,8 @@ class Wire(asyncio.Protocol):
         self._end(Lost(f"connection lost: {exc}" if exc else "connection closed by peer"))
         if self._closing is not None:
             self._closing.cancel()
+        if self._alarm is not None:
+            self._alarm.close()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -102,21 +107,31 @@ class Wire(asyncio.Protocol):
 
     async def reply(self, limit: float, what: str) -> Reply:
         """The next reply, within `limit` seconds.  Raises :class:`Lost`."""
-        if self._parser.replies:
-            return self._parser.replies.pop(0)
-        try:
-            async with asyncio.timeout(limit):
-                while not self._parser.replies:
-                    if self._lost is not None:
-                        raise self._lost
-                    self._waiter = asyncio.get_running_loop().create_future()
-                    await self._waiter
-        except TimeoutError:
-            self._end(Lost(f"timed out waiting for the reply to {what}"))
-            raise Lost(f"timed out waiting for the reply to {what}") from None
-        except Lost as error:
-            raise Lost(f"{error.text} while awaiting the reply to {what}", error.enhanced) from None
+        if not self._parser.replies:
+            await self._arrival(limit, what)
         return self._parser.replies.pop(0)
+
+    async def _arrival(self, limit: float, what: str) -> None:
+        loop, late = asyncio.get_running_loop(), Lost(f"timed out waiting for the reply to {what}")
+        if self._alarm is None:
+            self._alarm = Alarm(loop, self._ring)
+        self._late = late
+        self._alarm.set(loop.time() + limit)
+        try:
+            while not self._parser.replies:
+                if self._lost is late:
+                    raise Lost(late.text)
+                if self._lost is not None:
+                    text = f"{self._lost.text} while awaiting the reply to {what}"
+                    raise Lost(text, self._lost.enhanced)
+                self._waiter = loop.create_future()
+                await self._waiter
+        finally:
+            self._alarm.clear()
+
+    def _ring(self) -> None:
+        if self._late is not None:
+            self._end(self._late)
 
     async def send(self, data: bytes, limit: float, what: str) -> None:
         """Send, waiting while the peer does not read.  Raises :class:`Lost`."""

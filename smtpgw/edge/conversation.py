@@ -31,8 +31,8 @@ from typing import ClassVar, TypeVar, cast
 from aiosmtpd.smtp import SMTP
 from structlog.typing import FilteringBoundLogger
 
+from milterd.base.alarm import Alarm
 from smtpgw.edge import commands
-from smtpgw.edge.alarm import Alarm
 from smtpgw.edge.inbox import AttentionError, DeadlineError, EndOfInputError, Inbox
 from smtpgw.edge.options import Deadlines, EdgeOptions
 from smtpgw.edge.road import Answer, Tls

@@ -9,7 +9,7 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpgw.edge.alarm import Alarm
+from milterd.base.alarm import Alarm
 
 
 class Timer:
