@@ -22,7 +22,7 @@ from milterd.filters import FILTERS, CheckedFilter, Clocks, build_own
 from milterd.filters.setup import SetupError
 from milterd.host.options import Fault, OnFailure
 
-_EXAMPLES = frozenset({"headers"})
+_EXAMPLES = frozenset({"attachments", "headers"})
 """Filters whose own check runs their examples: what fails there is an error."""
 
 

@@ -22,6 +22,7 @@ from milterd.base.fields import Duration, Kind, Size
 from milterd.base.settings import CommonSettings, MetricsSettings, Table, placed
 from milterd.base.settings import parse as parse_settings
 from milterd.base.toml_file import ConfigError, Problem
+from milterd.config_attachments import AttachmentsSettings
 from milterd.config_clamav import ClamavSettings
 from milterd.config_dkim import DkimTable
 from milterd.config_filter import FilterTable, Outcomes, Socket
@@ -129,8 +130,8 @@ class DkimSettings(DkimTable, FilterTable):
         return rows
 
 
-FilterSettings = ClamavSettings | DkimSettings | HeadersSettings | OwnSettings
-OURS = frozenset({"clamav", "dkim", "headers"})
+FilterSettings = ClamavSettings | AttachmentsSettings | DkimSettings | HeadersSettings | OwnSettings
+OURS = frozenset({"clamav", "attachments", "dkim", "headers"})
 """Names that no filter of a postmaster's own can have."""
 
 
@@ -138,6 +139,7 @@ class FilterTables(Table):
     """The filters, each in a process of its own; one runs if its table is here."""
 
     clamav: ClamavSettings | None = None
+    attachments: AttachmentsSettings | None = None
     dkim: DkimSettings | None = None
     headers: HeadersSettings | None = None
     own: dict[OwnName, OwnSettings] = Field(
@@ -146,7 +148,13 @@ class FilterTables(Table):
 
     def present(self) -> Mapping[str, FilterSettings]:
         """The filters to run, by name."""
-        found = {"clamav": self.clamav, "dkim": self.dkim, "headers": self.headers, **self.own}
+        found = {
+            "clamav": self.clamav,
+            "attachments": self.attachments,
+            "dkim": self.dkim,
+            "headers": self.headers,
+            **self.own,
+        }
         return {name: each for name, each in found.items() if each is not None}
 
 
@@ -166,7 +174,7 @@ class MilterdConfig(CommonSettings):
         own, table = self.milterd, self.filter.present()[name]
         # A filter that waits for nobody gets no thread, which would only cost it time.
         waits = (
-            isinstance(table, ClamavSettings | OwnSettings)
+            isinstance(table, ClamavSettings | AttachmentsSettings | OwnSettings)
             or (isinstance(table, DkimSettings) and table.verify)
             or (isinstance(table, SignedSettings) and table.check_signatures)
         )

@@ -15,11 +15,13 @@ from typing import Any, Protocol
 from milterd.core.decision import Decision, Trace
 from milterd.core.filter import Filter
 from milterd.core.mail import Mail
+from milterd.filters.attachments import AttachmentsFilter, AttachmentsOptions
 from milterd.filters.clamav import ClamavFilter, ClamavOptions
 from milterd.filters.dkim import DkimFilter, DkimOptions
 from milterd.filters.headers import HeadersFilter, HeadersOptions
 from milterd.filters.own import OwnFilter, OwnOptions
 from milterd.filters.setup import SetupError
+from milterd.ports.attached.pool import Pool
 from milterd.ports.clamd import Clamd, ClamdAddress
 from milterd.ports.clamds import Clamds, Watch
 from milterd.ports.thorough import Remembering, Thorough
@@ -81,6 +83,12 @@ def build_clamav(options: ClamavOptions, clocks: Clocks = Clocks()) -> ClamavFil
     return ClamavFilter(options, Remembering(thorough, options.memory, clock), watch, clock)
 
 
+def build_attachments(options: AttachmentsOptions, clocks: Clocks = Clocks()) -> AttachmentsFilter:
+    """The attachments filter; reads its rules.  Its processes start when a file needs them."""
+    pool = Pool(options.limits, options.workers, clocks.monotonic)
+    return AttachmentsFilter(options, pool, clocks.monotonic)
+
+
 def build_dkim(options: DkimOptions, clocks: Clocks = Clocks()) -> DkimFilter:
     """The dkim filter; reads its key files."""
     return DkimFilter(options, clocks.wall, clocks.monotonic)
@@ -98,6 +106,7 @@ def build_own(options: OwnOptions, _clocks: Clocks = Clocks()) -> OwnFilter:
 
 FILTERS: Mapping[str, Entry] = {
     "clamav": Entry(ClamavOptions, build_clamav),
+    "attachments": Entry(AttachmentsOptions, build_attachments),
     "dkim": Entry(DkimOptions, build_dkim),
     "headers": Entry(HeadersOptions, build_headers),
 }

@@ -100,13 +100,15 @@ class Ruled:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """`general` has an action for INFECTED, UNSCANNABLE, TOO_LARGE and UNAVAILABLE at least;
+    """`outcomes` are those that a filter may come to; `general` has an action for INFECTED,
+    UNSCANNABLE, TOO_LARGE and UNAVAILABLE at least, as far as they are among them;
     `directions` and `domains` have what differs.  A domain is one of a recipient of inbound
     mail, or of the sender of our own."""
 
     general: Actions
     directions: Mapping[Direction, Actions] = field(default_factory=dict)
     domains: Mapping[bytes, Actions] = field(default_factory=dict)
+    outcomes: tuple[Outcome, ...] = tuple(Outcome)
 
     def of(self, outcome: Outcome, mail: Mail) -> Ruled:
         """The action for a mail.  Where its domains have several, the strictest."""
@@ -135,7 +137,7 @@ class Matrix:
         rows = [("mail that is", *(each.value for each in Direction))]
         for domain in (b"", *self.domains):
             shown = f" ({domain.decode('ascii', 'replace')})" if domain else ""
-            for outcome in Outcome:
+            for outcome in self.outcomes:
                 cells = [self.ruled(outcome, each, domain).action for each in Direction]
                 marks = (_marked(outcome, each) for each in cells)
                 rows.append((f"{outcome.value}{shown}", *marks))

@@ -45,7 +45,9 @@ def test_the_default_settings_are_valid_as_printed_and_with_every_key_set(tmp_pa
         each[1:] if each[:1] == "#" and each[:2] != "# " else each for each in text.split("\n")
     ]
     full = load(write(tmp_path, "\n".join(lines).replace('"postfix"', '"root"')))
-    assert set(full.filter.present()) == {"clamav", "dkim", "headers", "trap"}
+    assert set(full.filter.present()) == {
+        "clamav", "attachments", "dkim", "headers", "trap",
+    }  # fmt: skip
     plain = MilterdConfig.model_validate({"filter": {"clamav": {}}}).filter.clamav
     for name, field in type(plain).model_fields.items():
         if field.default not in (None, {}) and not isinstance(field.default, Table):
