@@ -173,7 +173,8 @@ def milterd() -> Iterator[Milterd]:
         tables += f'[filter.own.{policy}]\non_failure = "{policy}"\nmodule = "{home}/cases.py"\n'
     tables += f'[filter.own.reader]\nmodule = "{home}/reader.py"\n'
     configure(made, tables)
-    made.start().ready(7)
+    made.start()
+    until(lambda: made.running() and len(made.log("serving")) == 7, 90)  # that many processes
     yield made
     made.close()
     shutil.rmtree(home)
