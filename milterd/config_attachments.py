@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from milterd.base.fields import Duration, Size
+from milterd.base.fields import Duration, Kind, Size
 from milterd.base.settings import Table
 from milterd.config_filter import FilterTable, Outcomes, Socket
 from milterd.core.mail import Direction
@@ -20,29 +20,39 @@ from milterd.ports.attached.found import Limits
 from milterd.signed.keep import OnSigned
 
 
+def _no_wait(action: Action) -> Action:
+    if action is Action.WAIT:
+        raise ValueError("expected another action: waiting changes no attachment")
+    return action
+
+
+_ACTIONS = ", ".join(f'"{each.value}"' for each in Action if each is not Action.WAIT)
+Act = Annotated[Action, AfterValidator(_no_wait), Kind(_ACTIONS)]
+
+
 class AttachmentOutcomes(Table):
     """Actions by outcome, where they differ from those in [filter.attachments]."""
 
-    encrypted: Action | None = Field(
+    encrypted: Act | None = Field(
         default=None,
         description="an archive or document is encrypted; without this key, as unscannable",
         examples=[Action.QUARANTINE],
     )
-    unscannable: Action | None = Field(
+    unscannable: Act | None = Field(
         default=None,
         description="an archive is damaged, of a kind that cannot be listed (7z, rar, cab), too "
         "deep, or holds too many files; or the mail has too many parts, or is a piece of one",
         examples=[Action.QUARANTINE],
     )
-    too_large: Action | None = Field(
+    too_large: Act | None = Field(
         default=None, description="over max_size, or over max_unpacked", examples=[Action.REJECT]
     )
-    too_slow: Action | None = Field(
+    too_slow: Act | None = Field(
         default=None,
         description="not done in time; without this key, as unavailable",
         examples=[Action.TEMPFAIL],
     )
-    unavailable: Action | None = Field(
+    unavailable: Act | None = Field(
         default=None,
         description="the process that looks into files ended or failed",
         examples=[Action.TEMPFAIL],
@@ -80,11 +90,11 @@ class AttachmentsSettings(FilterTable):
         description="where rule files of your own are; those that come with Gatepost are found too",
         examples=["/etc/gatepost/rules"],
     )
-    encrypted: Action | None = _like("encrypted", None)
-    unscannable: Action = _like("unscannable", Action.TAG)
-    too_large: Action = _like("too_large", Action.REJECT)
-    too_slow: Action | None = _like("too_slow", None)
-    unavailable: Action = _like("unavailable", Action.TEMPFAIL)
+    encrypted: Act | None = _like("encrypted", None)
+    unscannable: Act = _like("unscannable", Action.TAG)
+    too_large: Act = _like("too_large", Action.REJECT)
+    too_slow: Act | None = _like("too_slow", None)
+    unavailable: Act = _like("unavailable", Action.TEMPFAIL)
     inbound: AttachmentOutcomes = Field(
         default=AttachmentOutcomes(), description="Actions for mail that comes in."
     )

@@ -51,7 +51,13 @@ class Deed(enum.IntEnum):
 
 
 _DEEDS = {each: Deed[each.name] for each in RuleAction} | {
-    each: Deed.MARK if each is Action.TAG else Deed[each.name] for each in Action
+    Action.REJECT: Deed.REJECT,
+    Action.TEMPFAIL: Deed.TEMPFAIL,
+    Action.WAIT: Deed.TEMPFAIL,  # refused in settings: nothing here comes back
+    Action.QUARANTINE: Deed.QUARANTINE,
+    Action.DISCARD: Deed.DISCARD,
+    Action.TAG: Deed.MARK,
+    Action.ACCEPT: Deed.ACCEPT,
 }
 
 
