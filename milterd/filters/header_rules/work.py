@@ -119,10 +119,10 @@ class Work:
                 return self._added(lines)
             case RuleAction.LIMIT:
                 return self._limited(lines)
-        only = self._chosen(lines)
+        only, named = self._chosen(lines), self._matcher.named
         result: list[Line] = []
         for at, line in enumerate(lines):
-            if only is None or line is only:
+            if line is only or (only is None and named(line.field)):
                 result += self._step(lines, at, result)
             else:
                 result.append(line)
