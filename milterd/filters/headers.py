@@ -72,13 +72,14 @@ class ChecksOptions:
             return None
         read: dict[tuple[str, ...], Checks] = {}
         problems: list[str] = []
-        for kind, each in specs.items():
+        for each in dict.fromkeys(specs.values()):
             try:
-                read.setdefault(each, read.get(each) or Checks(each))
+                read[each] = Checks(each)
             except TableError as error:
+                kind = next(kind for kind, its in specs.items() if its == each)
                 problems += (f"{kind.value}: {problem}" for problem in error.problems)
         if problems:
-            raise TableError(list(dict.fromkeys(problems)))
+            raise TableError(problems)
         tables = {kind: read[each] for kind, each in specs.items()}
         return CheckSet(tables, self.bounds, self.body_checks_size_limit, self.on_signed)
 

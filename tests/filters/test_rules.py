@@ -21,7 +21,7 @@ from milterd.filters.header_rules.compiled import RuleSet, compile_rules
 from milterd.filters.header_rules.conditions import unfolded
 from milterd.filters.header_rules.examples import check
 from milterd.filters.header_rules.lines import folded
-from milterd.filters.header_rules.model import RuleFile
+from milterd.filters.header_rules.model import RuleAction, RuleFile, When
 from milterd.filters.header_rules.read import RuleError, find, read
 from milterd.filters.header_rules.run import Limits, run
 from milterd.filters.headers import HeadersFilter, HeadersOptions, OnTimeout
@@ -399,13 +399,24 @@ def test_a_flood_of_fields_is_refused_and_takes_no_time(tmp_path: Path) -> None:
 
 # --- rule files ------------------------------------------------------------------------
 
-OURS = ["inbound-hygiene", "submission-privacy"]
+OURS = ["header-examples", "inbound-hygiene", "submission-privacy"]
 PARAMETERS = {"authserv_id": ("mx.example.net",), "hostname": ("mail.example.net",)}
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_our_rule_sets_do_what_their_examples_say(name: str) -> None:
     assert check(read(find(name))) == []
+
+
+def test_the_rules_of_the_page_do_what_their_examples_say(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/headers.md").read_text()
+    blocks = re.findall(r"^```toml rules\n(.*?)^```$", page, re.M | re.S)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "page.toml").write_text(block)
+        assert check(read(tmp_path / "page.toml")) == []
+    for name in (*When.model_fields, *(each.value for each in RuleAction)):
+        assert f"`{name.rstrip('_')}`" in page, name
 
 
 def test_our_rule_sets_together() -> None:
