@@ -237,8 +237,12 @@ FIXED = {
     "local_transport": "discard:", "virtual_transport": "discard:", "relay_transport": "discard:",
     "default_transport": "discard:", "smtpd_hard_error_limit": "1000",
     "smtpd_soft_error_limit": "1000", "smtpd_junk_command_limit": "1000",
-    "alias_maps": "", "smtpd_client_connection_count_limit": "500", "fast_flush_domains": "",
+    "alias_maps": "", "smtpd_client_connection_count_limit": "500",
 }  # fmt: skip
+
+
+MINE = {"local_addresses": SERVER, "fast_flush_domains": "nobody.invalid"}
+"""ETRN is for nobody; what Postfix says then, without a flush service, is told to all."""
 
 
 @dataclass
@@ -252,7 +256,7 @@ class World:
     tables: Tables
     extra: str = ""
     theirs: dict[str, str] = field(default_factory=dict)
-    mine: dict[str, str] = field(default_factory=lambda: {"local_addresses": SERVER})
+    mine: dict[str, str] = field(default_factory=lambda: dict(MINE))
 
     def write(self, place: Path) -> None:
         """The tables as files in a directory."""

@@ -82,6 +82,7 @@ def _main(home: Path) -> Mapping[str, str]:
         "inet_interfaces": f"{SERVER}, [{SERVER6}]", "inet_protocols": "all",
         "alias_database": "", "smtpd_error_sleep_time": "0",
         "smtpd_client_connection_rate_limit": "0", "smtpd_timeout": "60", "in_flow_delay": "0",
+        "fast_flush_domains": "",
     }  # fmt: skip
 
 
