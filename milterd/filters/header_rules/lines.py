@@ -10,7 +10,6 @@ one, which Postfix and our gateway have (an insertion's index counts it).
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +52,12 @@ def difference(fields: Sequence[HeaderField], lines: Sequence[Line]) -> Iterator
             (top if line.on_top else waiting).append(line.field)
     # Where nothing is hidden in what we see, the MTA hides the Received field of its own.
     unseen = 0 if any(each.hidden for each in fields) else 1
-    for position, nth in reversed(list(_counted(fields))):
+    changed = [
+        at
+        for at, each in enumerate(fields)
+        if not each.hidden and (left.get(at) is not each or at in above)
+    ]
+    for position, nth in reversed(list(_counted(fields, changed))):
         yield from _changed(fields[position], left.get(position), position, nth)
         for each in reversed(above.get(position, ())):
             yield InsertHeader(position + unseen, each.name, each.value)
@@ -77,14 +81,17 @@ def _changed(
         yield ChangeHeader(old.name, nth, b"")
 
 
-def _counted(fields: Sequence[HeaderField]) -> Iterator[tuple[int, int]]:
-    """Each visible field's place among all, and its number among those of its name."""
-    seen: Counter[bytes] = Counter()
+def _counted(fields: Sequence[HeaderField], places: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """These places of visible fields, and each one's number among those of its name."""
+    wanted = set(places)
+    names = {fields[at].name.lower() for at in wanted}
+    seen = dict.fromkeys(names, 0)
     for position, each in enumerate(fields):
-        if not each.hidden:
-            name = each.name.lower()
+        name = each.name.lower()
+        if name in names and not each.hidden:
             seen[name] += 1
-            yield position, seen[name]
+            if position in wanted:
+                yield position, seen[name]
 
 
 _CHUNK = re.compile(rb"[ \t]*[^ \t]+")

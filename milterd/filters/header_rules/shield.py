@@ -12,24 +12,31 @@ from dataclasses import replace
 
 from milterd.core.mail import Body, HeaderField, Mail
 from milterd.filters.header_rules.lines import Line
+from milterd.signed.find import ARC_SET, DKIM
 from milterd.signed.keep import Guard, Void, none_void
 from milterd.signed.signature import Signature
+
+_SIGNATURES = frozenset({DKIM, *ARC_SET})
+_READ_FURTHER = _SIGNATURES | {b"content-type", b"content-transfer-encoding", b"mime-version"}
+"""Fields that matter to signatures that do not mention them."""
 
 
 class Shield:
     """The signatures of one mail, and what the rules so far have let go of."""
 
-    __slots__ = ("_gone", "_guard", "_mail", "_moved", "_places", "_void")
+    __slots__ = ("_gone", "_guard", "_mail", "_mentions", "_moved", "_places", "_void")
 
     def __init__(self, mail: Mail, void: Void = none_void) -> None:
         # What the MTA put on top is no rule's, and rules' lists do not have it.
-        self._mail = mail.with_headers(mail.visible())
+        hides = any(each.hidden for each in mail.headers)
+        self._mail = mail.with_headers(mail.visible()) if hides else mail
         seen = (at for at, each in enumerate(mail.headers) if not each.hidden)
-        self._places = {at: place for place, at in enumerate(seen)}
+        self._places = {at: place for place, at in enumerate(seen)} if hides else None
         self._void = void
         self._guard: Guard | None = None
         self._gone: set[Signature] = set()
         self._moved: set[bytes] = set()
+        self._mentions: bytes | None = None
 
     @property
     def guard(self) -> Guard:
@@ -42,11 +49,19 @@ class Shield:
         """Whether a change to fields of these names might matter to a signature: a quick look."""
         return self.guard.held.names(names)
 
+    def _mentioned(self, names: Iterable[bytes]) -> bool:
+        """Whether any signature of the header mentions one of these, without reading what it
+        says.  False is certain."""
+        if self._mentions is None:
+            values = (each.value for each in self._mail.headers if each.name.lower() in _SIGNATURES)
+            self._mentions = b" ".join(values).translate(None, b" \t\r\n").lower()
+        return any(each in _READ_FURTHER or each in self._mentions for each in names)
+
     def free(self, position: int) -> bool:
         """Whether the field at that place in the mail may go or change, for all that signatures
         say: a quick look.  True is certain."""
-        name = self._mail.headers[self._places[position]].name.lower()
-        return name not in self._moved and self.guard.held.free(self._places[position])
+        name = self._mail.headers[self._place(position)].name.lower()
+        return name not in self._moved and self.guard.held.free(self._place(position))
 
     def meets(
         self,
@@ -61,6 +76,8 @@ class Shield:
         names = {each.field.name.lower() for each in new if each is not old}
         if old is not None and old not in new:
             own = old.field.name.lower()
+            if not self._mentioned(names | {own}):
+                return ()
             free = old.origin is not None and names <= {own} and self.free(old.origin)
             names = set() if free else names | {own}
         if not names or not self.concerns(names):
@@ -69,6 +86,9 @@ class Shield:
         if not found or not sure:
             self.move(names)
         return found
+
+    def _place(self, position: int) -> int:
+        return position if self._places is None else self._places[position]
 
     def move(self, names: Iterable[bytes]) -> None:
         """Fields of these names were changed that were not free: which instances signatures
