@@ -20,6 +20,7 @@ from smtpgw.explain_cli import explain
 from smtpgw.greylist_cli import greylist
 from smtpgw.lookup_cli import lookup
 from smtpgw.passwd_cli import passwd
+from smtpgw.quarantine_cli import quarantine
 from smtpgw.queue_cli import queue
 from smtpgw.route_cli import route
 from smtpgw.why_cli import why
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(queue, name="queue")
+app.add_typer(quarantine, name="quarantine")
 app.add_typer(greylist, name="greylist")
 app.command(epilog="Example: smtpgw lookup hash:/etc/postfix/virtual u@example.net")(lookup)
 app.command(epilog="Example: smtpgw route u@example.net --from a@example.org")(route)

@@ -17,6 +17,7 @@ from milterd.base.waiting import within
 from milterd.core.decision import Reason
 from milterd.core.mail import Client, Mail, Recipient
 from smtpgw.address.virtual import Expansion, Unreasonable
+from smtpgw.queue.caught import Caught
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.store import NewMail, QueueError, Store, StoreFailed, StoreFull
 from smtpgw.readdress import AddressRules, Copy, Readdressed
@@ -115,13 +116,51 @@ class Intake:
         Raises StoreFull (452), StoreFailed (451), QueueError (451), LookupFailed (451),
         NoRecipients (554).
         """
+        mails = await self.made(
+            mail,
+            queue_id=queue_id,
+            decision=decision,
+            hold=hold,
+            handed=handed,
+            doomed=doomed,
+            filtered=filtered,
+        )
+        await asyncio.shield(asyncio.ensure_future(self._store.add(*mails)))
+        self.wake()
+        return mails[0].reasons[len(decision) :]
+
+    async def made(
+        self,
+        mail: Mail,
+        *,
+        queue_id: str,
+        decision: Sequence[Reason] = (),
+        hold: str | None = None,
+        handed: str = "",
+        doomed: str = "",
+        filtered: str = "",
+    ) -> tuple[NewMail, ...]:
+        """What :meth:`accept` queues, for a transaction with more in it.  Raises LookupFailed,
+        NoRecipients."""
         new = self.prepare(mail, queue_id=queue_id, decision=decision, hold=hold)
         if handed or doomed or filtered:
             new = replace(new, handed=handed, doomed=doomed, filtered=filtered)
-        mails = await self._readdressed(new, own=False)
-        await asyncio.shield(asyncio.ensure_future(self._store.add(*mails)))
-        self.wake()
-        return mails[0].reasons[len(new.reasons) :]
+        return await self._readdressed(new, own=False)
+
+    async def keep(
+        self,
+        mail: Mail,
+        caught: Caught,
+        *,
+        queue_id: str,
+        decision: Sequence[Reason] = (),
+        handed: str = "",
+    ) -> None:
+        """Put it into the quarantine for good, as it is: readdressed it is when it is released.
+        Raises as :meth:`accept`, and QuarantineFull (452)."""
+        new = self.prepare(mail, queue_id=queue_id, decision=decision)
+        kept = replace(new, caught=caught, handed=handed)
+        await asyncio.shield(asyncio.ensure_future(self._store.add(kept)))
 
     def prepare(
         self, mail: Mail, *, queue_id: str, decision: Sequence[Reason] = (), hold: str | None = None

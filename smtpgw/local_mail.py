@@ -9,24 +9,26 @@ counts as one for now; what waits longer than mail may live in the queue is boun
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
 from milterd.base import metrics
 from milterd.core.decision import Reason, Verdict
 from milterd.core.mail import Client, Direction, Envelope, Family, Mail, Session
+from smtpgw.chain import telling
 from smtpgw.chain.chain import Chain
 from smtpgw.chain.health import Health
 from smtpgw.chain.options import EditLimits, MilterOptions
-from smtpgw.chain.results import ChainResult, StageResult
+from smtpgw.chain.results import ChainResult
 from smtpgw.cleanup import Arrival, CleanupOptions, prepare_local
 from smtpgw.edge.content import Content
 from smtpgw.edge.options import ContentOptions
 from smtpgw.edge.road import Hello
 from smtpgw.intake import Intake
+from smtpgw.quarantine import entry
+from smtpgw.quarantine.entry import QuarantineOptions
 from smtpgw.queue.store import QueueError
 
 _LOCALHOST = Client(b"localhost", Family.INET, b"127.0.0.1")
@@ -46,6 +48,7 @@ class LocalPlan:
     macros: Mapping[str, bytes] = field(default_factory=dict)
     limits: EditLimits = field(default_factory=EditLimits)
     lifetime: float = 432_000.0
+    quarantine: QuarantineOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class Fate(enum.Enum):
 
     QUEUED = "queued"
     HELD = "held"
+    QUARANTINED = "quarantined"
     DISCARDED = "discarded"
     BOUNCED = "rejected"
     LATER = "tempfailed"
@@ -105,9 +109,29 @@ class LocalRoad:
         except QueueError as error:
             return self._tell(handed, queue_id, Fate.LATER, str(error), (by,))
         result = await self._ask(mail, queue_id) if plan.milters else ChainResult(mail)
-        return await self._conclude(
-            handed, queue_id, replace(result, reasons=(by, *rewritten, *result.reasons)), waited
-        )
+        result = replace(result, reasons=(by, *rewritten, *result.reasons))
+        if result.found and result.verdict is Verdict.CONTINUE and plan.quarantine is not None:
+            return await self._keep(handed, queue_id, mail, result, plan.quarantine)
+        return await self._conclude(handed, queue_id, result, waited)
+
+    async def _keep(
+        self,
+        handed: Handed,
+        queue_id: str,
+        mail: Mail,
+        result: ChainResult,
+        options: QuarantineOptions,
+    ) -> Fate:
+        caught = entry.caught(options, result.found, mail, listener=LISTENER)
+        try:
+            await self._means.intake.keep(
+                mail, caught, queue_id=queue_id, decision=result.reasons, handed=handed.name
+            )
+        except QueueError as error:
+            return self._tell(handed, queue_id, Fate.LATER, str(error), result.reasons)
+        metrics.QUARANTINE.labels("kept").inc()
+        words = "; ".join(each.text for each in result.found)
+        return self._tell(handed, queue_id, Fate.QUARANTINED, words, result.reasons)
 
     async def _conclude(
         self, handed: Handed, queue_id: str, result: ChainResult, waited: float
@@ -175,7 +199,8 @@ class LocalRoad:
         )
         reasons: list[Reason] = []
         try:
-            async for stage in _stages(chain, mail.envelope, {"i": queue_id.encode()}):
+            macros = {"i": queue_id.encode()}
+            async for stage in telling.stages(chain, _SESSION, mail.envelope, macros):
                 reasons += stage.reasons
                 if stage.refused:
                     break
@@ -185,17 +210,3 @@ class LocalRoad:
         finally:
             await chain.close()
         return ChainResult(mail, stage.verdict, stage.reply, reasons=tuple(reasons))
-
-
-async def _stages(
-    chain: Chain, envelope: Envelope, macros: dict[str, Any]
-) -> AsyncIterator[StageResult]:
-    """The events before the content, as if the mail had come by SMTP."""
-    yield await chain.connect(_SESSION)
-    yield await chain.helo(_SESSION.helo)
-    yield await chain.mail(envelope.sender, envelope.sender_args, macros)
-    for each in envelope.recipients:
-        result = await chain.rcpt(each.address, each.args, {"rcpt_mailer": b"smtp"})
-        # One recipient cannot be refused here, and the others are not to suffer for good.
-        yield replace(result, verdict=Verdict.TEMPFAIL) if result.refused else result
-    yield await chain.data()

@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from milterd.base import metrics
 from milterd.core.decision import Reason, Reply, Verdict
 from milterd.core.mail import Direction, Mail
-from smtpgw import acting
+from smtpgw import acting, session_macros
 from smtpgw.address.params import MailParams
 from smtpgw.address.path import Path
 from smtpgw.admission import Admission
@@ -21,6 +21,9 @@ from smtpgw.edge.road import Answer, Connection, Hello
 from smtpgw.intake import LookupFailed
 from smtpgw.plan import Means
 from smtpgw.policy.record import NO_ACTIONS, Actions
+from smtpgw.quarantine import entry
+from smtpgw.quarantine.entry import QuarantineOptions
+from smtpgw.queue.custody import QuarantineFull
 from smtpgw.queue.store import QueueError
 from smtpgw.recording import Case, Step, reasons
 
@@ -43,6 +46,7 @@ class Transaction:
     rewritten: tuple[Reason, ...] = ()
     actions: Actions = NO_ACTIONS
     steps: list[Step] = field(default_factory=list)
+    macros: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class Around:
     chain: Chain
     log: FilteringBoundLogger
     forwarded: Mapping[str, bytes]
+    quarantine: QuarantineOptions | None = None
 
 
 class Arrived:
@@ -64,6 +69,7 @@ class Arrived:
     def __init__(self, around: Around, transaction: Transaction, content: Content) -> None:
         self._around, self.transaction, self._content = around, transaction, content
         self._ours = False
+        self._shown: Mail | None = None
 
     async def taken(self, mail: Mail) -> Answer:
         """The answer; if it is positive, the mail is committed, or discarded on purpose."""
@@ -91,6 +97,7 @@ class Arrived:
             mail, self._around.connection.client, authenticated=authenticated
         )
         began = self._around.means.clock()
+        self._shown = mail
         result = await self._around.chain.message(mail, self.transaction.queue_id)
         metrics.STAGE_SECONDS.labels("chain").observe(self._around.means.clock() - began)
         self.transaction.reasons += result.reasons
@@ -130,6 +137,8 @@ class Arrived:
                 return await self._queue(result)
 
     async def _queue(self, result: ChainResult) -> tuple[Answer, str]:
+        if result.found and self._around.quarantine is not None:
+            return await self._keep(result, self._around.quarantine)
         actions = self.transaction.actions
         hold = actions.hold or None
         if result.quarantine is not None:
@@ -145,6 +154,34 @@ class Arrived:
         metrics.STAGE_SECONDS.labels("queue").observe(self._around.means.clock() - began)
         answer = Answer(250, "2.0.0", f"Ok: queued as {self.transaction.queue_id}", result.hangup)
         return answer, "held" if hold is not None else "queued"
+
+    async def _keep(self, result: ChainResult, options: QuarantineOptions) -> tuple[Answer, str]:
+        """The mail as its milters were shown it: what they change, they change when it is
+        released."""
+        transaction, connection = self.transaction, self._around.connection
+        mail = self._shown or result.mail
+        caught = entry.caught(
+            options,
+            result.found,
+            mail,
+            listener=connection.listener,
+            macros={**session_macros.of_listener(connection), **transaction.macros},
+            actions=transaction.actions,
+        )
+        try:
+            await self._around.means.intake.keep(
+                mail,
+                caught,
+                queue_id=transaction.queue_id,
+                decision=(*transaction.rewritten, *transaction.reasons),
+            )
+        except QuarantineFull:
+            metrics.QUARANTINE.labels("full").inc()
+            raise
+        metrics.QUARANTINE.labels("kept").inc()
+        return Answer(250, "2.0.0", f"Ok: queued as {transaction.queue_id}", result.hangup), (
+            "quarantined"
+        )
 
     def _account(self, result: ChainResult, answer: Answer, outcome: str) -> Answer:
         """The log's lines, the metrics' count and the record for one message; its answer."""

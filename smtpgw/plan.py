@@ -16,6 +16,7 @@ from smtpgw.intake import Intake
 from smtpgw.limiting import LimitPlan
 from smtpgw.policy.engine import Policy
 from smtpgw.policy.ports import Ports
+from smtpgw.quarantine.entry import QuarantineOptions
 from smtpgw.rates.limits import Counters
 from smtpgw.recording import Recorder
 
@@ -23,7 +24,7 @@ from smtpgw.recording import Recorder
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the settings say about mail from one listener.  `policies`: the usual one, and the
-    one under stress."""
+    one under stress.  Without `quarantine`, what milters want there is held in the queue."""
 
     cleanup: CleanupOptions
     addresses: Addresses
@@ -34,6 +35,7 @@ class Plan:
     clients: LimitPlan = field(default_factory=LimitPlan)
     peername_lookup: bool = False
     ports: Ports | None = None
+    quarantine: QuarantineOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from milterd.base import logs, metrics
-from smtpgw import outbound, peers, wiring
+from smtpgw import outbound, peers, releasing, wiring
 from smtpgw.addresses import Addresses
+from smtpgw.chain.health import Health
 from smtpgw.config import Smtpgw
 from smtpgw.courier import Courier
 from smtpgw.delivery.fixed import Fixed
@@ -27,6 +28,7 @@ from smtpgw.delivery.pool import Pool
 from smtpgw.dns.resolver import DnsOptions, DnsResolver
 from smtpgw.generic import GenericDelivery
 from smtpgw.intake import Intake
+from smtpgw.quarantine.keeper import Keeper, KeeperOptions
 from smtpgw.queue import handover, salvage
 from smtpgw.queue.clock import Clock, QueueClock
 from smtpgw.queue.manager import QueueManager
@@ -51,6 +53,8 @@ class Post:
         self._log = logs.get("queue").bind(shard=shard)
         self._courier: Courier | None = None
         self._running: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._health = Health(time.monotonic)
         self._resolver: tuple[DnsOptions, DnsResolver] | None = None
         self._leaving: set[asyncio.Task[int]] = set()
 
@@ -140,6 +144,22 @@ class Post:
 
         self._running = asyncio.ensure_future(self._courier.run())
         self._running.add_done_callback(ended)
+        if self._keeping is not None:
+            self._keeping.cancel()  # whatever release is under way begins anew
+        self._keeping = asyncio.ensure_future(self._keeper(settings).run())
+        self._keeping.add_done_callback(ended)
+
+    def _keeper(self, settings: Smtpgw) -> Keeper:
+        log = logs.get("quarantine").bind(shard=self.shard)
+        return Keeper(
+            self.store,
+            self.intake,
+            self._clock,
+            releasing.again(settings, self._health, log),
+            KeeperOptions(settings.quarantine.lifetime),
+            log,
+            _count_kept,
+        )
 
     def _new_courier(
         self, settings: Smtpgw, addresses: Addresses, manager: QueueManager
@@ -200,6 +220,9 @@ class Post:
 
         Mail may still come in; it is delivered after the next start.
         """
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
         if self._courier is not None:
             broken = await self._courier.drain(patience)
             if broken:
@@ -244,6 +267,10 @@ async def _repair(directory: Path, now: float, reason: str) -> None:
         set_aside=str(saved.aside or ""),
         advice="see docs/queue.md, A broken database",
     )
+
+
+def _count_kept(outcome: str, mails: int) -> None:
+    metrics.QUARANTINE.labels(outcome).inc(mails)
 
 
 def _observe(transport: str, outcome: str, seconds: float) -> None:

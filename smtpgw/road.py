@@ -193,6 +193,7 @@ class GatewaySession:
             macros |= {"auth_authen": login.name, "auth_type": login.method.encode()}
             if params.auth:
                 macros["auth_author"] = params.auth
+        transaction.macros = macros
         result = await self._chain.mail(
             sender.address, params.args, macros, direction=transaction.direction
         )
@@ -273,7 +274,7 @@ class GatewaySession:
             raise RuntimeError("a message without MAIL")
         around = Around(
             self._means, self._connection, self._hello, self._admission, self._chain, self._log,
-            self._forwarded,
+            self._forwarded, self._plan.quarantine,
         )  # fmt: skip
         self._forwarded = {}
         mail = self._mail(transaction, envelope, content)

@@ -56,6 +56,7 @@ QUEUE = Gauge(
     ["state"],
     multiprocess_mode="livesum",
 )
+QUARANTINE = Counter("gatepost_quarantine", "Quarantined mails by what became of them", ["outcome"])
 TAKEOVERS = Counter("gatepost_shard_takeovers", "Parts of the queue taken over from another worker")
 DELIVERIES = Counter(
     "gatepost_deliveries", "Delivery attempts by outcome", ["transport", "outcome"]

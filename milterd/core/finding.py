@@ -71,6 +71,36 @@ class Finding:
         return self.key in released(mail)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Why a milter stopped a mail, as an MTA knows it: the milter by its name in the settings, and
+    `what` it found: the key that its reason has, or else all of its words, which are `text`."""
+
+    milter: str
+    what: str
+    text: str = field(default="", compare=False)
+
+    @classmethod
+    def of(cls, milter: str, reason: str) -> Found:
+        """From a quarantine's reason."""
+        return cls(milter, key_of(reason) or reason, reason)
+
+    @property
+    def key(self) -> str:
+        """The key, if one of our filters said it; else ''."""
+        return self.what if _KEY.match(self.what) else ""
+
+    @property
+    def filter(self) -> str:
+        """Who found it: the filter, if it is one of ours, or the milter."""
+        return self.what.partition("/")[0] if self.key else self.milter
+
+    @property
+    def rule(self) -> str:
+        """What of that found it."""
+        return self.what.partition("/")[2] if self.key else self.what
+
+
 def key_of(reason: str) -> str:
     """The key in a quarantine reason of our form; '' in any other text."""
     key = reason.partition(": ")[0]

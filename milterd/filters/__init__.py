@@ -22,6 +22,7 @@ from milterd.filters.headers import HeadersFilter, HeadersOptions
 from milterd.filters.own import OwnFilter, OwnOptions
 from milterd.filters.setup import SetupError
 from milterd.ports.attached.pool import Pool
+from milterd.ports.beyond import Beyond
 from milterd.ports.clamd import Clamd, ClamdAddress
 from milterd.ports.clamds import Clamds, Watch
 from milterd.ports.thorough import Remembering, Thorough
@@ -80,7 +81,9 @@ def build_clamav(options: ClamavOptions, clocks: Clocks = Clocks()) -> ClamavFil
     clamds = Clamds(list(each_of), timeout=options.timeout, retry=options.retry, clock=clock)
     thorough = Thorough(clamds, options.readings, clock)
     watch = Watch(clamds, oldest=options.oldest, clock=clock, wall=clocks.wall)
-    return ClamavFilter(options, Remembering(thorough, options.memory, clock), watch, clock)
+    beyond = Beyond(clamds, options.readings, clock)
+    remembering = Remembering(thorough, options.memory, clock)
+    return ClamavFilter(options, remembering, watch, clock, beyond=beyond)
 
 
 def build_attachments(options: AttachmentsOptions, clocks: Clocks = Clocks()) -> AttachmentsFilter:

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from milterd.core.actions import AddHeader, ChangeHeader, Edit, Quarantine
+from milterd.core.actions import AddHeader, ChangeHeader, Edit
 from milterd.core.decision import Decision, Reason, Reply, Trace, Tried, Verdict
 from milterd.core.filter import Need
+from milterd.core.finding import Finding, released
 from milterd.core.mail import Direction, Mail
 from milterd.filters.virus_policy import (
     WAITABLE,
@@ -25,14 +26,19 @@ from milterd.filters.virus_policy import (
     Outcome,
     Ruled,
     Signatures,
+    finding,
 )
+from milterd.ports.beyond import Beyond
 from milterd.ports.clamds import Watch
 from milterd.ports.scanner import (
+    Clean,
     Infected,
+    Passed,
     ScanFact,
     Scanner,
     Skipped,
     TooLarge,
+    Trouble,
     Unavailable,
     Unscannable,
     printable,
@@ -46,6 +52,9 @@ BETWEEN = 1.0
 FORGED_LIMIT = 100
 """A mail that brings more of these fields is refused: nobody does so by accident, and each
 deletion costs the MTA a look at the whole header."""
+
+_RECIPIENTS_TOLD = 20
+"""Recipients of a quarantined mail that the log names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,7 @@ class _Case:
     ruled: Ruled
     detail: str
     text: str
+    finding: Finding
 
     @property
     def word(self) -> str:
@@ -130,7 +140,8 @@ class _Case:
 
 class ClamavFilter:
     """See the module's contract.  `scanner` is asked once for each mail that need not wait,
-    `watch` told of it; `clock` and `pause` are for those that wait."""
+    `watch` told of it; `clock` and `pause` are for those that wait.  `beyond` is asked about one
+    that was released from quarantine in spite of a finding."""
 
     name = "clamav"
     needs = (
@@ -145,10 +156,11 @@ class ClamavFilter:
         watch: Watch | None = None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
+        beyond: Beyond | None = None,
     ) -> None:
         self.options = options
         self._clock, self._pause = clock, pause
-        self._watch = watch
+        self._watch, self._beyond = watch, beyond
         self.matrix = options.matrix
         self._signatures = Signatures(options.classes, options.ignored)
         self._scanner = scanner
@@ -158,7 +170,9 @@ class ClamavFilter:
         if self._watch is not None and trace is None:  # for live mail only
             self._watch.poke()
         fact = self.options.exempt.of(mail) or self._scanner.scan(mail)
-        return self._waited(mail, fact) if trace is None else fact
+        if trace is None:
+            fact = self._waited(mail, fact)
+        return self._released(mail, fact) if released(mail) else fact
 
     def _waited(self, mail: Mail, fact: ScanFact) -> ScanFact:
         """The first answer of a clamd, or its absence when the time for that is over."""
@@ -174,6 +188,19 @@ class ClamavFilter:
             fact = self._scanner.scan(mail)
         return fact
 
+    def _released(self, mail: Mail, fact: ScanFact) -> ScanFact:
+        """What there is in a mail beyond what a postmaster let pass."""
+        keys = released(mail)
+
+        def known(found: ScanFact) -> bool:
+            outcome = self._signatures.of(found)
+            return outcome is None or finding(outcome, found).key in keys
+
+        if not known(fact) or not isinstance(fact, Trouble):
+            return fact
+        other = self._beyond.scan(mail, fact, known) if self._beyond is not None else Clean()
+        return Passed(fact) if isinstance(other, Clean) else other
+
     def decide(self, mail: Mail, facts: ScanFact, trace: Trace | None = None) -> Decision:
         """Turn the scanner's answer into the configured action."""
         outcome = self._signatures.of(facts)
@@ -186,6 +213,8 @@ class ClamavFilter:
         case = self._case(mail, outcome, facts)
         action = case.ruled.action
         said = {"action": action.value, "rule": case.ruled.rule, "detail": case.detail}
+        if action is Action.QUARANTINE:
+            said |= {"finding": case.finding.key, "recipients": _recipients(mail)}
         reasons = (Reason(self.name, case.word, said),)
         match action:
             case Action.REJECT:
@@ -236,12 +265,23 @@ class ClamavFilter:
                 return Decision(
                     edits=tuple(edits), reasons=(Reason(self.name, "exempt", {"for": why}),)
                 )
+            case Passed(found):
+                return self._let_pass(found, edits)
             case Infected(signature):
                 said = {"ignored": printable(signature)}
                 reason = Reason(self.name, "clean", said)
             case _:
                 reason = Reason(self.name, "clean")
         return Decision(edits=(*edits, *self._scanned()), reasons=(reason,))
+
+    def _let_pass(self, found: Trouble, edits: list[Edit]) -> Decision:
+        """Released from quarantine in spite of this: as if it were not there."""
+        outcome = self._signatures.of(found)
+        if outcome is None:
+            raise TypeError(f"{found} is no trouble")
+        seen = () if outcome.unseen else self._scanned()
+        reason = Reason(self.name, "released", {"finding": finding(outcome, found).key})
+        return Decision(edits=(*edits, *seen), reasons=(reason,))
 
     def _passing(self, mail: Mail, case: _Case) -> tuple[Edit, ...]:
         """The edits of a mail that goes on, or waits in the hold queue."""
@@ -252,7 +292,7 @@ class ClamavFilter:
         if case.ruled.action is not Action.ACCEPT:
             edits.append(AddHeader(STATUS, b" " + status.encode("ascii")))
         if case.ruled.action is Action.QUARANTINE:
-            edits.append(Quarantine(f"clamav: {status}".encode("ascii")[:100]))
+            edits.append(case.finding.quarantine())
         return tuple(edits)
 
     def _scanned(self) -> tuple[AddHeader, ...]:
@@ -272,7 +312,7 @@ class ClamavFilter:
             text = _filled(own, signature=signature, outcome=outcome.value, detail=detail)
         elif isinstance(facts, Infected) and ruled.action is Action.TEMPFAIL:
             text = text.replace("refused:", "refused for now:")
-        return _Case(outcome, ruled, detail, text)
+        return _Case(outcome, ruled, detail, text, finding(outcome, facts))
 
 
 _DOWN = frozenset({Outcome.UNAVAILABLE, Outcome.TOO_SLOW})
@@ -300,6 +340,13 @@ def _filled(text: str, **values: str) -> str:
     for name, value in values.items():
         text = text.replace(f"@{name.upper()}@", value)
     return text
+
+
+def _recipients(mail: Mail) -> str:
+    """Who was to get it, for the log: the first of them, and how many more there are."""
+    those = [each.address.decode("utf-8", "backslashreplace") for each in mail.envelope.recipients]
+    more = len(those) - _RECIPIENTS_TOLD
+    return " ".join(those[:_RECIPIENTS_TOLD]) + (f" and {more} more" if more > 0 else "")
 
 
 def _forged_count(mail: Mail) -> int:

@@ -14,8 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from milterd.core.finding import Finding
 from milterd.core.mail import Direction, Mail
-from milterd.ports.scanner import Infected, ScanFact, Skipped, TooLarge, Unavailable, Unscannable
+from milterd.ports.scanner import (
+    Infected,
+    ScanFact,
+    Skipped,
+    TooLarge,
+    Unavailable,
+    Unscannable,
+)
 
 
 class Action(enum.Enum):
@@ -175,7 +183,7 @@ class Signatures:
         return next(found, Outcome.INFECTED)
 
     def of(self, fact: ScanFact) -> Outcome | None:
-        """What a scanner's answer comes to; None for what is clean."""
+        """What a scanner's answer comes to; None for what is clean, or let pass."""
         match fact:
             case Infected(signature):
                 return None if self.ignored(signature) else self.outcome(signature)
@@ -190,6 +198,17 @@ class Signatures:
             case Unavailable():
                 return Outcome.UNAVAILABLE
         return None
+
+
+def finding(outcome: Outcome, fact: ScanFact) -> Finding:
+    """What a mail is kept for: a signature by its name, anything else by the kind of trouble."""
+    word = outcome.value.replace("_", "-")
+    match fact:
+        case Infected(signature) if signature:
+            return Finding("clamav", signature, word)
+        case Unscannable(why, _) | Unavailable(why, _) if why not in ("encrypted", "timeout"):
+            return Finding("clamav", f"{word}.{why}", "not looked into")
+    return Finding("clamav", word, "not looked into")
 
 
 def _glob(pattern: str) -> re.Pattern[str]:

@@ -1,8 +1,8 @@
 """What a virus scanner can answer, as frozen values, and what one looks like.
 
-"Not infected" has five meanings that must never be confused: looked at and
-clean, looked at in part, not looked at for its size, not looked at at all, and
-not meant to be looked at.
+"Not infected" has six meanings that must never be confused: looked at and
+clean, looked at in part, not looked at for its size, not looked at at all,
+not meant to be looked at, and let pass by a postmaster.
 Each is a type of its own here, so that a caller has to handle each.
 """
 
@@ -71,7 +71,15 @@ class Skipped:
     why: Literal["sender", "recipients"]
 
 
-ScanFact = Clean | Infected | Unscannable | TooLarge | Unavailable | Skipped
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What was found and a postmaster let pass in this mail, in which there is nothing else."""
+
+    found: Trouble
+
+
+Trouble = Infected | Unscannable | TooLarge | Unavailable
+ScanFact = Clean | Infected | Unscannable | TooLarge | Unavailable | Skipped | Passed
 
 
 class Scanner(Protocol):

@@ -10,13 +10,14 @@ failure action that answers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 
 from milterd.core.actions import Edit
 from milterd.core.apply import apply
 from milterd.core.decision import Reason, Reply, Verdict
+from milterd.core.finding import Found
 from milterd.core.mail import Direction, Mail, Session
 from smtpgw.chain.health import Health
 from smtpgw.chain.macros import client_facts, recipient_facts, sender_facts
@@ -40,7 +41,8 @@ class Chain:
     `macros` are the facts of the gateway and the listener, names without braces
     (`j`, `v`, `daemon_name`, `daemon_addr`).  `health` is to be shared by the
     sessions of a process.  `log` is bound by the caller to session and listener.
-    `clock` gives seconds and only measures.  One method
+    `clock` gives seconds and only measures.  Of a mail that a postmaster released,
+    `passing` are the findings that do not count.  One method
     runs at a time; others wait for it.
     """
 
@@ -55,6 +57,7 @@ class Chain:
         health: Health | None = None,
         clock: Callable[[], float] = monotonic,
         observe: Observer = _unobserved,
+        passing: Iterable[Found] = (),
     ) -> None:
         self._facts = SessionFacts(macros=dict(macros))
         shared = Shared(
@@ -64,6 +67,7 @@ class Chain:
             log=log,
             clock=clock,
             observe=observe,
+            passing=frozenset(passing),
         )
         self._listener = listener
         self._members = [
@@ -75,6 +79,7 @@ class Chain:
         self._direction = Direction.INBOUND
         self._transaction: dict[str, bytes] = {}
         self._quarantine: bytes | None = None
+        self._found: tuple[Found, ...] = ()
         self._discarded: tuple[Reason, ...] = ()
         self._lock = asyncio.Lock()
 
@@ -228,6 +233,7 @@ class Chain:
         """Keep what a stage says of the whole transaction."""
         if result.quarantine is not None:
             self._quarantine = result.quarantine
+            self._found = _both(self._found, result.found)
         if result.verdict is Verdict.DISCARD:
             self._discarded = result.reasons
         return result
@@ -237,11 +243,12 @@ class Chain:
         for member in self._members:
             member.abort()
         self._transaction, self._quarantine, self._discarded = {}, None, ()
+        self._found = ()
 
     async def _message(self, mail: Mail, facts: Mapping[str, bytes]) -> ChainResult:
         if self._discarded:
             return ChainResult(mail, Verdict.DISCARD, reasons=self._discarded)
-        total = StageResult(quarantine=self._quarantine)
+        total = StageResult(quarantine=self._quarantine, found=self._found)
         applied: list[tuple[str, tuple[Edit, ...]]] = []
         for member in self._serving():
             result, edits = await member.message(mail, facts)
@@ -261,6 +268,7 @@ class Chain:
             quarantine=total.quarantine if total.verdict is Verdict.CONTINUE else None,
             reasons=total.reasons,
             edits=tuple(applied),
+            found=total.found,
         )
 
     def _nobody_left(self, mail: Mail, total: StageResult) -> StageResult:
@@ -280,4 +288,10 @@ def _merge(before: StageResult, result: StageResult) -> StageResult:
         result,
         reasons=(*before.reasons, *result.reasons),
         quarantine=result.quarantine or before.quarantine,
+        found=_both(before.found, result.found),
     )
+
+
+def _both(before: tuple[Found, ...], more: tuple[Found, ...]) -> tuple[Found, ...]:
+    """Each once, in the order they came."""
+    return tuple(dict.fromkeys((*before, *more))) if more else before

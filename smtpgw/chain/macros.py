@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from milterd.core import finding
 from milterd.core.mail import Client, Family
 from milterd.wire.constants import Command, Stage
 
@@ -61,7 +62,9 @@ def select(
     if stage is None:
         return ()
     names = wanted.get(stage, DEFAULTS[stage])
-    plain = (bare(each) for each in names)
+    plain = [bare(each) for each in names]
+    if command is Command.MAIL and finding.MACRO in facts:
+        plain.append(finding.MACRO)  # asked for by nobody: only we send it
     return tuple((braced(each), _safe(facts[each])) for each in plain if each in facts)
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from milterd.core.actions import Edit
 from milterd.core.decision import Reason, Reply, Verdict
+from milterd.core.finding import MACRO, Found, macro_value
 from milterd.core.mail import Mail
 from milterd.wire import messages as wire
 from milterd.wire.constants import Actions, Protocol
@@ -111,7 +112,10 @@ class Member:
     async def mail(
         self, sender: bytes, args: tuple[bytes, ...], facts: Mapping[str, bytes]
     ) -> StageResult:
-        """MAIL; begins a transaction."""
+        """MAIL; begins a transaction.  One of our filters hears what it is to pass over."""
+        keys = [each.key for each in self._shared.passing if each.milter == self.name and each.key]
+        if keys:
+            facts = {**facts, MACRO: macro_value(keys)}
         return await self._ask("mail", Code.MAIL, wire.MailFrom(_path(sender), args), facts)
 
     async def rcpt(
@@ -210,10 +214,10 @@ class Member:
         for each in (*outcome.refused, *checked.refused):
             self._shared.log.warning("milter edit refused", milter=self.name, edit=each)
             reasons.append(self._reason("edit refused", outcome.stage, edit=each))
+        result = StageResult(reasons=tuple(reasons))
         if checked.quarantine is not None:
-            text = checked.quarantine.decode("ascii")
-            reasons.append(self._reason("quarantine", outcome.stage, text=text))
-        return StageResult(reasons=tuple(reasons), quarantine=checked.quarantine), checked.edits
+            result = self._caught(result, outcome.stage, checked.quarantine)
+        return result, checked.edits
 
     def _with_hold(self, client: MilterClient, stage: str, result: StageResult) -> StageResult:
         """The result with what the milter let slip before its verdict."""
@@ -223,9 +227,21 @@ class Member:
         hold, client.early_hold = client.early_hold, None
         if hold is None or Actions.QUARANTINE not in client.connection.agreed_actions:
             return result
-        text = hold_text(hold.reason)
-        reason = self._reason("quarantine", stage, text=text.decode("ascii"))
-        return replace(result, reasons=(*result.reasons, reason), quarantine=text)
+        return self._caught(result, stage, hold_text(hold.reason))
+
+    def _caught(
+        self, result: StageResult, stage: str, text: bytes, *, told: bool = True
+    ) -> StageResult:
+        """The result with a quarantine, unless the mail was released in spite of this finding."""
+        said = text.decode("ascii")
+        found = Found.of(self.name, said)
+        if found in self._shared.passing:
+            reason = self._reason("released", stage, text=said)
+            return replace(result, reasons=(*result.reasons, reason))
+        reasons = result.reasons
+        if told:
+            reasons = (*reasons, self._reason("quarantine", stage, text=said))
+        return replace(result, reasons=reasons, quarantine=text, found=(*result.found, found))
 
     # --- verdicts ---
 
@@ -248,7 +264,11 @@ class Member:
                 return StageResult(reasons=(self._reason("discard ignored", stage),))
             case wire.Discard():
                 self._settle(State.PASSED)
-                return StageResult(Verdict.DISCARD, reasons=(self._reason("discard", stage),))
+                found = Found(self.name, "discard", "discard")
+                if found in self._shared.passing:
+                    return self._let_pass(stage, found, early=False)
+                reasons = (self._reason("discard", stage),)
+                return StageResult(Verdict.DISCARD, reasons=reasons, found=(found,))
             case wire.Reject():
                 return self._refuse(stage, replies.REJECT, fixed=early)
             case wire.TempFail():
@@ -268,12 +288,31 @@ class Member:
                 raise MilterFault(FaultKind.PROTOCOL, f"{what} is no answer to {stage}")
 
     def _refuse(self, stage: str, reply: Reply, *, fixed: bool) -> StageResult:
+        found: tuple[Found, ...] = ()
         verdict = Verdict.REJECT if reply.code >= 500 else Verdict.TEMPFAIL
+        if verdict is Verdict.REJECT:
+            one = Found(self.name, f"reject {reply}", str(reply))
+            if one in self._shared.passing:
+                return self._let_pass(stage, one, early=fixed)
+            found = (one,)
         reasons = (self._reason(verdict.value, stage, reply=str(reply)),)
-        result = StageResult(verdict, reply, reply.code in {421, 521}, reasons)
+        result = StageResult(verdict, reply, reply.code in {421, 521}, reasons, found=found)
         if fixed:
             self._fixed = result
             self._settle(State.FIXED)
+        return result
+
+    def _let_pass(self, stage: str, found: Found, *, early: bool) -> StageResult:
+        """A verdict that a postmaster released the mail in spite of; the milter is asked no more,
+        since it believes the mail is gone."""
+        result = StageResult(reasons=(self._reason("released", stage, text=found.text),))
+        if stage == "rcpt":
+            return result  # of one recipient: the milter goes on by itself
+        if early:
+            self._fixed = result
+        else:
+            self._passed = result
+        self._settle(State.OUT if early else State.PASSED)
         return result
 
     def _settle(self, state: State) -> None:
@@ -301,7 +340,8 @@ class Member:
                 self._fixed = StageResult(reasons=(reason,))
             case DefaultAction.QUARANTINE:
                 text = hold_text(b"milter %b failed" % self.name.encode())
-                self._fixed = StageResult(reasons=(reason,), quarantine=text)
+                plain = StageResult(reasons=(reason,))
+                self._fixed = self._caught(plain, stage, text, told=False)
             case _:
                 reply = replies.UNAVAILABLE[action]
                 verdict = Verdict.REJECT if reply.code >= 500 else Verdict.TEMPFAIL
@@ -314,7 +354,7 @@ class Member:
         self._shared.log.warning("milter killed by message", milter=self.name, action="hold")
         reasons = (*self._fixed.reasons, self._reason("quarantine", "message", text="poison"))
         text = hold_text(b"milter %b fails on this message" % self.name.encode())
-        return StageResult(reasons=reasons, quarantine=text)
+        return self._caught(StageResult(reasons=reasons), "message", text, told=False)
 
     def _drop(self) -> None:
         """Hang up without QUIT, as Postfix does; nothing is asked of it again."""

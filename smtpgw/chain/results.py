@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from milterd.core.actions import Edit
 from milterd.core.decision import Reason, Reply, Verdict
+from milterd.core.finding import Found
 from milterd.core.mail import Mail
 
 
@@ -17,7 +18,8 @@ class StageResult:
     that accepts only leaves the others alone.  REJECT and TEMPFAIL bring their
     `reply`; after `hangup` the client is to be disconnected.  With DISCARD the
     client sees no difference: the chain remembers it until the transaction is
-    over, and asks nobody further.
+    over, and asks nobody further.  `found` is what the milters that want a
+    quarantine, refuse the mail for good or discard it have found.
     """
 
     verdict: Verdict = Verdict.CONTINUE
@@ -25,6 +27,7 @@ class StageResult:
     hangup: bool = False
     reasons: tuple[Reason, ...] = ()
     quarantine: bytes | None = None
+    found: tuple[Found, ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -38,7 +41,8 @@ class ChainResult:
 
     `mail` is the one handed in after the edits of each milter in turn; with
     CONTINUE it is what goes into the queue, held where `quarantine` gives a
-    reason.  `edits` are those that were applied, by milter.
+    reason.  `edits` are those that were applied, by milter; `found` as in a
+    :class:`StageResult`.
     """
 
     mail: Mail
@@ -48,6 +52,7 @@ class ChainResult:
     quarantine: bytes | None = None
     reasons: tuple[Reason, ...] = ()
     edits: tuple[tuple[str, tuple[Edit, ...]], ...] = ()
+    found: tuple[Found, ...] = ()
 
     @property
     def refused(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from milterd.core.finding import Found
 from milterd.core.mail import Client
 from milterd.wire.limits import Limits
 from smtpgw.chain.health import Health
@@ -49,7 +50,8 @@ class SessionFacts:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the members of a chain have in common."""
+    """What the members of a chain have in common.  What milters find of `passing` does not count:
+    a postmaster released the mail in spite of it."""
 
     facts: SessionFacts
     limits: EditLimits
@@ -57,6 +59,7 @@ class Shared:
     log: Log
     clock: Callable[[], float]
     observe: Observer
+    passing: frozenset[Found] = frozenset()
 
     @property
     def wire_limits(self) -> Limits:

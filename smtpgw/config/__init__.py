@@ -23,6 +23,7 @@ from smtpgw.config.dialogue import Peers, TlsPeer, TlsPolicy
 from smtpgw.config.limits import Counting
 from smtpgw.config.names import problems as name_problems
 from smtpgw.config.policy_service import Greylist, PolicyListener, Throttle
+from smtpgw.config.quarantine import Quarantine
 from smtpgw.config.reception import (
     Overrides,
     Profile,
@@ -260,6 +261,7 @@ class Smtpgw(Addresses, Reception, Counting, Verification):
     bounce: Bounce = Bounce()
     dns: Dns = Dns()
     decisions: Decisions = Decisions()
+    quarantine: Quarantine = Quarantine()
     services: dict[Name, Service] = Field(
         default={},
         description="Transports with names of their own, and limits of those that are there, as in "

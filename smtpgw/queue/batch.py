@@ -15,3 +15,13 @@ class Batch:
     db: sqlite3.Connection
     gone: list[str] = field(default_factory=list)
     flows: dict[tuple[str, bytes, bool], tuple[int, float]] = field(default_factory=dict)
+
+
+def data_version(batch: Batch) -> int:
+    """SQLite's count of commits by other connections (PRAGMA data_version)."""
+    return int(batch.db.execute("PRAGMA data_version").fetchone()[0])
+
+
+def shrink(batch: Batch) -> None:
+    """Give free pages back; the file is cut at the checkpoint that follows."""
+    batch.db.execute("PRAGMA incremental_vacuum").fetchall()

@@ -10,7 +10,9 @@ from typing import Any
 
 from milterd.core.decision import Reason
 from milterd.core.mail import Client, Direction, Family, Session, body_octets
-from smtpgw.queue.states import MailState, RecipientState
+from smtpgw.queue import caught
+from smtpgw.queue.caught import Caught
+from smtpgw.queue.states import MailEvent, MailState, RecipientState, after
 from smtpgw.queue.store import Damaged, NewMail, QueuedMail, QueuedRecipient
 
 MAIL_COLUMNS = (
@@ -46,6 +48,7 @@ class Prepared:
     content: tuple[bytes, bytes | None, int, int]
     handed: str = ""
     doomed: str = ""
+    caught: Caught | None = None
 
     @property
     def weight(self) -> int:
@@ -66,10 +69,11 @@ def prepare(new: NewMail, file_sum: int | None) -> Prepared:
         (number, each.address, _args(each.args)) for number, each in enumerate(envelope.recipients)
     )
     size = len(head) + new.mail.body.size
-    state = MailState.INCOMING if new.hold is None else MailState.HOLD
+    event = MailEvent.ARRIVE if new.hold is None else MailEvent.ARRIVE_HELD
+    state = after(None, event if new.caught is None else MailEvent.ARRIVE_CAUGHT)
     facts = _facts(new)
     fixed = (new.queue_id, new.arrived, size, envelope.sender, facts)
-    due = new.born if new.hold is None else None
+    due = new.born if state is MailState.INCOMING else None
     row = (state.value, due, new.born, *fixed, _sum(fixed, recipients), new.hold or "")
     return Prepared(
         new.queue_id,
@@ -80,6 +84,7 @@ def prepare(new: NewMail, file_sum: int | None) -> Prepared:
         (head, body, new.mail.body.size, checksum),
         new.handed,
         new.doomed,
+        new.caught,
     )
 
 
@@ -112,6 +117,8 @@ def _facts(new: NewMail) -> str:
     }
     if new.filtered:  # mails of older versions have none, and need not be rewritten for it
         facts["filter"] = new.filtered
+    if new.caught is not None:
+        facts["caught"] = caught.to_facts(new.caught)
     return json.dumps(facts, separators=(",", ":"))
 
 
@@ -164,6 +171,7 @@ def mail(row: Sequence[Any], rcpt_rows: Sequence[Sequence[Any]]) -> QueuedMail:
             site=site,
             doomed=doomed,
             filtered=str(facts.get("filter", "")),
+            caught=caught.from_facts(facts["caught"]) if "caught" in facts else None,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged(f"row cannot be read: {error}") from error

@@ -15,6 +15,7 @@ from smtpgw.queue import rows
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.states import MailState
 
+_LAST = max(each.value for each in MailState)
 _FAR = 366 * 86400.0
 """Seconds ahead for which nothing waits."""
 _ODD_DUES = """
@@ -37,7 +38,7 @@ UNION ALL SELECT id FROM flow WHERE NOT EXISTS (SELECT 1 FROM mail WHERE flow=fl
 def put_right(batch: Batch, now: float) -> None:
     """Take every such mail out of the line, for :func:`rows.file_unfiled` to put it in again;
     make those corrupt whose id or state cannot be."""
-    _mark(batch, "no such state", f"state<0 OR state>{MailState.CORRUPT.value}")
+    _mark(batch, "no such state", f"state<0 OR state={MailState.DONE.value} OR state>{_LAST}")
     _mark(batch, "no such id", "id>=x''")
     latest = now + _FAR
     _take_out(batch.db, latest)

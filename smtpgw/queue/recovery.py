@@ -11,16 +11,19 @@ an end of its attempt, whatever it is, clears it.
 
 from __future__ import annotations
 
-from smtpgw.queue import misplaced, rows, turns
+from smtpgw.queue import misplaced, quarantine, rows, turns
 from smtpgw.queue.batch import Batch
+from smtpgw.queue.recovered import Recovery
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.states import MailEvent, MailState, after
-from smtpgw.queue.store import Recovery
 
 MAX_CRASHES = 3
 """Crashes of workers in whose delivery a mail was; then it is held."""
 APART = 0.2
 """Seconds between the next attempts of mails that were in delivery at a crash."""
+
+LOST_DATE = 30 * 86400.0
+"""Seconds until a mail in quarantine expires whose own date was lost."""
 
 _NO_FILE = "body file is missing"
 
@@ -30,6 +33,7 @@ def recover(batch: Batch, shard: Shard, now: float, crash: str = "") -> Recovery
     of the program did."""
     turns.drop_old_rests(batch.db, now)
     misplaced.put_right(batch, now)
+    quarantine.put_right(batch, now, LOST_DATE)
     held = tuple(_count_crash(batch, crash)) if crash else ()
     leased = _end_leases(batch, now, APART if crash else 0.0)
     try:

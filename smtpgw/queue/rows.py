@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from smtpgw.queue import codec, handed, history, ids, turns
+from smtpgw.queue import codec, custody, handed, history, ids, turns
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.codec import MAIL_COLUMNS, RECIPIENT_COLUMNS, Prepared
 from smtpgw.queue.states import (
@@ -43,11 +43,13 @@ def add(batch: Batch, mails: Sequence[Prepared]) -> None:
     """Insert mails that were prepared.  Raises QueueError if one was handed in before."""
     for each in mails:
         handed.require_new(batch.db, each.handed)
+    custody.require_room(batch, mails)
     for each in mails:
-        _insert(batch, each)
+        insert(batch, each)
 
 
-def _insert(batch: Batch, new: Prepared) -> None:
+def insert(batch: Batch, new: Prepared) -> None:
+    """One more mail, which the caller has checked."""
     state, due, *_ = new.mail
     flow = None
     if state == MailState.INCOMING.value:
@@ -57,7 +59,7 @@ def _insert(batch: Batch, new: Prepared) -> None:
         " flow, doomed) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (*new.mail, new.site, flow, new.doomed),
     )
-    seq = cursor.lastrowid
+    seq = cursor.lastrowid or 0
     batch.db.executemany(
         "INSERT INTO recipient (mail, number, address, args) VALUES (?,?,?,?)",
         [(seq, *each) for each in new.recipients],
@@ -65,6 +67,8 @@ def _insert(batch: Batch, new: Prepared) -> None:
     batch.db.execute("INSERT INTO content VALUES (?,?,?,?,?)", (seq, *new.content))
     if new.handed:
         handed.remember(batch.db, new.handed)
+    if new.caught is not None:
+        custody.enter(batch, seq, new)
 
 
 def lease(batch: Batch, now: float, limit: int, duration: float, wish: Wish) -> list[Lease]:
@@ -156,9 +160,9 @@ def settle(batch: Batch, end: Settlement, follow: Sequence[Prepared]) -> MailSta
         event = MailEvent.SETTLE_HELD if wanted == _HOLD else MailEvent.SETTLE_SOME
     to = after(state, event)
     for each in follow:
-        _insert(batch, each)
+        insert(batch, each)
     if to is MailState.DONE:
-        _remove(batch, seq, end.queue_id)
+        remove(batch, seq, end.queue_id)
         return to
     _write_results(batch, seq, end.at, moved)
     history.keep(batch.db, seq, end.tried)
@@ -174,13 +178,14 @@ def settle(batch: Batch, end: Settlement, follow: Sequence[Prepared]) -> MailSta
 
 
 def _leased(batch: Batch, queue_id: str, token: int) -> tuple[int, MailState, int]:
-    seq, state, wanted, found = _find(batch, queue_id)
+    seq, state, wanted, found = find(batch, queue_id)
     if state is not MailState.ACTIVE or found != token:
         raise StaleLease(f"{queue_id}: leased to another, or not at all")
     return seq, state, wanted
 
 
-def _find(batch: Batch, queue_id: str) -> tuple[int, MailState, int, int]:
+def find(batch: Batch, queue_id: str) -> tuple[int, MailState, int, int]:
+    """A mail's number, its state, what is wanted for it, and its token.  Raises NotFound."""
     row = batch.db.execute(
         "SELECT seq, state, held, token FROM mail WHERE id=?", (queue_id,)
     ).fetchone()
@@ -216,7 +221,8 @@ def _write_results(batch: Batch, seq: int, at: float, moved: Moved) -> None:
     )
 
 
-def _remove(batch: Batch, seq: int, queue_id: str) -> None:
+def remove(batch: Batch, seq: int, queue_id: str) -> None:
+    """All rows of a mail in the queue; the caller has asked the table of states."""
     _leave(batch, seq)
     batch.db.execute("DELETE FROM mail WHERE seq=?", (seq,))
     batch.db.execute("DELETE FROM attempt WHERE mail=?", (seq,))
@@ -243,14 +249,14 @@ def mark_damaged(batch: Batch, seq: int, reason: str) -> None:
 
 def set_aside(batch: Batch, queue_id: str, reason: str) -> None:
     """Mark a mail corrupt."""
-    seq, state, _, _ = _find(batch, queue_id)
+    seq, state, _, _ = find(batch, queue_id)
     after(state, MailEvent.DAMAGE)
     mark_damaged(batch, seq, reason)
 
 
 def hold(batch: Batch, queue_id: str, reason: str) -> None:
     """Hold now, or when the attempt under way ends."""
-    seq, state, _, _ = _find(batch, queue_id)
+    seq, state, _, _ = find(batch, queue_id)
     to = after(state, MailEvent.HOLD)
     _leave(batch, seq)
     batch.db.execute(
@@ -261,7 +267,7 @@ def hold(batch: Batch, queue_id: str, reason: str) -> None:
 
 def release(batch: Batch, queue_id: str, now: float) -> None:
     """Back on the road, due now."""
-    seq, state, _, _ = _find(batch, queue_id)
+    seq, state, _, _ = find(batch, queue_id)
     to = after(state, MailEvent.RELEASE)
     batch.db.execute(
         "UPDATE mail SET held=iif(held=1, 0, held), note='', deaths=0 WHERE seq=?", (seq,)
@@ -272,7 +278,7 @@ def release(batch: Batch, queue_id: str, now: float) -> None:
 
 def requeue(batch: Batch, queue_id: str, now: float, site: str) -> None:
     """As if it had just come, and for that destination: due now, no attempt known."""
-    seq, state, _, _ = _find(batch, queue_id)
+    seq, state, _, _ = find(batch, queue_id)
     to = after(state, MailEvent.REQUEUE)
     _leave(batch, seq)
     history.forget(batch.db, seq)
@@ -287,7 +293,7 @@ def requeue(batch: Batch, queue_id: str, now: float, site: str) -> None:
 
 def doom(batch: Batch, queue_id: str, now: float, reason: str) -> None:
     """Let the next attempt bounce it untried: now, whatever site rests."""
-    seq, state, _, _ = _find(batch, queue_id)
+    seq, state, _, _ = find(batch, queue_id)
     to = after(state, MailEvent.DOOM)
     batch.db.execute(
         "UPDATE mail SET doomed=?, held=?, note='' WHERE seq=?",
@@ -300,7 +306,7 @@ def doom(batch: Batch, queue_id: str, now: float, reason: str) -> None:
 
 def flush_one(batch: Batch, now: float, queue_id: str) -> int:
     """Make one mail due now, and end the rest of the site it waits for."""
-    seq, state, _, _ = _find(batch, queue_id)
+    seq, state, _, _ = find(batch, queue_id)
     to = after(state, MailEvent.FLUSH)
     due, site = batch.db.execute("SELECT due, site FROM mail WHERE seq=?", (seq,)).fetchone()
     _leave(batch, seq)
@@ -311,9 +317,10 @@ def flush_one(batch: Batch, now: float, queue_id: str) -> int:
 
 def delete(batch: Batch, queue_id: str) -> None:
     """Remove a mail, whatever its state."""
-    seq, state, _, _ = _find(batch, queue_id)
+    seq, state, _, _ = find(batch, queue_id)
     after(state, MailEvent.DELETE)
-    _remove(batch, seq, queue_id)
+    custody.leave(batch, seq)  # a corrupt one may have been in quarantine
+    remove(batch, seq, queue_id)
 
 
 def show(batch: Batch, queue_id: str) -> QueuedMail:
@@ -337,7 +344,7 @@ def describe(batch: Batch, row: tuple[Any, ...]) -> QueuedMail:
 
 def timeline(batch: Batch, queue_id: str) -> list[tuple[int, Tried]]:
     """What was tried for a mail.  Raises :class:`NotFound`."""
-    return history.read(batch.db, _find(batch, queue_id)[0])
+    return history.read(batch.db, find(batch, queue_id)[0])
 
 
 def counts(batch: Batch) -> dict[MailState, int]:

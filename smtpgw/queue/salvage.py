@@ -198,7 +198,7 @@ class _Copying:
         if self._insert("mail", columns, list(values.values())):
             if isinstance(values["id"], str) and ids.valid(values["id"]):
                 self._floor = max(self._floor, ids.moment(values["id"]))
-            for table in ("recipient", "content", "attempt"):
+            for table in ("recipient", "content", "attempt", "caught"):
                 self._rows(table, "WHERE mail=?", values["seq"])
 
     def _rows(self, table: str, where: str, *values: object) -> None:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from smtpgw.queue.store import QueueError, StoreBroken, StoreDamaged, StoreFull
 
-VERSION = 4
+VERSION = 5
 APPLICATION = 0x47504F51  # "GPOQ", so that file(1) and we know our own
 
 _TABLES = """
@@ -110,6 +110,15 @@ _HANDED = """
 CREATE TABLE handed (                -- files that mails were handed in by, until they are gone
     name TEXT PRIMARY KEY
 ) WITHOUT ROWID;
+"""
+
+_CAUGHT = """
+CREATE TABLE caught (                -- when the mails in quarantine expire, and what they weigh
+    mail INTEGER PRIMARY KEY,
+    expires REAL NOT NULL,           -- queue time
+    size INTEGER NOT NULL
+);
+CREATE INDEX caught_end ON caught (expires);
 """
 
 _FROM_1 = """
@@ -281,13 +290,15 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     version, owner = _stamp(db)
     if (version, owner) == (0, 0) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         path.chmod(0o600)
-        _write(db, _TABLES + _TURNS + _HANDED)
+        _write(db, _TABLES + _TURNS + _HANDED + _CAUGHT)
     elif owner == APPLICATION and version == 1:
-        _write(db, _FROM_1 + _TURNS + _HANDED + _FROM_ANY)
+        _write(db, _FROM_1 + _TURNS + _HANDED + _FROM_ANY + _CAUGHT)
     elif owner == APPLICATION and version == 2:
-        _write(db, _HANDED + _FROM_2_OR_3 + _FROM_ANY)
+        _write(db, _HANDED + _FROM_2_OR_3 + _FROM_ANY + _CAUGHT)
     elif owner == APPLICATION and version == 3:
-        _write(db, _FROM_2_OR_3 + _FROM_ANY)
+        _write(db, _FROM_2_OR_3 + _FROM_ANY + _CAUGHT)
+    elif owner == APPLICATION and version == 4:
+        _write(db, _CAUGHT)
     elif (version, owner) != (VERSION, APPLICATION):
         _refuse(path, version, owner)
 

@@ -14,7 +14,7 @@ from typing import Any
 from smtpgw.queue import rows
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.codec import MAIL_COLUMNS
-from smtpgw.queue.states import MailState
+from smtpgw.queue.states import KEPT, MailState
 from smtpgw.queue.store import Filter, QueuedMail
 
 STEP = 20_000
@@ -99,6 +99,10 @@ def _page(
 
 
 def _conditions(chosen: Filter, now: float) -> Iterator[Condition]:
+    if chosen.quarantine:
+        yield "seq IN (SELECT mail FROM caught)", ()
+    elif not chosen.states:
+        yield f"state NOT IN ({', '.join(str(each.value) for each in KEPT)})", ()
     if chosen.born_after is not None:
         yield "born>=?", (chosen.born_after,)
     if chosen.born_before is not None:

@@ -30,16 +30,17 @@ from smtpgw.queue import (
     search,
     turns,
 )
-from smtpgw.queue.batch import Batch
+from smtpgw.queue.batch import Batch, data_version, shrink
 from smtpgw.queue.clock import Clock, QueueClock, SystemClock
 from smtpgw.queue.codec import Prepared
 from smtpgw.queue.committer import Committer, CommitterOptions
 from smtpgw.queue.content import read_content
 from smtpgw.queue.fresh import Fresh
+from smtpgw.queue.recovered import Recovery
 from smtpgw.queue.recovery import recover
 from smtpgw.queue.reserve import Reserve
 from smtpgw.queue.shard import Shard
-from smtpgw.queue.states import MailState
+from smtpgw.queue.states import IllegalMove, MailState
 from smtpgw.queue.store import (
     ANY,
     Content,
@@ -49,7 +50,6 @@ from smtpgw.queue.store import (
     NewMail,
     QueuedMail,
     QueueError,
-    Recovery,
     Rest,
     Result,
     Settlement,
@@ -226,9 +226,7 @@ class SqliteStore:
             for new in prepared:
                 self._fresh.keep(new)
         except QueueError:
-            for new in prepared:
-                if new.content[1] is None and self.failed is None:
-                    await asyncio.to_thread(self._shard.drop_body, new.queue_id)
+            await self._drop_bodies(prepared)
             raise
 
     async def _have_reserve(self) -> None:
@@ -237,7 +235,7 @@ class SqliteStore:
             self._reserve.ensure()
         except StoreFull:
             self.committer.checkpoint_soon()
-            await self.committer.do(_shrink)
+            await self.committer.do(shrink)
             self._reserve.ensure()
 
     def _add(self, batch: Batch, prepared: Sequence[Prepared]) -> None:
@@ -258,7 +256,7 @@ class SqliteStore:
         return codec.prepare(mail, checksum)
 
     async def handed(self, names: Sequence[str]) -> set[str]:
-        return await self._read(lambda batch: handed.known(batch.db, names))
+        return await self.ask(lambda batch: handed.known(batch.db, names))
 
     async def forget(self, names: Sequence[str]) -> None:
         await self.committer.do(lambda batch: handed.forget(batch.db, names))
@@ -271,10 +269,10 @@ class SqliteStore:
 
     async def resting(self) -> list[Rest]:
         now = self._clock.now()
-        return await self._read(lambda batch: turns.resting(batch.db, now))
+        return await self.ask(lambda batch: turns.resting(batch.db, now))
 
     async def history(self, queue_id: str) -> list[tuple[int, Tried]]:
-        return await self._read(lambda batch: rows.timeline(batch, queue_id))
+        return await self.ask(lambda batch: rows.timeline(batch, queue_id))
 
     async def note(self, queue_id: str, token: int, at: float, results: Sequence[Result]) -> None:
         await self.committer.do(lambda batch: rows.note(batch, queue_id, token, at, results))
@@ -290,13 +288,36 @@ class SqliteStore:
 
         return await self.committer.do(run, 4096 + sum(each.weight for each in follow))
 
+    async def change(self, change: Callable[[Batch, Sequence[Prepared]], T], *follow: NewMail) -> T:
+        """A change with mails that it is to insert, in one transaction.  Raises what it raises,
+        and QueueError."""
+        prepared = [await self._prepare(each) for each in follow]
+
+        def run(batch: Batch) -> T:
+            found = change(batch, prepared)
+            self._floor = max([self._floor, *(ids.moment(each.queue_id) for each in prepared)])
+            return found
+
+        try:
+            return await self.committer.do(run, 4096 + sum(each.weight for each in prepared))
+        except (QueueError, IllegalMove):
+            await self._drop_bodies(prepared)
+            raise
+
+    async def _drop_bodies(self, those: Sequence[Prepared]) -> None:
+        """Of mails that are not in the queue after all."""
+        for each in those:
+            if each.content[1] is None and self.failed is None:
+                await asyncio.to_thread(self._shard.drop_body, each.queue_id)
+
     async def content(self, queue_id: str) -> Content:
         fresh = self._fresh.take(queue_id)
         if fresh is not None:
             return fresh
-        return await self._read(lambda batch: read_content(batch, self._shard, queue_id))
+        return await self.ask(lambda batch: read_content(batch, self._shard, queue_id))
 
-    async def _read(self, run: Callable[[Batch], T]) -> T:
+    async def ask(self, run: Callable[[Batch], T]) -> T:
+        """What the tables say.  Raises QueueError."""
         if self._closed:
             raise QueueError("the queue is closed")
 
@@ -316,7 +337,7 @@ class SqliteStore:
         return await self.committer.do(lambda batch: rows.next_due(batch, now))
 
     async def changed(self) -> bool:
-        before, self._version = self._version, await self.committer.do(_data_version)
+        before, self._version = self._version, await self.committer.do(data_version)
         return before is not None and before != self._version
 
     async def hold(self, queue_id: str, reason: str) -> None:
@@ -350,13 +371,13 @@ class SqliteStore:
 
     async def list(self, chosen: Filter) -> list[QueuedMail]:
         now = self._clock.now()
-        return await self._read(lambda batch: search.listing(batch, chosen, now))
+        return await self.ask(lambda batch: search.listing(batch, chosen, now))
 
     async def show(self, queue_id: str) -> QueuedMail:
-        return await self._read(lambda batch: rows.show(batch, queue_id))
+        return await self.ask(lambda batch: rows.show(batch, queue_id))
 
     async def counts(self) -> dict[MailState, int]:
-        return await self._read(rows.counts)
+        return await self.ask(rows.counts)
 
     async def recover(self, now: float) -> Recovery:
         crash = handover.crash(self._shard.directory)
@@ -374,13 +395,3 @@ class SqliteStore:
         else:
             schema.leave_open(self._reading)
         self._shard.unlock()
-
-
-def _data_version(batch: Batch) -> int:
-    """SQLite's count of commits by other connections (PRAGMA data_version)."""
-    return int(batch.db.execute("PRAGMA data_version").fetchone()[0])
-
-
-def _shrink(batch: Batch) -> None:
-    """Give free pages back; the file is cut at the checkpoint that follows."""
-    batch.db.execute("PRAGMA incremental_vacuum").fetchall()

@@ -23,6 +23,12 @@ class MailState(enum.Enum):
     HOLD = 3
     CORRUPT = 4
     DONE = 5  # never stored: a mail that is done is not there any more
+    QUARANTINE = 6
+    RELEASING = 7
+
+
+KEPT = frozenset({MailState.QUARANTINE, MailState.RELEASING})
+"""States of mails that are in the quarantine, not in the queue."""
 
 
 class RecipientState(enum.Enum):
@@ -45,6 +51,7 @@ class MailEvent(enum.Enum):
 
     ARRIVE = "arrive"
     ARRIVE_HELD = "arrive to be held"
+    ARRIVE_CAUGHT = "arrive to be quarantined"
     LEASE = "lease"
     LAPSE = "lease after the last one ran out"
     NOTE = "note some outcomes, go on"
@@ -61,6 +68,12 @@ class MailEvent(enum.Enum):
     RECOVER = "recover at start"
     RECOVER_HELD = "recover at start, hold wanted"
     RECOVER_KILLER = "recover at start, workers crashed again and again"
+    LET_GO = "release from quarantine"
+    END_RELEASE = "pass the milters, or be caught again"
+    PUT_OFF = "try to pass later"
+    GIVE_UP = "pass too late"
+    EXPIRE = "expire"
+    DISPOSE = "delete from quarantine"
 
 
 class RecipientEvent(enum.Enum):
@@ -89,6 +102,7 @@ _S, _E = MailState, MailEvent
 _ALL_OF_IT = "body file and its directory, then mail, recipients and decision in one transaction"
 _ROUTED = "state, destination, due now, attempts forgotten"
 _REASON = "state and reason, due now"
+_PASSED = "the rows gone, what becomes of the mail there"
 
 MAIL_MOVES: Mapping[tuple[MailState | None, MailEvent], Move] = MappingProxyType(
     {
@@ -133,6 +147,17 @@ MAIL_MOVES: Mapping[tuple[MailState | None, MailEvent], Move] = MappingProxyType
         (_S.ACTIVE, _E.RECOVER): Move(_S.DEFERRED, "state, due now", "unanswered ones sent again"),
         (_S.ACTIVE, _E.RECOVER_HELD): Move(_S.HOLD, "state", "held"),
         (_S.ACTIVE, _E.RECOVER_KILLER): Move(_S.HOLD, "state and reason", "held, the others go on"),
+        (None, _E.ARRIVE_CAUGHT): Move(_S.QUARANTINE, _ALL_OF_IT, "250 to the client"),
+        (_S.QUARANTINE, _E.LET_GO): Move(_S.RELEASING, "state, due now", "released"),
+        (_S.RELEASING, _E.END_RELEASE): Move(_S.DONE, _PASSED, "the body file is unlinked"),
+        (_S.RELEASING, _E.PUT_OFF): Move(_S.RELEASING, "the next try", "tried again then"),
+        (_S.RELEASING, _E.GIVE_UP): Move(_S.QUARANTINE, "state and reason", "not released"),
+        (_S.QUARANTINE, _E.EXPIRE): Move(_S.DONE, "the rows gone", "deleted"),
+        (_S.QUARANTINE, _E.DISPOSE): Move(_S.DONE, "the rows gone", "deleted"),
+        (_S.RELEASING, _E.DISPOSE): Move(_S.DONE, "the rows gone", "deleted; its release ends"),
+        (_S.CORRUPT, _E.DISPOSE): Move(_S.DONE, "the rows gone", "deleted"),
+        (_S.QUARANTINE, _E.DAMAGE): Move(_S.CORRUPT, "state and reason", "listed, never delivered"),
+        (_S.RELEASING, _E.DAMAGE): Move(_S.CORRUPT, "state and reason", "listed, never delivered"),
     }
 )
 

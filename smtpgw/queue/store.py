@@ -20,6 +20,8 @@ from typing import ClassVar, Protocol
 
 from milterd.core.decision import Reason
 from milterd.core.mail import Body, Mail, Session
+from smtpgw.queue.caught import Caught
+from smtpgw.queue.recovered import Recovery
 from smtpgw.queue.states import MailState, RecipientEvent, RecipientState
 
 
@@ -80,6 +82,7 @@ class NewMail:
     `handed` is the name of the file it was handed in by, remembered in the same transaction.
     `doomed` says, if it is not empty, why it is to be bounced without an attempt.
     `filtered` is the `transport:nexthop` that all recipients go to, whatever their routes say.
+    With `caught` it goes into the quarantine.
     """
 
     queue_id: str
@@ -92,6 +95,7 @@ class NewMail:
     handed: str = ""
     doomed: str = ""
     filtered: str = ""
+    caught: Caught | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ class QueuedMail:
     site: str = ""
     doomed: str = ""
     filtered: str = ""
+    caught: Caught | None = None
 
     @property
     def open(self) -> tuple[QueuedRecipient, ...]:
@@ -253,21 +258,9 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Recovery:
-    """What was found and put right at start; `held` are mails that may have killed workers."""
-
-    leased: int = 0
-    orphans: int = 0
-    corrupt: tuple[tuple[str, str], ...] = ()
-    strange: tuple[str, ...] = ()
-    held: tuple[tuple[str, str], ...] = ()
-    unswept: str = ""
-    """Why body files could not be listed, so that orphans stay."""
-
-
-@dataclass(frozen=True, slots=True)
 class Filter:
-    """Which mails to list: any of `states` (none means all), ids after `after`.
+    """Which mails to list: any of `states` (none means all that are in the queue; with
+    `quarantine`, all that are in there), ids after `after`.
 
     Of each of `senders`, `recipients`, `destinations` and `reasons` that is not empty, one
     pattern has to fit (:mod:`smtpgw.queue.search`); recipients are those that are left, and
@@ -283,6 +276,7 @@ class Filter:
     reasons: tuple[str, ...] = ()
     born_after: float | None = None
     born_before: float | None = None
+    quarantine: bool = False
 
 
 class Store(Protocol):

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from smtpgw.queue import dates, flushing, rows, schema, search, turns
+from smtpgw.queue import custody, dates, flushing, quarantine, rows, schema, search, turns
 from smtpgw.queue.ages import Ages, ages
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.content import read_content
@@ -95,6 +95,13 @@ class Requeue:
         rows.requeue(batch, queue_id, queue_time(batch.db, self._now), site)
 
 
+def let_go(now: float) -> Change:
+    """Out of the quarantine, once the milters have been asked again."""
+    return lambda batch, queue_id: quarantine.let_go(batch, queue_id, queue_time(batch.db, now))
+
+
+dispose: Change = quarantine.dispose
+"""Deleted from the quarantine; nobody is told."""
 delete: Change = rows.delete
 """Removed; nobody is told."""
 
@@ -281,6 +288,21 @@ class QueueTool:
             for _, db in self._shards
             for each in turns.resting(db, queue_time(db, now))
         ]
+
+    def expiry(self, queue_id: str) -> float | None:
+        """When a mail in quarantine expires.  Raises NotFound."""
+
+        def found(_: Shard, batch: Batch) -> float | None:
+            rows.find(batch, queue_id)
+            then = quarantine.expiry(batch, queue_id)
+            return None if then is None else then + dates.ahead(batch.db)
+
+        return self._anywhere(queue_id, found)
+
+    def level(self) -> tuple[int, int]:
+        """How many mails all quarantines hold, and octets in them."""
+        found = [custody.level(Batch(db)) for _, db in self._shards]
+        return sum(count for count, _ in found), sum(octets for _, octets in found)
 
     def _anywhere(self, queue_id: str, ask: Callable[[Shard, Batch], T]) -> T:
         for shard, db in self._shards:

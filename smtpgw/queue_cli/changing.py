@@ -12,7 +12,7 @@ import typer
 
 from milterd.base.toml_file import ConfigError
 from smtpgw.queue import tools
-from smtpgw.queue.states import MailState
+from smtpgw.queue.states import KEPT, MailState
 from smtpgw.queue.store import QueuedMail
 from smtpgw.queue.tools import Change
 from smtpgw.queue_cli import chosen, filters
@@ -107,7 +107,7 @@ def delete(
 ) -> None:
     """Delete mails.  Nobody is told."""
     given = Given(state, sender, recipient, destination, reason, older, younger)
-    all_of_them = frozenset(MailState) - {MailState.DONE}
+    all_of_them = frozenset(MailState) - {MailState.DONE} - KEPT
     _run("deleted", ids, given, yes, all_of_them, lambda _: tools.delete, config, as_json)
 
 

@@ -77,7 +77,7 @@ def resolve(
     if ids and ids != [ALL] and (given.some or ALL in ids):
         raise typer.BadParameter("expected ids, or ALL and filters, not both")
     if ids and ids != [ALL]:
-        return list(_read(ids)), given
+        return list(read(ids)), given
     if not (ids or given.some):
         raise typer.BadParameter("expected ids, ALL, or filters (see --help)")
     meant = Given(
@@ -96,13 +96,17 @@ def resolve(
 
 def _ask(verb: str, meant: Given, *, every: bool) -> None:
     which = "Every mail" if every else "Each mail that fits"
-    question = f"{which} in state {', '.join(meant.state or ())} is {verb}. Go on?"
+    confirm(f"{which} in state {', '.join(meant.state or ())} is {verb}. Go on?")
+
+
+def confirm(question: str) -> None:
+    """Ask on a terminal; raises BadParameter where nobody can be asked, Abort for a no."""
     if not sys.stdin.isatty():
         raise typer.BadParameter(f"{question} Say so with --yes", param_hint="--yes")
     typer.confirm(question, abort=True)
 
 
-def _read(ids: list[str]) -> Iterator[str]:
+def read(ids: list[str]) -> Iterator[str]:
     """The ids, and for `-` the first word of each line of standard input."""
     for each in ids:
         if each != STDIN:

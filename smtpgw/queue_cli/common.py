@@ -49,6 +49,11 @@ def queue_id(value: str) -> str:
     return value
 
 
+def after_id(value: str) -> str:
+    """The option by which a list goes on: an id, or nothing."""
+    return queue_id(value) if value else value
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """The queue, the settings file it belongs to, and the time of this command."""

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from milterd.base import durations
-from smtpgw.queue.states import MailState
+from smtpgw.queue.states import KEPT, MailState
 from smtpgw.queue.store import Filter
 
-STATES = [each.name.lower() for each in MailState if each is not MailState.DONE]
+STATES = [each.name.lower() for each in MailState if each not in KEPT | {MailState.DONE}]
 
 
 def _state(value: str) -> str:
@@ -25,7 +25,8 @@ def _states(value: list[str] | None) -> list[str] | None:
     return None if value is None else [_state(each) for each in value]
 
 
-def _age(value: str) -> str:
+def age(value: str) -> str:
+    """An option that is a length of time, or nothing."""
     if value:
         try:
             durations.seconds(value)
@@ -67,13 +68,13 @@ ReasonOption = Annotated[
 OlderOption = Annotated[
     str,
     typer.Option(
-        "--older", metavar="TIME", help="Only mails at least so old, such as 30m.", callback=_age
+        "--older", metavar="TIME", help="Only mails at least so old, such as 30m.", callback=age
     ),
 ]
 YoungerOption = Annotated[
     str,
     typer.Option(
-        "--younger", metavar="TIME", help="Only mails at most so old, such as 2d.", callback=_age
+        "--younger", metavar="TIME", help="Only mails at most so old, such as 2d.", callback=age
     ),
 ]
 
@@ -95,13 +96,20 @@ class Given:
         """Whether any was given."""
         return self != Given()
 
-    def filter(self, after: str = "", states: frozenset[MailState] = frozenset()) -> Filter:
+    def filter(
+        self,
+        after: str = "",
+        states: frozenset[MailState] = frozenset(),
+        *,
+        quarantine: bool = False,
+    ) -> Filter:
         """The filter; `states` are meant where none was given."""
         now = time.time()
         named = frozenset(MailState[each.upper()] for each in self.state or ())
         return Filter(
             states=named or states,
             after=after,
+            quarantine=quarantine,
             senders=tuple(self.sender or ()),
             recipients=tuple(self.recipient or ()),
             destinations=tuple(self.destination or ()),

@@ -17,10 +17,10 @@ from smtpgw.queue_cli.common import (
     DEFAULT_FILE,
     ConfigOption,
     JsonOption,
+    after_id,
     looking,
     moment,
     opened,
-    queue_id,
     say,
     say_json,
     text,
@@ -31,10 +31,6 @@ _HEADING = "----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient---
 _WIDTH = 76
 _MARKS = {MailState.ACTIVE: "*", MailState.HOLD: "!", MailState.CORRUPT: "?"}
 DOOMED = "#"
-
-
-def _after(value: str) -> str:
-    return queue_id(value) if value else value
 
 
 def list_(
@@ -49,7 +45,7 @@ def list_(
     younger: filters.YoungerOption = "",
     limit: Annotated[int, typer.Option(help="At most so many mails; 0 means all.", min=0)] = 0,
     after: Annotated[
-        str, typer.Option(metavar="ID", help="Only mails after this one.", callback=_after)
+        str, typer.Option(metavar="ID", help="Only mails after this one.", callback=after_id)
     ] = "",
 ) -> None:
     """List the mails in the queue, oldest first: an id with `*` is in delivery, with `!` on

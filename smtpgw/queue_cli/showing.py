@@ -59,7 +59,7 @@ def details(queue: Opened, queue_id: str) -> dict[str, Any]:
     return {
         **summary(mail, by_site(queue.tool.resting(queue.now)), queue.now),
         "sender_args": [text(each) for each in mail.sender_args],
-        **_session(mail),
+        **session(mail),
         "bounce": escape(mail.doomed),
         "decision": [
             {"filter": each.source, "outcome": each.outcome, "reason": dict(each.facts)}
@@ -67,11 +67,12 @@ def details(queue: Opened, queue_id: str) -> dict[str, Any]:
         ],
         "recipients": [_recipient(each) for each in mail.recipients],
         "history": [_attempt(*each) for each in queue.tool.history(queue_id)],
-        "header": _header(queue.tool, queue_id),
+        "header": header(queue.tool, queue_id),
     }
 
 
-def _session(mail: QueuedMail) -> dict[str, Any]:
+def session(mail: QueuedMail) -> dict[str, Any]:
+    """Where a mail came from, for programs."""
     session = mail.session
     return {
         "client": text(session.client.address),
@@ -107,7 +108,7 @@ def _attempt(number: int, tried: Tried) -> dict[str, Any]:
     }
 
 
-def _header(tool: QueueTool, queue_id: str) -> list[str]:
+def header(tool: QueueTool, queue_id: str) -> list[str]:
     """The header's lines; what is wrong with the mail where it cannot be read."""
     try:
         lines = tool.content(queue_id).head.split(b"\r\n")

@@ -45,6 +45,7 @@ from smtpgw.tables import spec
 from smtpgw.takeover import TakeoverOptions
 from smtpgw.wiring import dialogue as wiring_dialogue
 from smtpgw.wiring import limits as wiring_limits
+from smtpgw.wiring import quarantine as wiring_quarantine
 from smtpgw.wiring import sasl as wiring_sasl
 from smtpgw.wiring import tls as wiring_tls
 
@@ -57,6 +58,16 @@ def milters(settings: Smtpgw, listener: Listener) -> tuple[MilterOptions, ...]:
     if wanted is None and listener.profile == "internal":
         wanted = set()  # what comes back was judged when it came
     return tuple(_milter(each) for each in settings.milter if wanted is None or each.name in wanted)
+
+
+def macros(settings: Smtpgw, listener: Listener) -> dict[str, bytes]:
+    """What milters are told of a listener."""
+    submission = listener.profile in ("submission", "submissions")
+    return {
+        "j": settings.hostname.encode(),
+        "v": MAIL_NAME,
+        "daemon_name": b"ORIGINATING" if submission else listener.name.encode(),
+    }
 
 
 def all_milters(settings: Smtpgw) -> tuple[MilterOptions, ...]:
@@ -83,7 +94,6 @@ def plan(
     settings: Smtpgw, listener: Listener, addresses: Addresses, *, stress: bool = False
 ) -> Plan:
     """The road of a listener's mail, usually or under stress."""
-    submission = listener.profile in ("submission", "submissions")
     reception = settings.reception(listener, stress=stress)
     return Plan(
         cleanup=CleanupOptions(
@@ -96,12 +106,9 @@ def plan(
         addresses=addresses,
         policies=tuple(addresses.policies[listener.name, each] for each in (False, True)),
         milters=milters(settings, listener),
-        macros={
-            "j": settings.hostname.encode(),
-            "v": MAIL_NAME,
-            "daemon_name": b"ORIGINATING" if submission else listener.name.encode(),
-        },
+        macros=macros(settings, listener),
         limits=EditLimits(body_size=settings.message_size_limit),
+        quarantine=wiring_quarantine.options(settings),
         clients=wiring_limits.clients(settings, reception, addresses),
         peername_lookup=reception.smtpd_peername_lookup,
     )
@@ -137,6 +144,7 @@ def pickup(settings: Smtpgw, myorigin: str) -> PickupOptions:
             },
             limits=EditLimits(body_size=settings.message_size_limit),
             lifetime=settings.queue.maximal_queue_lifetime,
+            quarantine=wiring_quarantine.options(settings),
         ),
     )
 

@@ -52,7 +52,8 @@ def with_milter() -> Iterator[Gateway]:
     path = Path(tempfile.mkdtemp(dir="/tmp", prefix="gw"))
     with scripted(path) as socket:
         one = Gateway(path)
-        one.configure(tables=milter_table(socket))
+        held = '[smtpgw.quarantine]\naction = "hold"\n'
+        one.configure(tables=milter_table(socket) + held)
         one.start()
         yield one
         one.kill()

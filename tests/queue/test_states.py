@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from milterd.core.finding import Found
+from smtpgw.queue import quarantine
+from smtpgw.queue.batch import Batch
+from smtpgw.queue.caught import Caught
+from smtpgw.queue.sqlite import SqliteStore
 from smtpgw.queue.states import (
+    KEPT,
     MAIL_MOVES,
     RECIPIENT_MOVES,
     IllegalMove,
@@ -80,7 +88,22 @@ _INTERNAL = {
     MailEvent.RECOVER,
     MailEvent.RECOVER_HELD,
     MailEvent.RECOVER_KILLER,
+    MailEvent.ARRIVE_CAUGHT,
 }
+
+
+def _kept(
+    store: SqliteStore, change: Callable[..., object], *values: object
+) -> Callable[[], Awaitable[object]]:
+    """A change in the quarantine."""
+    return lambda: store.change(lambda batch, _: change(batch, *values))
+
+
+def _expire(batch: Batch, queue_id: str) -> None:
+    if not quarantine.expire(batch, [queue_id]):
+        raise IllegalMove("not one that expires")
+
+
 _STORED = [state for state in MailState if state is not MailState.DONE]
 
 
@@ -93,6 +116,8 @@ def test_the_store_obeys_the_table(tmp_path: Path, state: MailState, event: Mail
     async def scenario() -> None:
         async with opened(tmp_path / "00") as store:
             item = new(store, message(), hold="x" if state is MailState.HOLD else None)
+            if state in KEPT or (event is MailEvent.DISPOSE and state is MailState.CORRUPT):
+                item = replace(item, caught=Caught((Found("scan", "virus"),)))
             queue_id, token = item.queue_id, 0
             await store.add(item)
             if state in (MailState.ACTIVE, MailState.DEFERRED):
@@ -104,6 +129,8 @@ def test_the_store_obeys_the_table(tmp_path: Path, state: MailState, event: Mail
             some = Settlement(queue_id, token, START, (result,), START + 300)
             if state is MailState.DEFERRED:
                 await store.settle(some)
+            if state is MailState.RELEASING:
+                await store.change(lambda batch, _: quarantine.let_go(batch, queue_id, START))
             if state is MailState.CORRUPT:
                 await store.set_aside(queue_id, "broken")
             done = Result(0, RecipientEvent.DELIVER, "2.0.0", "ok")
@@ -121,6 +148,12 @@ def test_the_store_obeys_the_table(tmp_path: Path, state: MailState, event: Mail
                 MailEvent.DOOM: lambda: store.doom(queue_id, START, "unwanted"),
                 MailEvent.DELETE: lambda: store.delete(queue_id),
                 MailEvent.DAMAGE: lambda: store.set_aside(queue_id, "broken"),
+                MailEvent.LET_GO: _kept(store, quarantine.let_go, queue_id, START),
+                MailEvent.END_RELEASE: _kept(store, quarantine.passed, queue_id, ()),
+                MailEvent.PUT_OFF: _kept(store, quarantine.put_off, queue_id, START, "later"),
+                MailEvent.GIVE_UP: _kept(store, quarantine.give_up, queue_id, "too late"),
+                MailEvent.EXPIRE: _kept(store, _expire, queue_id),
+                MailEvent.DISPOSE: _kept(store, quarantine.dispose, queue_id),
             }[event]
             if (state, event) not in MAIL_MOVES:
                 with pytest.raises((IllegalMove, QueueError)):
