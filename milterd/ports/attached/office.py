@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 
 from milterd.ports.attached.found import Mark
 
@@ -15,7 +14,6 @@ def marks(octets: bytes) -> set[Mark]:
     from oletools import crypto
     from oletools.olevba import VBA_Parser
 
-    logging.disable(logging.CRITICAL)  # this process has no log
     if octets.startswith(olefile.MAGIC):  # isOleFile takes few octets for a path, and opens it
         with olefile.OleFileIO(io.BytesIO(octets)) as document:
             if crypto.is_encrypted(document):

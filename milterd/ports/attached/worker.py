@@ -8,6 +8,7 @@ starts another.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -24,6 +25,7 @@ LINE = 4096
 def main(number: int) -> None:
     """Serve the socket with that descriptor until it is closed."""
     asked = socket.socket(fileno=number)
+    logging.disable(logging.CRITICAL)  # the libraries' words about strangers' files go nowhere
     while True:
         line, descriptors, _, _ = socket.recv_fds(asked, LINE, 1)
         if not line or not descriptors:

@@ -45,6 +45,13 @@ def infected_mails() -> tuple[Mail, ...]:
     return samples.plain(), samples.virus(samples.plain())
 
 
+def program_mails() -> tuple[Mail, ...]:
+    """A mail with a program in it, and a plain one."""
+    good = samples.plain()
+    content = HeaderField(b"Content-Disposition", b' attachment; filename="setup.exe"')
+    return good, good.with_headers((*good.headers, content))
+
+
 def unwanted_mails() -> tuple[Mail, ...]:
     """A good mail and spam."""
     return samples.plain(), samples.spam(samples.plain())
@@ -100,6 +107,10 @@ def _dkim(host: str) -> Prepare:
         return milterd.prepare(home, "dkim", host, settings)
 
     return _plain(prepare)
+
+
+def _attachments(host: str) -> Prepare:
+    return _plain(lambda home: milterd.prepare(home, "attachments", host))
 
 
 def _clamav(host: str) -> Prepare:
@@ -176,6 +187,7 @@ def _ours(host: str) -> Iterator[Subject]:
         ("headers", "with the rule sets that come with it", _headers, revealing_mails),
         ("dkim", "signing for example.net", _dkim, signed_mails),
         ("clamav", "in front of clamd with our test signatures", _clamav, infected_mails),
+        ("attachments", "with the rules that come with it", _attachments, program_mails),
     )
     for name, what, prepare, mails in filters:
         about = f"Our {name} filter {under}, {what}."
