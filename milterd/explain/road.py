@@ -24,6 +24,7 @@ from milterd.host.judge import Judge, Surroundings
 from milterd.host.negotiation import MACROS
 from milterd.host.options import Options
 from milterd.lab.postfix import Macros, content_events, session_events
+from milterd.signed.survive import as_delivered
 from milterd.wire import messages as m
 
 PASSED = (Verdict.CONTINUE, Verdict.ACCEPT)
@@ -119,7 +120,12 @@ def walk(
 
 
 def _after(mail: Mail, decision: Decision) -> Mail:
-    return apply(mail, decision.edits) if decision.verdict in PASSED else mail
+    """The mail with the filter's edits, as its MTA makes them: over a Received field of its own,
+    which no filter is shown."""
+    if decision.verdict not in PASSED or not decision.edits:
+        return mail
+    after = apply(as_delivered(mail), decision.edits)
+    return after.with_headers(after.visible())
 
 
 def _ask(filter_: CheckedFilter, options: Options, mail: Mail, given: Mapping[str, Any]) -> Answer:

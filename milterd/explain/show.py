@@ -12,6 +12,7 @@ from milterd.base import reference
 from milterd.base.escaping import escape
 from milterd.core.decision import Decision, Reason, Tried, Verdict
 from milterd.core.mail import Client
+from milterd.explain import signed
 from milterd.explain.facts import UnwritableError, encode
 from milterd.explain.road import PASSED, Answer, Road, Stop
 from milterd.lab.diff import Line, difference
@@ -44,6 +45,8 @@ def as_lines(name: str, road: Road, hints: dict[str, Any]) -> Iterator[Line]:
                 yield "yellow", '  mode = "shadow": nothing of this is done'
             yield from difference(stop.before, stop.after)
     yield "", ""
+    for style, line in signed.lines(road):
+        yield style, _clean(line)
     yield _style(road.last), f"{_clean(name)}: {_verdict(road.last)}"
 
 
@@ -122,6 +125,7 @@ def as_values(name: str, road: Road, hints: dict[str, Any]) -> dict[str, object]
         "why": road.why,
         "client": _client(session.client),
         "helo": readable(session.helo),
+        "signatures": signed.values(road),
         "filters": [_stop_values(each, hints[each.name]) for each in road.stops],
     }
 

@@ -24,6 +24,7 @@ from milterd.signed.signature import FieldSignature, Kind, PartSignature, Signat
 
 _MIME = frozenset({b"content-type", b"content-transfer-encoding", b"mime-version"})
 """Fields that decide how a body is read."""
+_TRACE = HeaderField(b"Received", b"", hidden=True)
 _CARRIERS = _MIME | {find.DKIM, *find.ARC_SET}
 
 
@@ -169,6 +170,14 @@ class Held:
             else relaxed(new) == relaxed(old)
             for new, old in zip(now, before, strict=True)
         )
+
+
+def as_delivered(mail: Mail) -> Mail:
+    """The mail as the MTA has it, which does not show the Received field that it put on top: an
+    insertion counts it.  A mail that has a hidden field already is left as it is."""
+    if any(each.hidden for each in mail.headers):
+        return mail
+    return mail.with_headers((_TRACE, *mail.headers))
 
 
 def predict(mail: Mail, edits: Sequence[Edit]) -> tuple[Survival, ...]:

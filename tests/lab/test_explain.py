@@ -15,6 +15,7 @@ from milterd.explain.command import explain as command
 from milterd.explain.order import places
 from milterd.lab.cli import app
 from tests.filters.clamd_peer import eicar
+from tests.filters.dkim_world import by_hand
 from tests.peers.clamd import Clamd
 from tests.peers.mail_dkim import verify
 from tests.peers.opendkim import Key
@@ -396,3 +397,57 @@ def test_help_has_an_example_and_the_exit_codes() -> None:
     text = " ".join(run.invoke(app, ["explain", "--help"]).stdout.split())
     assert "Example: milterlab explain mail.eml" in text
     assert "Exit codes: 0 the mail passed, 1 it was refused, 2 wrong usage or settings" in text
+
+
+SIGNED_RULES = """
+name = "ours"
+description = "One rule that forces its way, one that does not."
+[[rule]]
+name = "subject"
+action = "replace"
+header = "Subject"
+with = "open"
+on_signed = "force"
+example = [{ direction = "inbound", before = ["Subject: x"], after = ["Subject: open"] }]
+[[rule]]
+name = "date"
+action = "remove"
+header = "Date"
+example = [{ direction = "inbound", before = ["Date: x"], after = [] }]
+"""
+
+
+def test_each_signature_what_it_covers_and_whether_it_survives(desk: Desk) -> None:
+    rules = desk.home / "rules"
+    rules.mkdir()
+    (rules / "ours.toml").write_text(SIGNED_RULES)
+    text = desk.config.read_text().replace(
+        "[filter.headers]",
+        "[filter.headers]\ncheck_signatures = false\n"
+        f'rules = ["ours"]\nrules_directory = "{rules}"',
+    )
+    desk.config.write_text(text)
+    body = b"From: a@example.org\r\nSubject: one\r\nDate: then\r\n\r\nx\r\n"
+    mail = by_hand(by_hand(body, h="from:from:date", s="kept").head() + b"x\r\n", l="2", s="lost")
+    desk.mail.write_bytes(b"DKIM-Signature: v=2\r\n" + b"".join(mail.pieces()))
+    found = desk.values("--filter", "headers", *INBOUND)["signatures"]
+    assert [(each["selector"], each["survives"], each["broken_by"]) for each in found] == [
+        ("", False, None),
+        ("lost", False, "headers"),
+        ("kept", True, None),
+    ]
+    assert found[0]["fault"] == "a= is missing or empty"
+    assert found[2] == {
+        "kind": "DKIM", "domain": "example.net", "selector": "kept",
+        "covers": [{"field": 4, "name": "From"}, {"field": 6, "name": "Date"}],
+        "forbids_another": ["from"], "body": "whole", "forms": "relaxed/relaxed",
+        "fault": None, "survives": True, "broken_by": None,
+    }  # fmt: skip
+    shown = desk.explain("--filter", "headers", *INBOUND).stdout
+    assert "  DKIM d=? s=?: can never be good: a= is missing or empty" in shown
+    assert "  DKIM d=example.net s=lost: broken by headers" in shown
+    assert "    body: its first 2 octets; form relaxed/relaxed" in shown
+    assert "  DKIM d=example.net s=kept: survives" in shown
+    assert "    covers From (field 4), Date (field 6)" in shown
+    assert "    forbids another from" in shown
+    assert "date: 1 kept for a signature" in shown
