@@ -239,15 +239,18 @@ def random_edits(mail: Mail, chance: random.Random) -> tuple[Edit, ...]:
         name = chance.choice((*NAMES, "From", "DKIM-Signature")).encode()
         nth = chance.randrange(1, 3)
         there = mail.values(name)
-        again = chance.choice(there) if there else b" x"
+        again = chance.choice(there) if there else b" x@example.org"
         spaced = b" " + b" ".join(again.split()) + b" "
         new = chance.choice((b"", b" new", value(chance), again, spaced))
         if name == b"DKIM-Signature":  # of one that is malformed OpenDKIM says nothing at all
             new = chance.choice((b"", again, spaced))
-        body_ = body_octets(mail.body)
+        if name == b"From":  # of a mail whose first author has no address it says nothing either
+            new = chance.choice((b"", b" b@example.org", again, spaced))
+        body_ = body_octets(mail.body)  # no bare CR may come of it, which no MTA sends on
         cut = chance.randrange(len(body_) + 1)
         bodies = (
-            body_ + b"\r\n", body_ + b"footer\r\n", body_[:cut] + b"\r\n", body(chance),
+            body_ + b"\r\n", body_ + b"footer\r\n",
+            body_[:cut].removesuffix(b"\r") + b"\r\n", body(chance),
             body_.replace(b" ", b"  "), body_.replace(b"\r\n", b" \r\n"),
         )  # fmt: skip
         edits: tuple[Edit, ...] = (
