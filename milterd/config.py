@@ -175,7 +175,7 @@ class MilterdConfig(CommonSettings):
         # A filter that waits for nobody gets no thread, which would only cost it time.
         waits = (
             isinstance(table, ClamavSettings | AttachmentsSettings | OwnSettings)
-            or (isinstance(table, DkimSettings) and table.verify)
+            or (isinstance(table, DkimSettings) and (table.verify or table.asks_servers))
             or (isinstance(table, SignedSettings) and table.check_signatures)
         )
         threads = getattr(table, "threads", 0) if waits else 0

@@ -203,6 +203,12 @@ class DkimTable(DkimVerifySettings, DkimSignSettings, DkimKeySettings):
             raise ValueError("expected both opendkim_key_table and opendkim_signing_table, or none")
         return self
 
+    @property
+    def asks_servers(self) -> bool:
+        """Whether signing waits for a database server."""
+        tables = (self.opendkim_key_table, self.opendkim_signing_table)
+        return any(each.startswith("dsn:") for each in tables)
+
     def options(self) -> DkimOptions:
         """For the filter."""
         header, _, body = self.canonicalization.partition("/")

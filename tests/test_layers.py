@@ -121,8 +121,8 @@ LIBRARIES = {
     "redis": {"smtpgw.rates"},
     "lmdb": {"smtpgw.tables", "milterd.ports"},
     "argon2": {"smtpgw.sasl"},
-    "asyncmy": {"smtpgw.tables"},
-    "asyncpg": {"smtpgw.tables"},
+    "asyncmy": {"smtpgw.tables", "milterd.ports"},
+    "asyncpg": {"smtpgw.tables", "milterd.ports"},
     "ldap3": {"smtpgw.tables"},
     "pydantic": {"milterd.base", "milterd.filters", "milterd", "smtpgw"},
     "typer": {

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from milterd.ports.dkim_databases import LmdbTable, SqliteTable, TableDownError
+from milterd.ports.dkim_dsn import DsnTable
 
 __all__ = ["MapTable", "PatternTable", "Table", "TableDownError", "TableError", "open_table"]
 
@@ -99,7 +100,7 @@ def _fits(text: str, parts: list[str]) -> bool:
     return True
 
 
-def open_table(text: str) -> MapTable | PatternTable | LmdbTable | SqliteTable:
+def open_table(text: str) -> MapTable | PatternTable | LmdbTable | SqliteTable | DsnTable:
     """The table that a setting names.  Raises TableError."""
     kind, colon, rest = text.partition(":")
     if text.startswith("/"):
@@ -113,9 +114,18 @@ def open_table(text: str) -> MapTable | PatternTable | LmdbTable | SqliteTable:
             return MapTable(text, _first_of_each(_pairs(text, rest)))
         case "lmdb":
             return _opened(text, lambda: LmdbTable(text, Path(rest + ".lmdb")))
+        case "dsn":
+            return _dsn(rest)
         case "sqlite":
             return _opened(text, lambda: SqliteTable(text, Path(rest)))
-    raise TableError(f"table {text!r}: expected file:, refile:, csl:, lmdb: or sqlite:")
+    raise TableError(f"table {text!r}: expected file:, refile:, csl:, lmdb:, sqlite: or dsn:")
+
+
+def _dsn(text: str) -> DsnTable:
+    try:
+        return DsnTable(text)
+    except ValueError as error:  # the text has a password in it: it is not shown
+        raise TableError(f"table dsn:{text.partition(':')[0]}://...: {error}") from error
 
 
 def _opened(text: str, make: Callable[[], T]) -> T:
