@@ -23,6 +23,9 @@ MACRO = "gatepost_release"
 """The macro's name without braces; its value is keys with spaces between them."""
 REASON_LIMIT = 100
 """Octets of a quarantine reason; what is beyond them, MTAs do not keep."""
+HOLD_QUEUE = "hold"
+"""In place of a filter's name: what is meant is the MTA's hold queue, as by Postfix's HOLD, and not
+the gateway's quarantine."""
 RULE_LIMIT = 64
 """Characters of a rule in a key; a longer one is cut, and told apart by a digest."""
 MOST_RELEASED = 50

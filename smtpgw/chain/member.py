@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from milterd.core.actions import Edit
 from milterd.core.decision import Reason, Reply, Verdict
-from milterd.core.finding import MACRO, Found, macro_value
+from milterd.core.finding import HOLD_QUEUE, MACRO, Found, macro_value
 from milterd.core.mail import Mail
 from milterd.wire import messages as wire
 from milterd.wire.constants import Actions, Protocol
@@ -241,7 +241,8 @@ class Member:
         reasons = result.reasons
         if told:
             reasons = (*reasons, self._reason("quarantine", stage, text=said))
-        return replace(result, reasons=reasons, quarantine=text, found=(*result.found, found))
+        kept = () if found.filter == HOLD_QUEUE else (found,)
+        return replace(result, reasons=reasons, quarantine=text, found=(*result.found, *kept))
 
     # --- verdicts ---
 

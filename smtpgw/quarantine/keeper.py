@@ -139,13 +139,14 @@ class Keeper:
     async def _pass(self, queued: QueuedMail, caught: Caught, result: ChainResult) -> None:
         """Into the queue, or nowhere if the milters have taken every recipient away."""
         actions = entry.actions(caught)
+        hold = actions.hold or (result.quarantine or b"").decode("ascii", "backslashreplace")
         mails: tuple[NewMail, ...] = ()
         if result.verdict is not Verdict.DISCARD:
             mails = await self._intake.made(
                 acting.addressed(result.mail, actions),
                 queue_id=self._intake.new_id(),
                 decision=(*queued.reasons, _released(queued, caught), *result.reasons),
-                hold=actions.hold or None,
+                hold=hold or None,
                 filtered=acting.filtered(actions),
             )
         mails = tuple(replace(each, arrived=queued.arrived) for each in mails)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from milterd.core.decision import Reply, Verdict
+from milterd.core.finding import MACRO, Found
 from milterd.wire import messages as m
 from milterd.wire.constants import Protocol
 from tests.chain.scripted import (
@@ -194,6 +195,62 @@ def test_quarantine_is_not_final() -> None:
             assert result.quarantine == b"looks? odd" + b"!" * 90
             assert "EndOfMessage" in two.kinds
             assert "quarantine" in [each.outcome for each in result.reasons]
+
+    run(main())
+
+
+CAUGHT = m.QuarantineReply(b"clamav/Eicar: infected")
+PASSING = {
+    "what it says": ([CAUGHT, m.Continue()], Found.of("one", "clamav/Eicar: other words"), True),
+    "another rule": ([CAUGHT, m.Continue()], Found.of("one", "clamav/Eica: infected"), False),
+    "another milter": ([CAUGHT, m.Continue()], Found.of("two", "clamav/Eicar"), False),
+    "other words": ([m.QuarantineReply(b"odd"), m.Continue()], Found.of("one", "od"), False),
+    "the same words": ([m.QuarantineReply(b"odd"), m.Continue()], Found.of("one", "odd"), True),
+    "a refusal": (m.ReplyCode(b"550 no"), Found("one", "reject 550 5.7.1 no"), True),
+    "another refusal": (m.ReplyCode(b"550 no!"), Found("one", "reject 550 5.7.1 no"), False),
+    "a discard": (m.Discard(), Found("one", "discard"), True),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_a_released_mail_passes_its_finding_only(name: str) -> None:
+    replies, passing, passes = PASSING[name]
+
+    async def main() -> None:
+        async with scripted({m.EndOfMessage: replies}) as one:
+            caught = await walk(chain_of(one.options()))
+            assert [each.milter for each in caught.found] == ["one"]
+            result = await walk(chain_of(one.options(), passing=[passing]))
+            assert (result.found == ()) == passes
+            assert not passes or (result.verdict, result.quarantine) == (Verdict.CONTINUE, None)
+            assert ("released" in [each.outcome for each in result.reasons]) == passes
+
+    run(main())
+
+
+def test_only_a_release_is_told_and_only_to_who_found_it() -> None:
+    async def main() -> None:
+        async with scripted() as one, scripted() as two:
+            both = one.options(), two.options("two")
+            for passing in ([], [Found.of("one", "clamav/Eicar: infected")]):
+                one.sessions.clear()
+                two.sessions.clear()
+                await walk(chain_of(*both, passing=passing))
+                told = {b"{gatepost_release}": b"clamav/Eicar"} if passing else {}
+                assert told.items() <= one.macros_before(m.MailFrom).items()
+                assert (f"{{{MACRO}}}".encode() in one.macros_before(m.MailFrom)) == bool(passing)
+                assert f"{{{MACRO}}}".encode() not in two.macros_before(m.MailFrom)
+
+    run(main())
+
+
+def test_what_is_meant_for_the_hold_queue_is_no_finding() -> None:
+    replies = [m.QuarantineReply(b"hold/header_checks: look"), m.Continue()]
+
+    async def main() -> None:
+        async with scripted({m.EndOfMessage: replies}) as one:
+            result = await walk(chain_of(one.options()))
+            assert (result.quarantine, result.found) == (b"hold/header_checks: look", ())
 
     run(main())
 

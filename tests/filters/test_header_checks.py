@@ -139,7 +139,7 @@ def test_envelope_and_hold(tmp_path: Path) -> None:
     _, decision = decide(built(tmp_path, header_checks=tables))
     assert decision.edits == (
         AddRecipient(b"x@example.com", (b"NOTIFY=NEVER",)),
-        Quarantine(b"look"),
+        Quarantine(b"hold/header_checks: look"),
     )
     (copied, held) = decision.reasons
     assert copied.outcome == "copied"

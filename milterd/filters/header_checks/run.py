@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from milterd.core.decision import Trace, Tried, Verdict
+from milterd.core.finding import HOLD_QUEUE, Finding
 from milterd.core.mail import HeaderField, Mail
 from milterd.filters.header_checks.actions import LOGGING, Action
 from milterd.filters.header_checks.spliced import SplicedBody
@@ -198,7 +199,8 @@ class CheckRun:
             self._over = self.passed = True
             self._tell(hit, "passed", text)
         elif word == "HOLD" and judged.hold is None:
-            judged.hold = text or f"{hit.place}: {_shown(line)}"
+            why = text or f"{hit.place}: {_shown(line)}"
+            judged.hold = Finding(HOLD_QUEUE, "header_checks", why).reason.decode("ascii")
             self._tell(hit, "held", text)
         elif word in ("REDIRECT", "BCC"):
             self._send(hit, word)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from milterd.core.decision import Trace, Tried, Verdict
+from milterd.core.finding import Finding
 from milterd.core.mail import Mail
 from milterd.filters.header_checks.run import CheckRun, CheckSet
 from milterd.filters.header_rules.compiled import Rule, RuleSet
@@ -179,7 +180,7 @@ class Run:
                 judged.verdict = Verdict.DISCARD
                 return "discarded", text
             case RuleAction.HOLD:
-                judged.hold = text or f"rule {rule.name}"
+                judged.hold = Finding("headers", rule.name, text).reason.decode("ascii")
                 return "held", text
             case RuleAction.REDIRECT:
                 judged.redirect = text
