@@ -44,6 +44,7 @@ from milterd.ports.scanner import (
     printable,
 )
 from milterd.ports.thorough import MemoryOptions, ReadingOptions
+from milterd.signed.keep import own_marks
 
 SCANNED = b"X-Virus-Scanned"
 STATUS = b"X-Virus-Status"
@@ -259,20 +260,20 @@ class ClamavFilter:
 
     def _clean(self, mail: Mail, facts: ScanFact) -> Decision:
         """Scanned and clean, or not scanned because the settings say so."""
-        edits: list[Edit] = list(_forged(mail))
+        forged = tuple(_forged(mail))
         match facts:
             case Skipped(why):
-                return Decision(
-                    edits=tuple(edits), reasons=(Reason(self.name, "exempt", {"for": why}),)
-                )
+                return Decision(edits=forged, reasons=(Reason(self.name, "exempt", {"for": why}),))
             case Passed(found):
-                return self._let_pass(found, edits)
+                return self._let_pass(found, list(forged))
             case Infected(signature):
                 said = {"ignored": printable(signature)}
                 reason = Reason(self.name, "clean", said)
             case _:
                 reason = Reason(self.name, "clean")
-        return Decision(edits=(*edits, *self._scanned()), reasons=(reason,))
+        # A mark that says nothing new is not worth a signature; a forged one is not spared.
+        kept = own_marks(mail, self.name, forged, self._scanned())
+        return Decision(edits=kept.edits, reasons=(reason, *kept.reasons))
 
     def _let_pass(self, found: Trouble, edits: list[Edit]) -> Decision:
         """Released from quarantine in spite of this: as if it were not there."""

@@ -18,7 +18,7 @@ from milterd.core.mail import Mail
 from milterd.signed.signature import FieldSignature, Kind, Signature
 from milterd.signed.survive import Held
 
-EXACT_WORK = 500_000
+EXACT_WORK = 50_000
 """Fields, and stretches of 50 octets of a body, that are looked at for one mail in comparing
 octets; beyond, an edit that touches a name that is signed counts as breaking every signature.  So
 a mail with thousands of fields to change costs a bounded time.  One question is always answered."""
@@ -127,6 +127,15 @@ def keep(guard: Guard, wishes: Iterable[Wish]) -> Kept:
             gone.update(broken)
             edits += wish.edits
     return Kept(edits, tuple(reasons))
+
+
+def own_marks(mail: Mail, source: str, forged: tuple[Edit, ...], marks: tuple[Edit, ...]) -> Kept:
+    """For a filter that marks mail: what claims to be its own mark goes whatever signs it, and
+    marks are left out where a signature forbids them."""
+    if not forged and not marks:
+        return Kept(())
+    wishes = (Wish(source, forged, OnSigned.FORCE), Wish(source, marks, OnSigned.SKIP))
+    return keep(Guard(mail), wishes)
 
 
 def reason(source: str, on_signed: OnSigned, broken: Sequence[Signature]) -> Reason:

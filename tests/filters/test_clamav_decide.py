@@ -22,6 +22,7 @@ from milterd.ports.scanner import (
     Unavailable,
     Unscannable,
 )
+from tests.filters.dkim_world import by_hand
 
 
 class OneAnswer:
@@ -218,3 +219,17 @@ def test_a_mail_may_wait_until_a_clamd_answers(
     assert scanner.scans == scans
     assert scanner.now <= 10.0
     assert built.decide(MAIL, found).verdict is verdict
+
+
+def test_a_mark_is_left_out_for_a_signature_and_a_forged_one_is_not() -> None:
+    text = b"From: a@example.net\r\nX-Virus-Status: clean\r\n\r\nx\r\n"
+    mail = by_hand(text, h="from:x-virus-scanned:x-virus-status")
+    decision = build().decide(mail, Clean())
+    # Once it is broken, nothing is left to spare the other mark for.
+    assert decision.edits[0] == ChangeHeader(b"X-Virus-Status", 1, b"")
+    assert header(apply(mail, decision.edits)).endswith(SCANNED)
+    assert [each.outcome for each in decision.reasons] == ["clean", "breaks-signature"]
+    whole = by_hand(text.replace(b"X-Virus-Status: clean\r\n", b""), h="from:x-virus-scanned")
+    decision = build().decide(whole, Clean())
+    assert decision.edits == ()
+    assert decision.reasons[1].facts == {"signature": "DKIM d=example.net s=s"}

@@ -279,14 +279,14 @@ def test_a_signature_that_is_void_anyway_holds_nothing_and_is_looked_at_once() -
 
 def test_many_edits_of_a_long_header_take_bounded_time() -> None:
     names = by_hand(MAIL, h="from:x").headers[0]
-    count = 20_000
+    count = 5_000
     mail = Mail(
         headers=(names, HeaderField(b"From", b" a@b.c"), *[HeaderField(b"X", b" 1")] * count)
     )
     wishes = [Wish("r", (ChangeHeader(b"X", at, b" 2"),)) for at in range(count, 0, -1)]
     began = time.process_time()
     kept = keep(Guard(mail), wishes)
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 1
     assert EXACT_WORK // count - 2 < len(kept.edits) < EXACT_WORK // count + 2
 
 
