@@ -525,7 +525,7 @@ def test_reloads_leave_no_descriptor_behind(gateway: Gateway) -> None:
 
     reloaded(49)
     before = held()
-    for number in range(20):
+    for number in range(8):
         reloaded(10 + number)
 
     def as_before() -> bool:
