@@ -192,6 +192,7 @@ class MilterdConfig(CommonSettings):
             idle_timeout=own.idle_timeout,
             on_failure=getattr(table, "on_failure", OnFailure.TEMPFAIL),
             shadow=table.mode == "shadow",
+            judge_time=table.timeout if isinstance(table, OwnSettings) else None,
             faults=table.failures.actions(),
         )
 

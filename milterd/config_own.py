@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from milterd.base import sockets
-from milterd.base.fields import Kind
+from milterd.base.fields import Duration, Kind
 from milterd.config_filter import FilterTable
 from milterd.filters.own import OwnOptions
 from milterd.host.options import OnFailure
@@ -56,6 +56,12 @@ class OwnSettings(FilterTable):
         le=256,
         description="mails it looks at at a time in a native host's process; 0 for a filter "
         "whose gather waits for nobody",
+    )
+    timeout: Duration = Field(
+        default=60.0,
+        gt=0,
+        description="for gather and decide on one mail, of a native host with threads; a later "
+        "answer counts for nothing, and the mail is dealt with as on_failure says",
     )
     on_failure: OnFailure = Field(
         default=OnFailure.TEMPFAIL,

@@ -114,6 +114,11 @@ class Judge:
         except (Exception, SystemExit) as error:  # noqa: BLE001  # as in judge
             return self.failure("filter", error, self._on_error(mail.session.direction))
 
+    def late(self, mail: Mail) -> Decision:
+        """The decision about a mail that the filter has not judged in its time."""
+        error = TimeoutError(f"no decision within {self.options.judge_time} s")
+        return self.failure("filter", error, self._on_error(mail.session.direction))
+
     def _on_error(self, direction: Direction) -> OnFailure:
         return self.options.action(Fault.ERROR, direction)
 

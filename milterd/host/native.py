@@ -263,8 +263,12 @@ class _Connection:
         decision = self._judge.at_once(mail)
         if decision is not None:
             return decision
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._judge.judge, mail)
+        work = asyncio.get_running_loop().run_in_executor(self._pool, self._judge.judge, mail)
+        try:
+            async with asyncio.timeout(self._judge.options.judge_time):
+                return await asyncio.shield(work)
+        except TimeoutError:  # the thread goes on; nobody can end it but with its process
+            return self._judge.late(mail)
 
     async def _say(self, decision: Decision, writer: asyncio.StreamWriter) -> Decision:
         """Send what answers a message; the decision that was made in the end."""

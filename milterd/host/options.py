@@ -59,6 +59,8 @@ class Options:
       it has to outlast a slow SMTP session (libmilter's own default is 7210).
     - `on_failure`: for faults of the filter; our own (a full disk, say) are always temporary.
     - `faults`: what differs from `on_failure` and `oversize`, for mail of a direction.
+    - `judge_time`: seconds for which the native host waits for a filter that has threads; None
+      waits for as long as it takes, for filters that have a deadline of their own.
     - `shadow`: the filter decides and the log says so, but the mail goes on as it is.
     """
 
@@ -74,6 +76,7 @@ class Options:
     idle_timeout: float = 7210.0
     on_failure: OnFailure = OnFailure.TEMPFAIL
     shadow: bool = False
+    judge_time: float | None = None
     faults: Mapping[tuple[Fault, Direction], OnFailure] = field(default_factory=dict)
 
     def action(self, fault: Fault, direction: Direction) -> OnFailure:

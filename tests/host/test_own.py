@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,7 @@ def milterd() -> Iterator[Milterd]:
             tables += f"{keys}\n"
     for policy in ("accept", "reject"):
         tables += f'[filter.own.{policy}]\non_failure = "{policy}"\nmodule = "{home}/cases.py"\n'
+        tables += "timeout = 3\n" if policy == "reject" else ""
     tables += f'[filter.own.reader]\nmodule = "{home}/reader.py"\n'
     configure(made, tables)
     made.start()
@@ -244,6 +246,17 @@ def test_a_fault_may_be_let_pass(milterd: Milterd) -> None:
     (answer,) = ask(milterd, "accept", "raise")
     assert answer.reply == m.Continue()
     assert answer.edits == ()
+
+
+def test_one_that_takes_too_long_is_not_waited_for(milterd: Milterd) -> None:
+    began = time.monotonic()
+    (answer,) = ask(milterd, "reject", "slow:90")
+    assert answer.reply.text.startswith(b"554 5.3.0")
+    assert time.monotonic() - began < 60
+    said = "no decision within 3.0 s"
+    until(lambda: any(said in str(each) for each in lines(milterd, "failure", "reject")))
+    (after,) = ask(milterd, "reject", "accept")  # another thread is free
+    assert after.reply == m.Accept()
 
 
 def test_an_edit_that_needs_does_not_name_is_a_fault(milterd: Milterd) -> None:
