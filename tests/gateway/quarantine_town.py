@@ -41,6 +41,7 @@ class QuarantineTown:
         """Lines for [smtpgw.quarantine], and milters after ours."""
         place = self.gateway.place
         self.gateway.configure(
+            'non_smtpd_milters = ["viruses"]',
             tables=f"""
 [[smtpgw.milter]]
 name = "viruses"
@@ -55,7 +56,7 @@ socket_group = ""
 clamd = "unix:{place}/clamd/clamd.sock"
 infected = "{infected}"
 hostname = "gw.example.net"
-"""
+""",
         )
         text = self.gateway.file.read_text()
         self.gateway.file.write_text(text.replace("[metrics]\n", '[metrics]\nmilterd = ""\n'))

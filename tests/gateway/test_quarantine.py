@@ -24,6 +24,7 @@ from tests.gateway.quarantine_town import (
     mail,
     quarantine_town,
 )
+from tests.gateway.test_sendmail import sendmail
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,19 @@ def test_a_release_that_is_killed_delivers_once(usual: QuarantineTown, user: str
         usual.told(each, "released")
     assert len(gateway.delivered(user, 3)) == 3
     assert usual.listed() == []
+
+
+def test_local_mail_is_quarantined_and_released_by_its_own_road(
+    town: QuarantineTown, user: str
+) -> None:
+    assert sendmail(town.gateway, "-f", "a@example.net", user, mail=mail(eicar())).returncode == 0
+    (line,) = town.gateway.told("message", outcome="quarantined", recipients=[user])
+    (entry,) = town.listed("--recipient", user)
+    assert entry["queue_id"] == line["queue_id"]
+    assert (entry["listener"], entry["direction"]) == ("pickup", "originating")
+    town.run("quarantine", "release", entry["queue_id"])
+    town.told(entry["queue_id"], "released")
+    assert len(town.gateway.delivered(user)) == 1
 
 
 def test_what_is_deleted_is_gone(town: QuarantineTown, user: str) -> None:
