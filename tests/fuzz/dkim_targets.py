@@ -10,11 +10,15 @@ if __name__ == "__main__":
     # Run as a script: the project's root is not on the path then.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from milterd.core.mail import HeaderField, parse_message
+from milterd.core.actions import AddHeader, ChangeHeader, InsertHeader, ReplaceBody
+from milterd.core.mail import BytesBody, HeaderField, body_octets, parse_message
 from milterd.filters.dkim_record import RecordError, read
 from milterd.filters.dkim_results import forged, value
 from milterd.filters.dkim_verify import Verifier
 from milterd.ports.dkim_dns import Answer, Texts
+from milterd.signed.cover import cover
+from milterd.signed.keep import Guard, Wish, keep
+from milterd.signed.survive import Held
 from tests.fuzz.driver import Target, run
 
 
@@ -47,8 +51,30 @@ def fuzz_dkim_mail(data: bytes) -> None:
     forged(mail, "mx.example.net")
 
 
+def fuzz_signed_edits(data: bytes) -> None:
+    """Any mail has signatures that are held or not, and any edit an answer; none is no harm."""
+    value_, _, octets = data.partition(b"\n\n")
+    mail = parse_message(octets)
+    edits = (
+        ChangeHeader(b"Subject", 1, value_),
+        InsertHeader(0, b"ARC-Seal", value_),
+        AddHeader(b"DKIM-Signature", value_),
+        ReplaceBody(BytesBody(body_octets(mail.body) + value_)),
+    )
+    held = Held(mail)
+    same = ReplaceBody(BytesBody(body_octets(mail.body)))
+    assert held.broken((same,)) == ()
+    broken = held.broken(edits)
+    for each in (*held.in_header, *held.in_body):
+        cover(mail, each)
+        assert str(each).isprintable()
+    assert set(broken) <= {*held.in_header, *held.in_body}
+    keep(Guard(mail), [Wish("x", (each,)) for each in edits])
+
+
 TARGETS: dict[str, Target] = {
-    each.__name__.removeprefix("fuzz_"): each for each in (fuzz_dkim_record, fuzz_dkim_mail)
+    each.__name__.removeprefix("fuzz_"): each
+    for each in (fuzz_dkim_record, fuzz_dkim_mail, fuzz_signed_edits)
 }
 
 if __name__ == "__main__":
