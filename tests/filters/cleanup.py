@@ -1,8 +1,8 @@
 """The judge of header_checks: a Postfix whose cleanup(8) reads its tables anew for each mail.
 
 It has no queue manager, so what it accepts stays in the incoming queue, where postcat(1) reads
-it.  Two listeners stand before two cleanups: one has the tables, the other has none and shows
-the mail as a milter would get it.
+it.  Listeners stand before two cleanups: one has the tables, the other has none and shows the
+mail as a milter would get it; before that one, a third listener asks a milter.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class Cleanup:
 
     mta: Postfix
     plain: int
+    asking: int
     tables: Path
+    milter: Path
+    """Where the milter of the third listener has to have its socket."""
 
     def plainly(self, message: bytes, *recipients: bytes) -> Mail:
         """The mail as Postfix hands it to milters."""
@@ -60,6 +63,10 @@ class Cleanup:
     def checked(self, message: bytes, *recipients: bytes) -> Result:
         """What the tables do to it."""
         return self._send(self.mta.port, message, recipients)
+
+    def asked(self, message: bytes, *recipients: bytes) -> Result:
+        """What the milter does to it."""
+        return self._send(self.asking, message, recipients)
 
     def _send(self, port: int, message: bytes, recipients: tuple[bytes, ...]) -> Result:
         with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
@@ -104,7 +111,10 @@ def cleanup() -> Iterator[Cleanup]:
     with postfix(MAIN) as mta:
         tables = mta.config / "tables"
         tables.mkdir()
-        plain = free_port()
+        plain, asking = free_port(), free_port()
+        milter = mta.queue / "milter"
+        milter.mkdir(mode=0o755)
+        socket = milter / "headers.sock"
         master = (mta.config / "master.cf").read_text()
         lists = " ".join(f"-o {each}=$gatepost_{each}" for each in LISTS)
         master = re.sub(r"(?m)^qmgr.*$", "", master)
@@ -113,8 +123,10 @@ def cleanup() -> Iterator[Cleanup]:
             f"cleanup unix n - n - 0 cleanup -o max_use=1 {lists}\n"
             "plain unix n - n - 0 cleanup\n"
             f"127.0.0.1:{plain} inet n - y - - smtpd -o cleanup_service_name=plain\n"
+            f"127.0.0.1:{asking} inet n - n - - smtpd -o cleanup_service_name=plain\n"
+            f"  -o smtpd_milters=unix:{socket} -o milter_default_action=tempfail\n"
         )
         (mta.config / "master.cf").write_text(master)
         mta.set({f"gatepost_{each}": "" for each in LISTS})
         wait_for(lambda: answers(plain, b"220 "), "the second listener answers")
-        yield Cleanup(mta, plain, tables)
+        yield Cleanup(mta, plain, asking, tables, milter)

@@ -21,6 +21,7 @@ from milterd.filters.headers import ChecksOptions, HeadersFilter, HeadersOptions
 from milterd.signed.keep import OnSigned
 from tests.filters.cleanup import LISTS, OWN, Cleanup, Result, cleanup
 from tests.filters.make_checks import Trial, trial
+from tests.peers.milterd import prepare
 from tests.tables.postmap import age
 
 COUNT = int(os.environ.get("GATEPOST_CHECKS", "40"))
@@ -112,3 +113,30 @@ def test_the_same_becomes_of_mail(judge: Cleanup, tmp_path: Path, start: int) ->
             print(f"{name}:\n{table.decode()}")
         print("sent:", one.message, "expected:", expected, "found:", found, sep="\n")
     assert not wrong
+
+
+ROAD = {
+    "header_checks": b"/^Subject: (.*)red/ PREPEND X-New: $1\n/^X-One:/ REPLACE X-Uno: changed\n"
+    b"/^X-Two:/ REPLACE X-Two: by name\n/^X-Mailer:/ IGNORE\n/^List-Id:/ PREPEND Subject: new\n"
+    b"/^Comments:.*green/ HOLD\n/^Comments:.*blue/ REJECT 5.7.9 no blue\n",
+    "body_checks": b"/green/ REPLACE was green\n/blue/ PREPEND before blue\n/%/ IGNORE\n",
+}
+
+
+def test_the_same_comes_of_it_as_a_milter(judge: Cleanup) -> None:
+    """Each edit lands where cleanup(8) makes it, with Postfix's own field on top."""
+    lay(judge, Trial("regexp", ROAD, b"", ()))
+    lists = []
+    for name, table in ROAD.items():
+        (judge.milter / name).write_bytes(table)
+        lists.append(f'{name} = ["regexp:{judge.milter / name}"]\n')
+    settings = "".join(lists) + 'rules = []\nchecks_on_signed = "force"\nhostname = "x"\n'
+    with prepare(judge.milter, "headers", "native", settings).run() as milter:
+        milter.socket.chmod(0o666)
+        held = 0
+        for number in range(15):
+            one = trial(Random(f"{SEED}-road-{number}"))
+            expected = told(judge.checked(one.message, *one.recipients))
+            assert told(judge.asked(one.message, *one.recipients)) == expected, one.message
+            held += expected[0] is True
+        assert held
