@@ -6,16 +6,25 @@ import fnmatch
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milterd.core.actions import AddHeader, ChangeHeader, InsertHeader
+from milterd.core.actions import AddHeader, ChangeHeader, InsertHeader, Quarantine
 from milterd.core.apply import apply
 from milterd.core.decision import Verdict
-from milterd.core.mail import Direction, HeaderField, Mail, Session, split_header
+from milterd.core.mail import (
+    Direction,
+    Envelope,
+    HeaderField,
+    Mail,
+    Recipient,
+    Session,
+    split_header,
+)
 from milterd.filters import FILTERS, Clocks, build_headers
 from milterd.filters.header_rules.compiled import RuleSet, compile_rules
 from milterd.filters.header_rules.conditions import unfolded
@@ -24,6 +33,7 @@ from milterd.filters.header_rules.lines import folded
 from milterd.filters.header_rules.model import RuleAction, RuleFile, When
 from milterd.filters.header_rules.read import RuleError, find, read
 from milterd.filters.header_rules.run import Limits, run
+from milterd.filters.header_rules.values import masked, without_comments
 from milterd.filters.headers import HeadersFilter, HeadersOptions, OnTimeout
 from milterd.filters.setup import SetupError
 
@@ -180,6 +190,69 @@ def test_an_mta_that_hides_a_field_on_top_gets_the_same(
     assert below == [each.raw for each in apply(shown, edits).headers]
 
 
+PLACING = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "action": st.just("insert"),
+            "header": st.sampled_from(NAMES),
+            "position": st.integers(1, 6),
+            "with": st.just("put in"),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "action": st.just("prepend"),
+            "header": st.sampled_from(GLOBS),
+            "with": st.sampled_from(["X-New: above", "A: above"]),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "action": st.just("remove"),
+            "header": st.sampled_from(GLOBS),
+            "nth": st.sampled_from([1, 2, -1, -2]),
+        }
+    ),
+)
+
+
+def placed(fields: Plain, rule: dict[str, object]) -> Plain:
+    """The same for rules about places."""
+    glob, text = str(rule["header"]).lower(), str(rule.get("with", "")).encode()
+    hits = [at for at, each in enumerate(fields) if fnmatch.fnmatch(each[0].decode().lower(), glob)]
+    match rule["action"]:
+        case "insert":
+            at = int(str(rule["position"])) - 1
+            return [*fields[:at], (str(rule["header"]).encode(), b" " + text), *fields[at:]]
+        case "remove":
+            nth = int(str(rule["nth"]))
+            wanted = hits[nth - 1 : nth] if nth > 0 else hits[nth:][:1] if len(hits) >= -nth else []
+            return [each for at, each in enumerate(fields) if at not in wanted]
+    name, _, value = text.partition(b":")
+    result: Plain = []
+    for at, each in enumerate(fields):
+        result += [(name, value), each] if at in hits else [each]
+    return result
+
+
+@given(st.lists(FIELDS, max_size=8), st.lists(PLACING, min_size=1, max_size=3), st.booleans())
+def test_what_is_put_in_between_stands_where_the_rule_says(
+    fields: list[HeaderField], rules: list[dict[str, object]], told: bool
+) -> None:
+    """Whether or not we are told of what the MTA has on top."""
+    own = HeaderField(b"Received", b" from x by mta; now", hidden=True)
+    shown = tuple(HeaderField(each.name, each.value) for each in fields)
+    session = Session(direction=OUT)
+    seen = Mail(session=session, headers=(own, *shown) if told else shown)
+    outcome = run([rule_set(*rules)], seen, Limits(10, 10), lambda: 0.0)
+    result = apply(Mail(session=session, headers=(own, *shown)), outcome.edits).headers
+    assert result[0] is own
+    expected: Plain = [(each.name, each.value) for each in shown]
+    for rule in rules:
+        expected = placed(expected, rule)
+    assert [(each.name, each.value) for each in result[1:]] == expected
+
+
 def test_deletions_come_from_the_bottom() -> None:
     mail = mail_of(b"X: 1", b"Y: 2", b"x: 3")
     rule = {"action": "remove", "header": "X"}
@@ -277,6 +350,81 @@ def test_folding_changes_only_line_ends(text: bytes) -> None:
     lines = (b"Name:" + value).split(b"\r\n")
     assert not any(line.isspace() for line in lines)
     assert all(len(line) <= 76 or len(line.split()) <= 2 for line in lines[1:])
+
+
+def test_a_verdict_ends_the_rules_and_names_itself() -> None:
+    rules = (
+        {"action": "remove", "header": "X"},
+        {"action": "hold", "with": "look", "when": {"header": "From", "present": False}},
+        {"action": "warn", "with": "odd", "header": "X"},
+        {"action": "reject", "header": "Y", "nth": 2, "with": "4.7.1 later"},
+        {"action": "discard"},
+    )
+    outcome = run([rule_set(*rules)], mail_of(b"X: 1", b"Y: 1"), Limits(), lambda: 0.0)
+    assert (outcome.verdict, outcome.edits) == (Verdict.DISCARD, ())
+    assert [each.outcome for each in outcome.results] == ["", "held", "discarded"]
+    outcome = run([rule_set(*rules)], mail_of(b"Y: 1", b"Y: 2"), Limits(), lambda: 0.0)
+    assert (outcome.verdict, outcome.reply) == (Verdict.TEMPFAIL, "4.7.1 later")
+    outcome = run([rule_set(*rules[:2])], mail_of(b"X: 1"), Limits(), lambda: 0.0)
+    assert outcome.edits == (ChangeHeader(b"X", 1, b""), Quarantine(b"look"))
+
+
+def test_rules_stop_where_they_say() -> None:
+    first = rule_set(
+        {"action": "remove", "header": "A", "stop": "set"}, {"action": "remove", "header": "B"}
+    )
+    second = rule_set({"action": "stop", "header": "C"}, {"action": "remove", "header": "D"})
+
+    def left(*lines: bytes) -> list[bytes]:
+        mail = mail_of(*lines)
+        outcome = run([first, second], mail, Limits(), lambda: 0.0)
+        return [each.name for each in apply(mail, outcome.edits).headers]
+
+    assert left(b"A: 1", b"B: 1", b"D: 1") == [b"B"]
+    assert left(b"B: 1", b"D: 1") == []
+    assert left(b"A: 1", b"B: 1", b"C: 1", b"D: 1") == [b"B", b"C", b"D"]
+
+
+def test_a_redirect_takes_the_place_of_all_recipients() -> None:
+    rule = {"action": "redirect", "with": "x@example.net", "when": {"recipient": "b@*"}}
+    people = (Recipient(b"a@example.org"), Recipient(b"b@example.org"))
+    mail = replace(mail_of(b"A: 1"), envelope=Envelope(b"", (), people))
+    edits = run([rule_set(rule)], mail, Limits(), lambda: 0.0).edits
+    assert [each.address for each in apply(mail, edits).envelope.recipients] == [b"x@example.net"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"Fri (a (b) \\) c) 9:00 (UTC)", b"Fri 9:00"),
+        (b'"a (no comment)" <a@b> (one)', b'"a (no comment)" <a@b>'),
+        (b"open (never closed", b"open (never closed"),
+        (b"closed) never (open)", b"closed) never (open)"),
+        (b"(all)", b""),
+    ],
+)
+def test_comments_come_out_where_they_are_some(text: bytes, expected: bytes) -> None:
+    assert without_comments(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"from a (b [192.0.2.1]) by c with x; d", b"from l by c with x; d"),
+        (b"from a (said by b) by c; d", b"from l by c; d"),
+        (b"from a via by-name by c; d", b"from l by c; d"),
+        (b"by c; d", b"by c; d"),
+        (b"from a (never by c; d", b"from a (never by c; d"),
+    ],
+)
+def test_a_client_is_masked_and_nothing_else(text: bytes, expected: bytes) -> None:
+    assert masked(text, b"l") == expected
+
+
+@given(st.binary(max_size=200))
+def test_no_value_upsets_them(value: bytes) -> None:
+    assert len(without_comments(value)) <= len(value)
+    assert masked(value, b"l") == value or value[:4].lower() == b"from"
 
 
 # --- signatures --------------------------------------------------------------------
@@ -483,6 +631,19 @@ after = []
         ('"remove"', '"add"\nwith = "x\\r\\ny"', "'with' holds a control character"),
         ('"remove"\nheader = "X"', '"add"\nheader = "X*"\nwith = "y"', "one exact name"),
         ('"inbound"', '"outbound"', "found 'outbound'"),
+        ('header = "X"', 'header = "X"\nnth = 0', "'nth' counts from 1, or from -1"),
+        ('header = "X"', 'header = "X"\nglob = "a"\nexact = "a"', "only one"),
+        ('header = "X"', 'header = "X"\nwhen = {}', "an empty condition"),
+        ('header = "X"', 'header = "X"\nwhen = { clinet = "::1" }', "did you mean 'client'?"),
+        ('header = "X"', 'header = "X"\nwhen = { client = "::x" }', "expected a network such as"),
+        ('header = "X"', 'header = "X"\nwhen = { larger = "x" }', "expected octets"),
+        ('header = "X"', 'header = "X"\nwhen = { not = { value = "x" } }', "go with 'header'"),
+        ('header = "X"', 'header = "X"\nkeep_signatures = true', 'on_signed = "skip"'),
+        ('header = "X"', 'header = "X"\non_signed = "never"', "found 'never'"),
+        ('"remove"', '"redirect"\nwith = "nobody"', "expected user@domain"),
+        ('"remove"', '"prepend"\nwith = "no field"', 'expected "Name: value"'),
+        ('"remove"', '"reject"\nwith = "2.1.1 no"', "expected an enhanced code 4.x.y or 5.x.y"),
+        ('"remove"', '"insert"\nwith = "x"', "'position' goes with action 'insert'"),
         ('before = ["X: 1"]\n', "", "rule.0.example.0.before: missing"),
         ('name = "good"', 'name = "../good"', "name: found '../good'"),
         ('description = "d"', 'desciption = "d"', "did you mean 'description'?"),
