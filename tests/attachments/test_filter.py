@@ -275,9 +275,14 @@ def test_where_parts_are_in_doubt_a_file_cannot_be_taken_out(
     decide: Decide, tmp_path: Path
 ) -> None:
     mail = make.message(
-        make.part(b"x", "filename=a.dat"), more=b"Content-Type: multipart/mixed; boundary=other\r\n"
+        make.part(b"x", "filename=a.dat"), more=b"Content-Transfer-Encoding: 8bit\r\n" * 2
     )
     assert decide(mail, **own(tmp_path, "strip")).verdict is Verdict.REJECT
+    # A rule about what a part says of itself finds nothing in the other readings.
+    rule = RULE.format(action="strip").replace("extensions", "declared")
+    (tmp_path / "own.toml").write_text(rule.replace('"dat"', '"application/octet-stream"'))
+    found = decide(mail, rules="own", directory=tmp_path)
+    assert (found.verdict, outcomes(found)) == (Verdict.REJECT, {"no-dat"})
 
 
 @pytest.mark.parametrize(
