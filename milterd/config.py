@@ -177,6 +177,7 @@ class MilterdConfig(CommonSettings):
             isinstance(table, ClamavSettings | AttachmentsSettings | OwnSettings)
             or (isinstance(table, DkimSettings) and (table.verify or table.asks_servers))
             or (isinstance(table, SignedSettings) and table.check_signatures)
+            or (isinstance(table, HeadersSettings) and table.checks_bodies)
         )
         threads = getattr(table, "threads", 0) if waits else 0
         return Options(

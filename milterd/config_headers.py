@@ -113,6 +113,13 @@ class HeadersSettings(SignedSettings, FilterTable):
         default=False, description="take all below the mail's own header for body"
     )
 
+    @property
+    def checks_bodies(self) -> bool:
+        """Whether Postfix's tables look below the mail's own header."""
+        parts = (self.mime_header_checks, self.nested_header_checks)
+        lists = [self.header_checks if each is None else each for each in parts]
+        return bool(self.body_checks or any(lists))
+
     def outcomes(self) -> Outcomes:
         """See :meth:`FilterTable.outcomes`."""
         late = "accept" if self.on_timeout is OnTimeout.SKIP else "tempfail"

@@ -33,6 +33,9 @@ from milterd.filters.standing import MustWait, Standing, StandingOptions, not_no
 from milterd.ports.dkim_dns import TextSource
 from milterd.signed.keep import OnSigned, Void, none_void
 
+AT_ONCE = 65_536
+"""Octets of a body that checks look through while other mail waits; more has a thread."""
+
 
 class OnTimeout(enum.Enum):
     """What to do when a rule's pattern takes too long: pass the rule over, or defer the mail."""
@@ -170,6 +173,9 @@ class HeadersFilter:
 
     def at_once(self, mail: Mail) -> Outcome | None:
         """What `gather` gives, where nobody has to be waited for; None otherwise."""
+        checks = self._checks
+        if checks is not None and checks.below_header and mail.body.size > AT_ONCE:
+            return None
         try:
             return self._run(mail, none_void if self._standing is None else not_now)
         except MustWait:

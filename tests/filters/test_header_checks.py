@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -206,6 +207,18 @@ def test_parts_in_parts_end_at_the_limit(tmp_path: Path) -> None:
     )
     _, decision = decide(built(tmp_path, header_checks="/none/ DUNNO"), b"A: b\r\n" + deep.encode())
     assert str(decision.reply) == "550 5.6.0 MIME nesting exceeds safety limit"
+
+
+def test_a_mail_has_a_time_of_its_own(tmp_path: Path) -> None:
+    """Also where no line of it comes to a table."""
+    filter_ = built(tmp_path, header_checks="/none/ REJECT", on_timeout=OnTimeout.TEMPFAIL)
+    part = b"--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n"
+    octets = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + part * 300_000
+    began = time.process_time()
+    _, decision = decide(filter_, octets)
+    assert time.process_time() - began < 4
+    assert decision.verdict is Verdict.TEMPFAIL
+    assert filter_.at_once(parse_message(octets)) is None
 
 
 def test_what_is_told_is_bounded(tmp_path: Path) -> None:

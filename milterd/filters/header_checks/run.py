@@ -27,6 +27,8 @@ from milterd.signed.signature import Signature
 
 BODY = "body"
 """What stands for a place in results that are about all changes to the body."""
+LOOK_UP = 128
+"""Lines after which the clock is looked at, whatever the tables do."""
 TOLD = 50
 """Results of one mail that are told one by one."""
 SHOWN = 200
@@ -98,7 +100,9 @@ class CheckRun:
         return done
 
     def _body(self, walk: Walk, mail: Mail) -> None:
-        for seen in walk.body(mail.body):
+        for number, seen in enumerate(walk.body(mail.body)):
+            if number % LOOK_UP == 0 and self._is_late():
+                break
             self._below(seen)
             if self._over:
                 break
@@ -182,10 +186,16 @@ class CheckRun:
 
     def _late(self, kind: Kind) -> None:
         self._count(kind.value, "", RuleResult(kind.value, "lookup", timed_out=True))
+        self._is_late()
+
+    def _is_late(self) -> bool:
+        """Whether the mail's time is over: then no further line is looked at."""
         try:
             self._timer.left()
         except TimeoutError:
-            self._over = True  # the mail's time is over: no line can be looked at
+            self._count("mail_time", "", RuleResult("checks", "mail_time", timed_out=True))
+            self._over = True
+        return self._over
 
     def _mail(self, hit: Hit, line: bytes) -> None:
         word, text = hit.action.word, _clean(hit.action.text)
