@@ -66,14 +66,13 @@ def arc_sets(fields: Sequence[HeaderField], hop: int) -> list[HeaderField]:
 def _signature(
     kind: Kind, position: int, field: HeaderField, fields: Sequence[HeaderField]
 ) -> FieldSignature:
-    domain, selector = claimed(field)
     hop = 0 if kind is Kind.DKIM else hop_of(field)
-    if kind is not Kind.DKIM and not hop:
-        return FieldSignature(kind, position, domain, selector, fault="i= is no number from 1")
     found = read_as(kind, field)
-    if isinstance(found, FieldError):
-        return FieldSignature(kind, position, domain, selector, hop, fault=str(found))
-    fault = ""
-    if kind is Kind.ARC_SEAL and len(arc_sets(fields, hop)) != len(ARC_SET) * hop:
+    if isinstance(found, SignatureField) and (hop or kind is Kind.DKIM):
+        return FieldSignature(kind, position, found.domain, found.selector, hop, found)
+    fault = str(found) if isinstance(found, FieldError) else ""
+    if kind is not Kind.DKIM and not hop:
+        fault = "i= is no number from 1"
+    elif kind is Kind.ARC_SEAL and len(arc_sets(fields, hop)) != len(ARC_SET) * hop:
         fault = "an ARC set up to it is not whole"
-    return FieldSignature(kind, position, domain, selector, hop, found, fault)
+    return FieldSignature(kind, position, *claimed(field), hop, fault=fault)
