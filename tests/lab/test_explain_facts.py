@@ -96,7 +96,7 @@ results = 1
         "f.toml:1: clamaf: found the unknown key 'clamaf', expected a filter of the settings file "
         "(there: clamav, dkim, headers); did you mean 'clamav'?",
         "f.toml:3: clamav.outcome: found 'infectd', expected one of clean, infected, unscannable, "
-        "too-large, unavailable, skipped; did you mean 'infected'?",
+        "too-large, unavailable, skipped, passed; did you mean 'infected'?",
         "f.toml:4: dkim.why: found nothing, expected a value: this key has no default",
         "f.toml:6: dkim.reason: found the unknown key 'reason', expected a key of not-signed "
         "(there: why, detail)",
