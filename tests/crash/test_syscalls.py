@@ -178,7 +178,7 @@ async def _survey_start(town: Town, prepare: Callable[[Town], None]) -> Counts:
     async with traced(running.child.pid, town.home / "trace") as trace:
         town.worker.order(running)
         await town.worker.ready(running)
-    assert await running.stop() == 0
+    assert await running.stop() == 0, town.worker.said()
     return trace.by_any()
 
 
