@@ -94,7 +94,9 @@ def test_throttles(gateway: Gateway) -> None:
     assert found[1].startswith("450 4.7.1 <b@example.net>: Recipient address rejected: Too much")
 
 
-def test_a_throttle_that_is_not_there_is_a_mistake_of_the_settings(gateway: Gateway) -> None:
-    settings(gateway, "reject_unauth_destination, check_throttle nowhere", "")
+def test_a_throttle_that_a_table_names_and_that_is_not_there_defers(gateway: Gateway) -> None:
+    """In a list it is found with the settings (tests/policy/test_parse.py)."""
+    named = "check_client_access static:{check_throttle nowhere}"
+    settings(gateway, f"reject_unauth_destination, {named}", "")
     gateway.start()
     assert rcpt(gateway, "s@example.org")[0].startswith("451 4.3.5 ")
