@@ -105,3 +105,9 @@ def test_postfix_takes_the_snippet(postfix: Postfix) -> None:
     paths = re.findall(r"unix:(\S+?\.sock)", wanted["smtpd_milters"])
     assert len(paths) == 3
     assert all(not each.startswith("/") for each in paths)
+
+
+def test_the_tests_of_a_file_share_a_process(request: pytest.FixtureRequest) -> None:
+    """Else what a file starts is started by each: pytest-xdist tells groups by these names."""
+    if hasattr(request.config, "workerinput"):
+        assert request.node.nodeid.endswith("@tests/test_packaging.py")

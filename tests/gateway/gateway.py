@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import smtplib
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
+
+from tests.peers.process import free_port
 
 PATIENCE = 50.0
 
@@ -39,13 +40,6 @@ def _pause() -> None:
     """Let the others run for a moment: the machine is shared."""
     with contextlib.suppress(TimeoutError):
         signal.sigtimedwait([], 0.02)
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

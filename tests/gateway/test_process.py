@@ -19,7 +19,8 @@ from typer.testing import CliRunner, Result
 
 from smtpgw import config, control
 from smtpgw.cli import app
-from tests.gateway.gateway import PATIENCE, Gateway, free_port, send_by, until
+from tests.gateway.gateway import PATIENCE, Gateway, send_by, until
+from tests.peers.process import free_port
 
 
 def command(gateway: Gateway, *words: str) -> Result:

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from smtpgw.cli import app
-from tests.gateway.gateway import Gateway, free_port, until
+from tests.gateway.gateway import Gateway, until
+from tests.peers.process import free_port
 
 
 class Queue:

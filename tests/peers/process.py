@@ -89,9 +89,12 @@ def directory(prefix: str) -> Iterator[Path]:
 
 
 def free_port() -> int:
-    """A loopback TCP port below the ephemeral ones, not given to this process before."""
+    """A loopback TCP port below the ephemeral ones, not given to this process before, nor to
+    another one of the same run."""
+    share = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     for _ in range(1000):
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(20_000 // share, 32_000 // share) * share + own
         if port in _ports_given:
             continue
         with socket.socket() as probe:

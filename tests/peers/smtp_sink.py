@@ -22,8 +22,16 @@ class SmtpSink:
         """Every whole mail so far as the sink wrote it: its own X- fields and a Received on
         top, line ends as LF.  What the sink still has open is not whole."""
         taken = sorted(self.directory.iterdir())
-        opened = {each.resolve() for each in Path(f"/proc/{self.peer.pid}/fd").iterdir()}
-        return [each.read_bytes() for each in taken if each.resolve() not in opened]
+        opened = set(filter(None, map(_leads_to, Path(f"/proc/{self.peer.pid}/fd").iterdir())))
+        return [each.read_bytes() for each in taken if str(each.resolve()) not in opened]
+
+
+def _leads_to(descriptor: Path) -> str:
+    """What it is open on; nothing once it is closed."""
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:
+        return ""
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from pathlib import Path
 import aiosmtplib
 import pytest
 
-from tests.gateway.gateway import PATIENCE, Gateway, free_port, until
+from tests.gateway.gateway import PATIENCE, Gateway, until
 from tests.peers.dovecot import dovecot
-from tests.peers.process import program
+from tests.peers.process import free_port, program
 from tests.sasl.support import PASSWORD, USER, authority, certificate, client_context
 
 OUTSIDE = "friend@elsewhere.example"

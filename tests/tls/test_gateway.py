@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from smtpgw import check
-from tests.gateway.gateway import PATIENCE, Gateway, free_port, until
+from tests.gateway.gateway import PATIENCE, Gateway, until
+from tests.peers.process import free_port
 from tests.tls.certificates import Authority, alone
 
 CA = Authority()
