@@ -244,6 +244,7 @@ def test_certificate_and_key_in_two_files_change_one_after_the_other(tmp_path: P
         (CA.issue(NAME).key + CA.certificate, "key values mismatch"),
         (b"x" * (MAX_FILE + 1), "octets"),
     ],
+    ids=["nothing", "no key", "no certificate", "of two pairs", "too long"],
 )
 def test_files_that_do_not_serve(tmp_path: Path, octets: bytes, reason: str) -> None:
     path = tmp_path / "main.pem"
