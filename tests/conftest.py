@@ -21,6 +21,9 @@ from tests.peers.fixtures import (
 )
 from tests.peers.process import tails
 
+LONGEST_NAME = 200
+"""Characters of a value that a test's name may have."""
+
 __all__ = [
     "clamav_milter",
     "clamd",
@@ -65,6 +68,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for each in items:
         if each.get_closest_marker("xdist_group") is None:
             each.add_marker(pytest.mark.xdist_group(each.nodeid.partition("::")[0]))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A short name for a long text: the test's name is in the environment of what it starts."""
+    if isinstance(val, str | bytes) and len(val) > LONGEST_NAME:
+        return f"{argname}-of-{len(val)}"
+    return None
 
 
 @pytest.hookimpl(wrapper=True)
