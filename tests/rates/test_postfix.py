@@ -159,7 +159,8 @@ def test_connections_at_once(ports: tuple[int, int]) -> None:
     for port in ports:
         with contextlib.ExitStack() as stack:
             wires = [stack.enter_context(connected(port, 40)) for _ in range(5)]
-            heard.append([each.reply() for each in wires])
+            # Which of them is one too many, Postfix's processes settle among themselves.
+            heard.append(sorted(each.reply() for each in wires))
     assert heard[0] == heard[1] == ["2"] * 3 + ["421 4.7.0"] * 2
 
 
