@@ -116,6 +116,9 @@ class Keeper:
             await self._set_aside(queued.queue_id, str(error))
         except QueueError as error:
             await self._later(queued, str(error))
+        except Exception as error:  # noqa: BLE001 - our fault, so the mail waits and the log tells
+            self._log.error("quarantine", queue_id=queued.queue_id, outcome="error", exc_info=error)
+            await self._later(queued, "internal error")
 
     async def _try(self, queued: QueuedMail) -> None:
         if queued.caught is None:
@@ -131,7 +134,8 @@ class Keeper:
             )
             if result.found:
                 await self._caught_again(queued, queued.caught, mail, result)
-            elif result.verdict is Verdict.TEMPFAIL:
+            elif result.verdict in (Verdict.TEMPFAIL, Verdict.REJECT):
+                # A milter that failed has found nothing, whatever its default action says.
                 await self._later(queued, str(result.reply or "a milter cannot answer"))
             else:
                 await self._pass(queued, queued.caught, result)
