@@ -37,6 +37,8 @@ _DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError, ValueError, EOFError,
     OSError, zlib.error, lzma.LZMAError, KeyError, IndexError, OverflowError,
 )  # fmt: skip
+"""What the standard library's readers raise for archives that are damaged or that they do not know:
+all of it makes the archive unscannable."""
 
 
 class _Stop(Exception):  # noqa: N818 - what it is
