@@ -4,6 +4,8 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 # Postfix's master, one of the peers of the suite, has to be started by root.
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=CI)
+# Over processes, in the order in which tests/conftest.py puts the tests, not by their number.
+SPREAD := -n 2 --dist loadgroup --no-loadscope-reorder
 # More arguments for pytest: make test PYTEST="tests/unit -k header"
 PYTEST ?=
 
@@ -20,7 +22,7 @@ run: ## install what is missing, then run both halves until Ctrl-C, SMTP on 127.
 test: ## install what is missing, then lint, types and the whole suite with real peers
 	@packaging/setup test
 	@$(MAKE) --no-print-directory lint
-	@exec $(ROOT) $(PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST)
+	@exec $(ROOT) $(PYTHON) -m pytest $(SPREAD) $(PYTEST)
 
 # One line for each test that has a long version: what makes it long.
 NIGHTLY := \
@@ -33,6 +35,7 @@ NIGHTLY := \
   GATEPOST_ENVELOPES=20 \
   GATEPOST_INJECTIONS=2000 \
   GATEPOST_KILLS=250 \
+  GATEPOST_LARGE_MAILS=100 \
   GATEPOST_LOAD=5000 \
   GATEPOST_LOGINS=1000 \
   GATEPOST_MAILS=10000 \
@@ -51,7 +54,7 @@ NIGHTLY := \
 
 nightly: ## the whole suite, with the long versions of its tests
 	@packaging/setup test
-	@exec $(ROOT) env $(NIGHTLY) $(PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST)
+	@exec $(ROOT) env $(NIGHTLY) $(PYTHON) -m pytest $(SPREAD) $(PYTEST)
 
 lint: ## ruff and mypy --strict
 	@packaging/setup test
@@ -60,10 +63,15 @@ lint: ## ruff and mypy --strict
 	$(PYTHON) -m mypy
 	$(PYTHON) -m mypy packaging/run/*.py packaging/commands.py packaging/cards.py
 
-bench: ## measure: what a mail costs, each number with what it was measured on
+# What `make bench` runs, the table of the whole road first; BENCH=--quick is that alone, in two minutes.
+BENCH ?=
+BENCHES := road memory scaling filters hosts store
+
+bench: ## measure against Postfix and C milters: 40 minutes (BENCH=--quick: two)
 	@packaging/setup test
-	@for each in $(filter-out %/floor.py %/stages.py %/flame.py,$(sort $(shell grep -l __main__ tests/bench/*.py))); do \
-	  echo "== $$each"; $(ROOT) $(PYTHON) -m "$$(echo $${each%.py} | tr / .)" || exit 1; done
+	@if [ -n "$(BENCH)" ]; then exec $(ROOT) $(PYTHON) -m tests.bench.road $(BENCH); fi; \
+	for each in $(BENCHES); do echo "== $$each"; $(ROOT) $(PYTHON) -m tests.bench.$$each || exit 1; done; \
+	for each in "" --filters; do $(ROOT) $(PYTHON) -m tests.bench.calls $$each || exit 1; done
 
 cards: ## grade milters and MTAs with milterlab: writes docs/lab/cards anew
 	@packaging/setup test

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from milterd.base import row
+from milterd.base import row, toml_file
+from milterd.base.settings import placed
 from milterd.base.toml_file import ConfigError
 from milterd.config import MilterdConfig, load
 from milterd.config_own import OwnSettings
+from milterd.core.filter import Need
 from milterd.core.mail import Direction
 from milterd.filters import FILTERS, CheckedFilter, Clocks, build_own
 from milterd.filters.setup import SetupError
@@ -52,7 +54,19 @@ def examine(path: Path, *, offline: bool = False) -> list[Finding]:
     names = list(config.filter.present())
     if not names:
         return [Finding("error", "", f"{path}: no table [filter.NAME], so nothing would run")]
-    return [each for name in names for each in _examine_filter(config, name, offline)]
+    changing: list[str] = []
+    found = [each for name in names for each in _examine_filter(config, name, offline, changing)]
+    return [*_misplaced(path, changing), *found]
+
+
+def _misplaced(path: Path, changing: Sequence[str]) -> list[Finding]:
+    """Filters of a postmaster's own that change what dkim has signed by then: what they change is
+    known only now that they are built."""
+    if not changing:
+        return []
+    text = toml_file.read(path)
+    problems = row.problems(toml_file.tables(text), changing)
+    return [Finding("error", "", str(each)) for each in placed(problems, text, file=str(path))]
 
 
 def matrix(path: Path) -> list[tuple[str, ...]]:
@@ -99,11 +113,18 @@ def report(
     return json.dumps(values | ({"postfix": postfix} if postfix else {}))
 
 
-def _examine_filter(config: MilterdConfig, name: str, offline: bool) -> list[Finding]:
+def _examine_filter(
+    config: MilterdConfig, name: str, offline: bool, changing: list[str]
+) -> list[Finding]:
+    """What is wrong with one; its name goes to `changing` if it is one's own and may change what
+    signatures cover."""
     try:
         built = build(config, name)
     except SetupError as error:
         return [Finding("error", name, each) for each in error.problems]
+    own = isinstance(config.filter.present()[name], OwnSettings)
+    if own and built.needs & (Need.CHANGE_HEADERS | Need.CHANGE_BODY):
+        changing.append(name)
     return [*_notes(config, name), *_checked(built, name, offline)]
 
 
@@ -119,6 +140,12 @@ def _checked(built: CheckedFilter, name: str, offline: bool) -> list[Finding]:
     return [] if offline else [Finding("warning", name, each) for each in built.check()]
 
 
-if __name__ == "__main__":  # how the supervisor tries settings, without a command line's cost
-    file = Path(sys.argv[1])
+def main(words: Sequence[str]) -> int:
+    """How the supervisor tries settings, without a command line's cost."""
+    file = Path(words[0])
     sys.stdout.write(report(file, examine(file, offline=True)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

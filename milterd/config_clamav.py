@@ -41,7 +41,7 @@ SignatureClass = Literal["phishing", "pua", "heuristic", "encrypted", "infected"
 
 
 def _no_wait(action: Action | None) -> Action | None:
-    if action is Action.WAIT:
+    if action in (Action.WAIT, Action.HOLD):
         names = " and ".join(sorted(each.value for each in WAITABLE))
         raise ValueError(f"expected another action: only {names} can be waited for")
     return action

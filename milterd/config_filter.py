@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from milterd.base import sockets
 from milterd.base.fields import Kind
@@ -29,7 +29,7 @@ class FaultActions(Table):
     error: OnFailure | None = Field(
         default=None,
         description="the filter failed; without this key tempfail, or on_failure where there is "
-        'such a key; "tag" and "quarantine" add X-Not-Judged',
+        'such a key; "tag", "hold" and "quarantine" add X-Not-Judged',
         examples=[OnFailure.QUARANTINE],
     )
     too_large: OnFailure | None = Field(
@@ -38,6 +38,13 @@ class FaultActions(Table):
         "milterd.oversize",
         examples=[OnFailure.TAG],
     )
+
+    @field_validator("too_large")
+    @classmethod
+    def _no_hold(cls, action: OnFailure | None) -> OnFailure | None:
+        if action is OnFailure.HOLD:
+            raise ValueError("expected another action: what is too large stays so")
+        return action
 
     def named(self) -> Mapping[Fault, OnFailure]:
         """What is set."""

@@ -18,14 +18,26 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from milterd.base import logs, metrics, notify, sockets
+from milterd import check, filter_process
+from milterd.base import logs, metrics, notify, nursery, sockets
+from milterd.base.asked import ask
+from milterd.base.nursery import Nursery
+from milterd.base.nursery_child import Program
+from milterd.base.settings import MetricsSettings
 from milterd.base.supervise import Backoff, Child, Supervisor
 from milterd.base.toml_file import ConfigError
 from milterd.config import MilterdConfig, load
 from milterd.filter_process import RETIREMENT
+
+PROGRAMS: dict[str, Program] = {
+    "milterd.filter_process": filter_process.main,
+    "milterd.check": check.main,
+}
+"""What the supervisor starts, loaded once for all."""
 
 _GRACE = 2.5
 """Seconds until a filter's process that does not end is killed."""
@@ -38,6 +50,10 @@ _BACKLOG = 512
 
 class StartError(Exception):
     """milterd cannot start; the message says why."""
+
+
+class SettingsRefused(StartError):  # noqa: N818 - the name says what happened
+    """The settings cannot be used, now or later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +69,8 @@ class Listener:
 class Daemon:
     """The supervisor for the settings in a file.  Raises :class:`StartError`."""
 
-    def __init__(self, path: Path, config: MilterdConfig) -> None:
-        self._path, self._config = path, config
+    def __init__(self, path: Path, config: MilterdConfig, birth: Nursery | None = None) -> None:
+        self._path, self._config, self._nursery = path, config, birth
         self._log = logs.get("supervisor")
         self._given = sockets.inherited_named()
         self._listeners: dict[str, Listener] = {}
@@ -73,8 +89,7 @@ class Daemon:
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT; the exit status."""
         try:
-            problems = await self._tried()
-            _require(not problems, "\n".join(problems))
+            _require(await self._tried())
             self._listeners = self._open(self._config)
             self._serve_metrics(self._config)
             return await self._supervise()
@@ -97,6 +112,7 @@ class Daemon:
             prepare=self._prepare,
             on_start=self._on_start,
             on_exit=self._on_exit,
+            nursery=self._nursery,
         )
         notify.notify("READY=1", f"STATUS={', '.join(self._listeners)}")
         return await self._supervisor.run()
@@ -146,17 +162,21 @@ class Daemon:
         return None
 
     def _serve_metrics(self, config: MilterdConfig) -> None:
+        """Where the settings say.  Raises StartError, and goes on where it was."""
         if self._endpoint is not None:
-            self._endpoint.close()
+            self._endpoint.close()  # the new one may have its address
             self._endpoint = None
-        if not config.metrics.milterd:
-            return
         try:
-            self._endpoint = metrics.serve(
-                config.metrics.milterd, self._source, allow_remote=config.metrics.allow_remote
-            )
+            self._endpoint = self._served(config.metrics)
         except (ValueError, sockets.SocketError) as error:
+            with contextlib.suppress(ValueError, sockets.SocketError):
+                self._endpoint = self._served(self._config.metrics)
             raise StartError(f"metrics.milterd: {error}") from error
+
+    def _served(self, where: MetricsSettings) -> metrics.Endpoint | None:
+        if not where.milterd:
+            return None
+        return metrics.serve(where.milterd, self._source, allow_remote=where.allow_remote)
 
     # --- processes ------------------------------------------------------------------
 
@@ -169,7 +189,7 @@ class Daemon:
         return [
             Child(
                 f"{name}-{self._generation}.{number}",
-                (sys.executable, "-m", "milterd.filter_process", name),
+                (sys.executable, "-Pm", "milterd.filter_process", name),
                 environ=self._environ,
             )
             for name, each in config.filter.present().items()
@@ -234,12 +254,9 @@ class Daemon:
     async def _take_settings(self) -> None:
         """All of the new settings, or none of them."""
         try:
-            problems = await self._tried()
-            _require(not problems, "\n".join(problems))
+            _require(await self._tried())
             config = load(self._path)
-            listeners = self._open(config)
-            if config.metrics != self._config.metrics:
-                self._serve_metrics(config)
+            listeners = self._opened(config)
         except (ConfigError, StartError) as error:
             for line in str(error).splitlines():
                 self._log.error("settings not taken, the old ones stay", reason=line)
@@ -253,6 +270,18 @@ class Daemon:
             if each.path:
                 _unlink(each.path)  # it is ours, and alive only as long as the retired are
         self._log.info("settings taken", file=str(self._path))
+
+    def _opened(self, config: MilterdConfig) -> dict[str, Listener]:
+        """Every socket of new settings.  Raises StartError, and leaves all as it was."""
+        moved = config.metrics != self._config.metrics
+        if moved:
+            self._serve_metrics(config)
+        try:
+            return self._open(config)
+        except StartError:
+            if moved:
+                self._serve_metrics(self._config)
+            raise
 
     def _hand_over(self) -> None:
         """Start the new processes, and retire the ones before."""
@@ -269,26 +298,25 @@ class Daemon:
             asyncio.get_running_loop().call_later(RETIREMENT + _GRACE, self._dismiss, each.name)
 
     async def _tried(self) -> list[str]:
-        """What is wrong with the settings in the file, found out in another process."""
-        command = (sys.executable, "-m", "milterd.check", str(self._path))
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        """What is wrong with the settings in the file, found out in another process.  Raises
+        StartError where that cannot be found out."""
+        command = (sys.executable, "-Pm", "milterd.check", str(self._path))
         try:
-            async with asyncio.timeout(_CHECK_TIME):
-                output, _ = await process.communicate()
-            findings = json.loads(output)["findings"]
+            said = await ask(self._nursery, command, b"", _CHECK_TIME)
         except TimeoutError:
-            return [f"{self._path}: not checked within {_CHECK_TIME:.0f} s"]
+            raise StartError(f"{self._path}: not checked within {_CHECK_TIME:.0f} s") from None
+        sys.stderr.write(said.errors.decode("utf-8", "replace"))
+        try:
+            findings = json.loads(said.output)["findings"]
         except (ValueError, KeyError):
-            return [f"{self._path}: the check itself failed, with status {process.returncode}"]
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            failed = f"{self._path}: the check itself failed, with status {said.status}"
+            raise StartError(failed) from None
         return [each["problem"] for each in findings if each["level"] == "error"]
 
 
-def _require(condition: bool, problem: str) -> None:
-    if not condition:
-        raise StartError(problem)
+def _require(no_problems: Sequence[str]) -> None:
+    if no_problems:
+        raise SettingsRefused("\n".join(no_problems))
 
 
 def _unlink(path: str) -> None:
@@ -312,6 +340,17 @@ def _is_at(given: socket.socket, address: sockets.SocketAddress) -> bool:
     if address.kind == "unix":
         return bool(where == address.path)
     return isinstance(where, tuple) and where[:2] == (address.host, address.port)
+
+
+def run(path: Path) -> int:
+    """Run the filters in this process; the exit status.  Raises ConfigError, StartError."""
+    config = load(path)
+    logs.setup(config.log.format, config.log.level, daemon="milterd")
+    birth = nursery.make(PROGRAMS)
+    try:
+        return asyncio.run(Daemon(path, config, birth).run())
+    finally:
+        birth.close()
 
 
 def _numbers_directory() -> Path:

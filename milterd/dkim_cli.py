@@ -31,11 +31,7 @@ CONFIG_ERROR = 78
 KEYS = Path("/etc/gatepost/keys")
 STATE = Path("/var/lib/gatepost/dkim/rotation.json")
 
-app = typer.Typer(
-    help="DKIM keys: make, publish, check and replace them.",
-    no_args_is_help=True,
-    add_completion=False,
-)
+app = typer.Typer()
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="The settings file.")
@@ -72,7 +68,7 @@ def keygen(
 
     The file has mode 0600 and is never written over another.
     """
-    name = _name(domain, selector)
+    name, domain = _name(domain, selector), domain.lower()
     path = directory / f"{domain}.{selector}.pem"
     key = _make(path, kind, bits, owner)
     if as_json:
@@ -95,14 +91,15 @@ def show(
 ) -> None:
     """Print the DNS records of the keys in the settings, as a zone file has them.
 
-    Texts are cut into strings of 255 octets, as DNS wants them.
+    Texts are cut into strings of 255 octets, as DNS wants them.  Exits with 1 if there is none.
     """
     records = _records(config, domain)
     if as_json:
         _print_json({"records": records})
-        return
-    for name, record in records.items():
+    for name, record in records.items() if not as_json else ():
         _out().out(line(name, record))
+    if not records:
+        raise _nothing(config, domain)
 
 
 @app.command(epilog="Example: milterd dkim check --config gatepost.toml --json")
@@ -116,7 +113,8 @@ def check(
 ) -> None:
     """Compare the keys in the settings with what DNS has.
 
-    Exits with 0 when all are published, 1 when one is not, 78 with settings that cannot be used.
+    Exits with 0 when all are published, 1 when one is not or there is no key, 78 with settings that
+    cannot be used.
     """
     dns = _dns(servers)
     found = [look(name, text, dns) for name, text in _records(config, domain).items()]
@@ -124,6 +122,8 @@ def check(
         _print_json({"keys": [asdict(each) | {"state": each.state.value} for each in found]})
     else:
         _show(found)
+    if not found:
+        raise _nothing(config, domain)
     raise typer.Exit(0 if all(each.state is Published.YES for each in found) else 1)
 
 
@@ -160,6 +160,7 @@ def rotate(
     something is to be done in DNS.
     """
     _name(domain, "s")
+    domain = domain.lower()  # as signing has it: else it would be another domain with a key more
     now, times = int(time.time()), _times(every, settle, retire)
 
     def make(selector: str) -> Entry:
@@ -234,10 +235,17 @@ def _show(found: Sequence[Finding]) -> None:
         out.out(f"{each.name}: {each.state.value}" + (f" ({each.why})" if each.why else ""))
         for note in each.notes:
             out.out(f"  {note}")
-    if not found:
-        out.out(
-            "no key is known without an author; give a domain's own row or a key table in a file"
-        )
+
+
+def _nothing(config: Path, domain: str) -> typer.Exit:
+    """What a domain that is misspelled comes to, and tables that only an author can be asked of."""
+    of = f" of {domain}" if domain else ""
+    problem = (
+        f"{config}: no key{of} is known without an author; a domain's own row has one, or a key "
+        "table in a file"
+    )
+    Console(stderr=True).print(problem, markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(1)
 
 
 def _records(config: Path, domain: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from milterd.base import collector, logs, metrics, supervise
@@ -39,22 +40,24 @@ class PrometheusMeter:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._seconds = metrics.FILTER_SECONDS.labels(name)
+        self._seconds = metrics.filter_seconds(name)
 
     def decided(self, outcome: str, seconds: float) -> None:
         self._seconds.observe(seconds)
-        metrics.MAILS.labels("milterd", self._name, outcome).inc()
+        metrics.mails("milterd", self._name, outcome).inc()
 
     def failed(self, kind: str) -> None:
         metrics.FILTER_FAILURES.labels(self._name, kind).inc()
 
 
-def main(name: str, listener: int, orders: int) -> NoReturn:
-    """Serve the filter `name` on the descriptor `listener`; settings are in `orders`."""
+def main(words: Sequence[str]) -> NoReturn:
+    """Serve a filter; the words are its name, the descriptor of its listening socket, and that
+    of its settings."""
+    name, listener, orders = words[0], int(words[1]), int(words[2])
     config = MilterdConfig.model_validate_json(os.pread(orders, _LIMIT, 0), strict=True)
     os.close(orders)
     logs.setup(config.log.format, config.log.level, daemon="milterd")
-    log = logs.get("filter")
+    log = logs.get("filter").bind()  # now: otherwise each line looks at the settings anew
     try:
         built = build(config, name)
     except SetupError as error:
@@ -82,12 +85,14 @@ def main(name: str, listener: int, orders: int) -> NoReturn:
         host.serve()
     except Exception as error:  # the log has it, and the supervisor starts another
         log.critical("host failed", filter=name, host=kind.value, exc_info=error)
+        metrics.flush()
         logs.flush()
         os._exit(1)
+    metrics.flush()
     logs.flush()
     # libmilter's threads cannot be ended, and a filter's may still wait for a peer.
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1:])

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from typer import Context
 from typer.main import get_command
 
 from milterd.cli import app as milterd
@@ -32,7 +33,11 @@ def commands() -> Iterator[tuple[str, Any]]:
 
 def _walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
     yield name, command
-    for each, below in getattr(command, "commands", {}).items():
+    if not hasattr(command, "list_commands"):
+        return
+    context = Context(command)
+    for each in command.list_commands(context):
+        below = command.get_command(context, each)
         if not below.hidden:
             yield from _walk(f"{name} {each}", below)
 

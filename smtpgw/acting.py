@@ -9,7 +9,7 @@ from dataclasses import replace
 from milterd.core.decision import Reason
 from milterd.core.mail import Envelope, HeaderField, Mail, Recipient
 from smtpgw.admission import Refusal
-from smtpgw.policy.record import Actions
+from smtpgw.policy.record import NO_ACTIONS, Actions
 
 _NEVER = (b"NOTIFY=NEVER",)
 """Nobody is told what becomes of a copy."""
@@ -47,6 +47,8 @@ def filtered(actions: Actions) -> str:
 
 def told(actions: Actions) -> tuple[Reason, ...]:
     """Each of them as a reason."""
+    if actions is NO_ACTIONS:
+        return ()
     found = []
     for outcome, values in (
         ("discard", (actions.discard,)),

@@ -4,21 +4,25 @@ about them as the dialogue goes on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 from structlog.typing import FilteringBoundLogger
 
+from milterd.base.waiting import at_once
 from milterd.core.decision import Reply
 from milterd.core.mail import Family
 from smtpgw.address import form
 from smtpgw.address.params import MailParams
 from smtpgw.address.path import Path
+from smtpgw.address.remembered import Remembered
 from smtpgw.edge.names import LOCAL, PeerName
 from smtpgw.edge.road import Connection, Hello, Login
 from smtpgw.policy.engine import Policy, Review
 from smtpgw.policy.facts import Facts, State
 from smtpgw.policy.ports import Ports
 from smtpgw.policy.record import Actions, Decision, Record
+from smtpgw.policy.settled import MOST, Passed
 from smtpgw.tables.table import Unavailable
 
 BAD_SENDER = Reply(501, "5.1.7", "Bad sender address syntax")
@@ -54,9 +58,29 @@ class Admission:
         self._review = Review(policy, ports)
         self._unsure: Unavailable | None = None
         self._last: Record | None = None
+        self._passed: Remembered[tuple[bytes | None, bytes], Passed]
+        self._passed = Remembered(policy.settled, MOST)
         self.own = False
-        self.facts = _begin(connection)
+        self._session = _begin(connection)
+        self._mail: dict[str, object] = {}
+        self._facts: Facts | None = self._session
         self.records: list[Record] = []
+
+    @property
+    def facts(self) -> Facts:
+        """What is known by now, put together when somebody asks."""
+        if self._facts is None:
+            self._facts = self._session.but(**self._mail) if self._mail else self._session
+        return self._facts
+
+    def _known(self, **changes: object) -> None:
+        """Facts of the session."""
+        self._session, self._facts = self._session.but(**changes), None
+
+    def _said(self, **changes: object) -> None:
+        """Facts of this mail."""
+        self._mail.update(changes)
+        self._facts = None
 
     @property
     def actions(self) -> Actions:
@@ -79,25 +103,28 @@ class Admission:
     async def connect(self) -> Refusal | None:
         """Why the client may not speak."""
         await self.know()
+        if self._idle(State.CONNECT):
+            return None
         return self._noted(await self._review.client(self._at(State.CONNECT)))
 
     async def helo(self, hello: Hello) -> Refusal | None:
         """Why EHLO or HELO is refused; the facts of a refused one are not kept."""
-        before = self.facts
-        self.facts = before.but(
-            helo=hello.name, esmtp=hello.esmtp, tls=hello.tls, login=hello.login
-        )
+        before = self._session
+        self._passed = Remembered(self._policy.settled, MOST)
+        self._known(helo=hello.name, esmtp=hello.esmtp, tls=hello.tls, login=hello.login)
         state = State.EHLO if hello.esmtp else State.HELO
         # Which protocol it is counts from the answer on, as with smtpd.
         asked = self._at(state).but(esmtp=before.esmtp)
         refusal = self._noted(await self._review.helo(asked))
         if refusal is not None:
-            self.facts = before.but(tls=hello.tls)
+            self._session, self._facts = before, None
+            self._known(tls=hello.tls)
         return refusal
 
     def login(self, login: Login | None) -> None:
         """Who has logged in."""
-        self.facts = self.facts.but(login=login)
+        self._passed = Remembered(self._policy.settled, MOST)
+        self._known(login=login)
 
     async def mail(
         self, sender: Path, params: MailParams | None = None, queue_id: str = ""
@@ -112,40 +139,114 @@ class Admission:
         except Unavailable:
             # As with Postfix, it is RCPT that says so, for the recipients whom it concerns.
             return None
-        self._review.reset()
-        instance = f"{self._connection.session}.{queue_id}"
-        size, utf8 = (params.size or 0, params.smtputf8) if params else (0, False)
-        before = self.facts
-        self.facts = before.but(
-            sender=address, size=size, utf8=utf8, queue_id=queue_id, instance=instance
-        )
+        self._begun(address, params, queue_id)
+        if self._idle(State.MAIL):
+            return None
         refusal = self._noted(await self._review.mail(self._at(State.MAIL)))
         if refusal is not None:
             self.reset()
         return refusal
+
+    def passes_mail(self, sender: Path) -> bool:
+        """Whether MAIL is let pass without anybody being asked."""
+        address = form.internal(sender.address)
+        if self._unsure is not None or not self._review.idle(State.MAIL):
+            return False
+        if not address:
+            return True
+        resolver = self._policy.site.resolver
+        wrong = resolver.wrong_now(address)
+        if wrong is None and resolver.changes() is not None:
+            wrong = at_once(resolver.wrong(address))
+        return wrong is False
+
+    def begun(self, sender: Path, params: MailParams, queue_id: str) -> None:
+        """MAIL, where :meth:`passes_mail` was true."""
+        self._begun(form.internal(sender.address), params, queue_id)
+        self._last = None
+
+    def _begun(self, address: bytes, params: MailParams | None, queue_id: str) -> None:
+        """A mail, from MAIL on."""
+        self._review.reset()
+        size, utf8 = (params.size or 0, params.smtputf8) if params else (0, False)
+        self._said(
+            sender=address, size=size, utf8=utf8, queue_id=queue_id,
+            instance=f"{self._connection.session}.{queue_id}",
+        )  # fmt: skip
+
+    def passed(self, recipient: Path) -> Passed | None:
+        """How the recipient is let pass: as before in this session, if nothing has changed since,
+        or by what can be known without waiting."""
+        kept = self._passed.now()
+        if kept is None:
+            return None
+        address = form.internal(recipient.address)
+        passed = kept.get((self._sender, address))
+        if passed is None and not (self._probes is not None and self._probes(address)):
+            passed = at_once(self._judged(address, kept))
+        return passed
+
+    async def _judged(
+        self, address: bytes, kept: dict[tuple[bytes | None, bytes], Passed]
+    ) -> Passed | None:
+        """How a recipient is let pass; nothing is noted of it.  Raises Unavailable."""
+        wrong = self._policy.site.resolver.wrong
+        if address.lower() != b"postmaster" and await wrong(address):
+            return None
+        decision = await self._review.rcpt(self._at(State.RCPT, recipient=address))
+        passed = self._review.passed(decision)
+        if passed is not None:
+            kept[self._sender, address] = passed
+            return replace(passed, record=decision.record)
+        return None
+
+    def pass_again(self, recipient: Path, passed: Passed) -> None:
+        """RCPT, which comes to what it came to before: the recipient is taken."""
+        self._review.recall(passed)
+        self._note(passed.record)
+        mail = self._mail
+        mail["recipient"] = form.internal(recipient.address)
+        mail["recipients"] = cast(int, mail.get("recipients", 0)) + 1
+        self._facts = None
+
+    @property
+    def _sender(self) -> bytes | None:
+        return cast("bytes | None", self._mail.get("sender"))
+
+    def data_now(self) -> bool:
+        """Whether DATA is let pass without anybody being asked."""
+        if not self._review.idle(State.DATA):
+            return False
+        self._last = None
+        return True
 
     async def rcpt(self, recipient: Path) -> Refusal | None:
         """Why RCPT is refused; 451 where a table is needed that cannot answer."""
         address = form.internal(recipient.address)
         if self._probes is not None and self._probes(address):
             return None
-        facts = self._at(State.RCPT).but(recipient=address)
+        facts = self._at(State.RCPT, recipient=address)
         if address.lower() != b"postmaster":
             try:
                 if await self._policy.site.resolver.wrong(address):
                     return Refusal("syntax", BAD_RECIPIENT)
             except Unavailable as error:
                 return unavailable(address, error)
-        refusal = self._noted(await self._review.rcpt(facts))
+        kept = self._passed.now()
+        decision = await self._review.rcpt(facts)
+        refusal = self._noted(decision)
         if refusal is None:
-            self.facts = self.facts.but(recipient=address)
+            passed = None if kept is None else self._review.passed(decision)
+            if kept is not None and passed is not None:
+                kept[self._sender, address] = passed
+            self._said(recipient=address)
         return refusal
 
     async def vrfy(self, recipient: Path) -> Refusal | None:
         """Why RCPT would be refused, were it for this address; a mail under way hears nothing
         of it."""
         address = form.internal(recipient.address)
-        facts = self._at(State.VRFY).but(recipient=address)
+        facts = self._at(State.VRFY, recipient=address)
         try:
             if await self._policy.site.resolver.wrong(address):
                 return Refusal("syntax", BAD_RECIPIENT)
@@ -155,47 +256,70 @@ class Admission:
 
     def accepted(self) -> None:
         """The recipient is taken: nobody else has refused him."""
-        self.facts = self.facts.but(recipients=self.facts.recipients + 1)
+        self._said(recipients=cast(int, self._mail.get("recipients", 0)) + 1)
 
     async def data(self) -> Refusal | None:
         """Why DATA, or the first BDAT, is refused."""
+        if self._idle(State.DATA):
+            return None
         return self._noted(await self._review.data(self._at(State.DATA)))
 
     async def end_of_data(self, size: int) -> Refusal | None:
         """Why the message is refused, which has so many octets."""
-        facts = self._at(State.END_OF_MESSAGE).but(size=size)
+        if self._idle(State.END_OF_MESSAGE):
+            return None
+        facts = self._at(State.END_OF_MESSAGE, size=size)
         return self._noted(await self._review.end_of_data(facts))
 
     async def etrn(self, node: str) -> Refusal | None:
         """Why ETRN is refused."""
-        facts = self._at(State.ETRN).but(etrn=node.encode())
+        facts = self._at(State.ETRN, etrn=node.encode())
         return self._noted(await self._review.etrn(facts))
 
     def _noted(self, decision: Decision) -> Refusal | None:
-        if decision.reply is None and decision.record.rows and len(self.records) < MOST_RECORDS:
-            self.records.append(decision.record)
+        if decision.reply is None:
+            self._note(decision.record)
+            return None
         self._last = decision.record
         return refusal_of(decision)
+
+    def _note(self, record: Record) -> None:
+        """What was asked where the answer is yes."""
+        if record.rows and len(self.records) < MOST_RECORDS:
+            self.records.append(record)
+        self._last = record
 
     def reset(self) -> None:
         """The transaction is over."""
         self._review.reset()
         self.records = []
-        self.facts = self.facts.but(sender=None, recipient=None, recipients=0, size=0, utf8=False,
-            queue_id="", instance="",
-        )  # fmt: skip
+        if self._mail:
+            self._mail, self._facts = {}, None
 
     def take(self) -> list[dict[str, object]]:
         """What was asked for the last command, once."""
         last, self._last = self._last, None
         return last.as_dicts() if last is not None else []
 
-    def _at(self, state: State) -> Facts:
-        """The facts for a command.  Who has once sent more before it might is known for it."""
-        early = state in _ALONE or not (self.facts.esmtp or state is State.END_OF_MESSAGE)
-        if early and not self.facts.pipelining and self._connection.pending():
-            self.facts = self.facts.but(pipelining=True)
-        return self.facts.but(state=state)
+    def _idle(self, state: State) -> bool:
+        """Whether nothing is asked at a command, for which nothing but its haste counts then."""
+        if not self._review.idle(state):
+            return False
+        self._look(state)
+        self._last = None
+        return True
+
+    def _at(self, state: State, **changes: object) -> Facts:
+        """The facts for a command."""
+        self._look(state)
+        return self.facts.but(state=state, **changes)
+
+    def _look(self, state: State) -> None:
+        """Who has once sent more before it might is known for it."""
+        facts = self._session
+        early = state in _ALONE or not (facts.esmtp or state is State.END_OF_MESSAGE)
+        if early and not facts.pipelining and self._connection.pending():
+            self._known(pipelining=True)
 
 
 def unavailable(address: bytes, error: Unavailable) -> Refusal:

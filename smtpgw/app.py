@@ -128,7 +128,11 @@ class App:
     async def _take_over(self, shard: int, failed: Callable[[BaseException], None]) -> Post:
         post = await Post.open(shard, self._settings, self._clock, 0.0)
         assert self._addresses is not None  # noqa: S101 - it looks for others' queues after apply()
-        post.deliver(self._settings, self._addresses, failed)
+        try:
+            post.deliver(self._settings, self._addresses, failed)
+        except BaseException:
+            await post.close()
+            raise
         metrics.TAKEOVERS.inc()
         return post
 
@@ -196,13 +200,17 @@ class App:
         post = next((each for each in self.posts if each.shard == 0), None)
         if post is None or options == self._pickup_options:
             return
+        former = {settings.queue.directory / "drop"}
         if self._pickup is not None:
             await self._pickup.stop()
+        if self._pickup_options is not None:
+            former.add(self._pickup_options.directory)
         room = logs.get("pickup")
         means = LocalMeans(post.intake, Health(time.monotonic), room, time.time, time.monotonic)
         self._pickup, self._pickup_options = Pickup(post.store, means, options, room), options
         try:
-            await self._pickup.start(settings.queue.directory, failed)
+            former.discard(options.directory)
+            await self._pickup.start(settings.queue.directory, failed, former)
         except OSError as error:
             # Mail from elsewhere is to go on; what is handed in waits for the next reload.
             self._pickup = self._pickup_options = None
@@ -286,7 +294,7 @@ class App:
 
 
 def _observe_dns(kind: str, outcome: str) -> None:
-    metrics.DNS_QUESTIONS.labels(kind, outcome).inc()
+    metrics.dns_questions(kind, outcome).inc()
 
 
 def spool(settings: Smtpgw) -> Path:

@@ -7,19 +7,20 @@ it is signed, not after.  Nothing else changes here: addresses are the intake's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from email.utils import format_datetime
 
 from milterd.core.mail import Client, Direction, Envelope, Family, HeaderField, Mail, Session
 from smtpgw.edge.content import Content
-from smtpgw.edge.received import received_field
+from smtpgw.edge.received import date_of, received_field
 from smtpgw.edge.road import Hello
 
 MAIL_NAME = b"Gatepost"
 """What we call ourselves in the Received field, and to milters as {v}."""
 
+_NEEDED = frozenset({b"date", b"message-id"})
 _NOBODY = Client(b"localhost", Family.INET, b"127.0.0.1")
 
 
@@ -37,7 +38,7 @@ class CleanupOptions:
     authenticated_header: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # there is one for each mail, and to freeze it costs as much as a call each
 class Arrival:
     """A message as it came; `when` is seconds since 1970."""
 
@@ -54,7 +55,9 @@ def prepare(arrival: Arrival, options: CleanupOptions) -> Mail:
     content, originating = arrival.content, arrival.session.direction is Direction.ORIGINATING
     added: tuple[HeaderField, ...] = ()
     if originating or options.always_add_missing_headers:
-        added = tuple(_missing(arrival, options.myhostname))
+        present = {each.name.lower() for each in content.headers}
+        if not present.issuperset(_NEEDED):
+            added = tuple(_missing(arrival, present, options.myhostname))
     return Mail(
         session=arrival.session,
         envelope=arrival.envelope,
@@ -67,10 +70,11 @@ def prepare(arrival: Arrival, options: CleanupOptions) -> Mail:
 def prepare_local(arrival: Arrival, options: CleanupOptions, *, uid: int, arrived: float) -> Mail:
     """The same for mail that user `uid` handed in on this machine at `arrived`."""
     content = arrival.content
-    date = format_datetime(datetime.fromtimestamp(int(arrival.when), UTC)).encode("ascii")
+    date = date_of(int(arrival.when))
     by = b" by %b (%b, from userid %d)" % (options.myhostname.encode(), MAIL_NAME, uid)
     trace = b"\r\n\t".join((by, b"id %b;" % arrival.queue_id.encode(), date))
-    added = tuple(_missing(replace(arrival, when=arrived), options.myhostname))
+    present = {each.name.lower() for each in content.headers}
+    added = tuple(_missing(replace(arrival, when=arrived), present, options.myhostname))
     return Mail(
         session=arrival.session,
         envelope=arrival.envelope,
@@ -98,12 +102,17 @@ def _trace(arrival: Arrival, options: CleanupOptions) -> HeaderField:
     )
 
 
-def _missing(arrival: Arrival, hostname: str) -> Iterator[HeaderField]:
-    """The Date and Message-ID that a submission server adds (RFC 6409 section 8)."""
-    present = {each.name.lower() for each in arrival.content.headers}
-    moment = datetime.fromtimestamp(int(arrival.when), UTC)
+def _missing(arrival: Arrival, present: Collection[bytes], hostname: str) -> Iterator[HeaderField]:
+    """The Date and Message-ID that a submission server adds (RFC 6409 section 8), where they are
+    not among the names of fields that are `present`."""
+    second = int(arrival.when)
     if b"message-id" not in present:
-        unique = f" <{moment:%Y%m%d%H%M%S}.{arrival.queue_id}@{hostname}>"
+        unique = f" <{_digits(second)}.{arrival.queue_id}@{hostname}>"
         yield HeaderField(b"Message-ID", unique.encode())
     if b"date" not in present:
-        yield HeaderField(b"Date", b" " + format_datetime(moment).encode())
+        yield HeaderField(b"Date", b" " + date_of(second))
+
+
+@functools.lru_cache(maxsize=8)
+def _digits(second: int) -> str:
+    return f"{datetime.fromtimestamp(second, UTC):%Y%m%d%H%M%S}"

@@ -57,15 +57,17 @@ ConfigOption = Annotated[
 @app.command(epilog="Example: smtpgw run --config /etc/gatepost/gatepost.toml")
 def run(config: ConfigOption = DEFAULT_FILE) -> None:
     """Run the gateway until SIGTERM or SIGINT; SIGHUP reads the settings again."""
-    from milterd.base import logs
-    from smtpgw import supervisor
+    from milterd.base import collector, logs
+
+    with collector.loading():
+        from smtpgw import listening, supervisor
 
     try:
         status = supervisor.run(config.absolute())
     except ConfigError as error:
         _complain(error)
         raise typer.Exit(CONFIG_ERROR) from None
-    except supervisor.StartError as error:
+    except listening.StartError as error:
         _complain(error)
         raise typer.Exit(1) from None
     finally:
@@ -119,8 +121,9 @@ def config() -> None:
     from milterd.base import reference
     from smtpgw.config import GatewaySettings
 
-    # The halves do not import each other: the other half is asked as a program.
-    command = [sys.executable, "-m", "milterd", "config"]
+    # The halves do not import each other: the other half is asked as a program, which without -P
+    # would load what stands in the working directory.
+    command = [sys.executable, "-Pm", "milterd", "config"]
     other = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
     without = ("log", "metrics") if other.returncode == 0 else ()
     if other.returncode:

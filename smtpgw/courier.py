@@ -9,28 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import structlog
-
-from milterd.base.waiting import within
 from milterd.core.mail import BytesBody
-from smtpgw import jobs, settling
-from smtpgw.delivery import router
-from smtpgw.delivery.fixed import failed
+from smtpgw.attempts import Attempts, Filter, Log, Observe
+from smtpgw.attempts import Route as Route
 from smtpgw.delivery.limits import LimitTable
-from smtpgw.delivery.outcome import (
-    Deferred,
-    Delivered,
-    Deliverer,
-    Destination,
-    Job,
-    Outcome,
-)
-from smtpgw.delivery.paces import NoTurn, Paces
+from smtpgw.delivery.outcome import Deliverer, Destination
+from smtpgw.delivery.paces import Paces
 from smtpgw.delivery.windows import Windows
+from smtpgw.direct import Direct
 from smtpgw.dsn.report import DsnOptions
 from smtpgw.ending import Attempt, Ending
 from smtpgw.intake import Intake
@@ -42,23 +31,14 @@ from smtpgw.queue.store import (
     Damaged,
     Lease,
     NotFound,
-    QueuedMail,
-    QueuedRecipient,
     QueueError,
     Store,
     StoreFailed,
     Wish,
 )
 from smtpgw.reports import Reporter
-from smtpgw.routes import TOGETHER
 from smtpgw.shares import Shares
-
-Log = structlog.typing.FilteringBoundLogger
-Observe = Callable[[str, str, float], None]
-Route = Callable[[bytes, bytes], Awaitable[Destination]]
-"""Where mail for a recipient from a sender goes."""
-Filter = Callable[[str, bytes, bytes], Awaitable[Destination]]
-"""Where a content filter is, for a recipient of mail from a sender."""
+from smtpgw.straight import End, Known, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +57,7 @@ class CourierOptions:
 class Courier:
     """Takes leases and works on them.  `chance` gives random floats below 1, `token`
     random letters; `filter_of` says where a content filter is; `observe` gets transport, outcome
-    and seconds of each delivery."""
+    and seconds of each delivery.  `direct` is to be the store's taker."""
 
     def __init__(
         self,
@@ -95,52 +75,74 @@ class Courier:
         options: CourierOptions | None = None,
         observe: Observe = lambda _transport, _outcome, _seconds: None,
         filter_of: Filter | None = None,
+        known: Known = lambda _site: None,
     ) -> None:
-        self._store, self._intake, self._manager, self._clock = store, intake, manager, clock
-        self._schedule, self._route_of, self._deliverers = schedule, route, deliverers
-        self._log, self._observe = log, observe
-        self._filter_of = filter_of or _no_filters
+        self._store, self._manager, self._clock = store, manager, clock
+        self._deliverers, self._log = deliverers, log
         self._options = options or CourierOptions()
-        self._reporter = Reporter(
+        reporter = Reporter(
             intake, clock=clock, schedule=schedule, token=token, log=log, options=self._options.dsn
         )
-        self._limits = self._options.limits
-        self._windows = Windows(options_of=lambda name: self._limits.of(name).windows)
-        self._paces = Paces(
-            lambda name: self._limits.of(name).destination_rate_delay,
-            lambda name: self._limits.of(name).transport_rate_delay,
+        limits = self._options.limits
+        self._windows = Windows(options_of=lambda name: limits.of(name).windows)
+        paces = Paces(
+            lambda name: limits.of(name).destination_rate_delay,
+            lambda name: limits.of(name).transport_rate_delay,
             clock=clock.now,
             poll=manager.options.poll,
             freed=manager.freed,
         )
+        self._less = asyncio.Event()
         self._ending = Ending(
             store,
             intake,
-            reporter=self._reporter,
+            reporter=reporter,
             clock=clock,
             schedule=schedule,
             chance=chance,
             pause=self._options.pause,
-            stopping=lambda: manager.stopping,
+            stopping=lambda: self._last,
+            ended=self._less.set,
             log=log,
         )
         self._shares = Shares(
             self._windows,
             schedule.options,
             manager.options.qmgr_message_active_limit,
-            self._paces,
-            {*deliverers, *self._limits.services},
+            paces,
+            {*deliverers, *limits.services},
         )
-        self._active: set[asyncio.Task[None]] = set()
-        self._settling: set[asyncio.Task[None]] = set()
+        self._attempts = Attempts(
+            store,
+            clock=clock,
+            route=route,
+            filter_of=filter_of or _no_filters,
+            known=known,
+            deliverers=deliverers,
+            limits=limits,
+            windows=self._windows,
+            paces=paces,
+            shares=self._shares,
+            routing=self._options.routing,
+            lease=manager.options.lease_time,
+            soft_bounce=self._options.soft_bounce,
+            nowhere=reporter.double_bounce,
+            log=log,
+            observe=observe,
+        )
+        self.direct = Direct(
+            manager, self._shares, clock, active=lambda: self.active, begin=self._start
+        )
+        self._active: dict[asyncio.Task[None] | Run, tuple[Lease, int]] = {}
         self._at_rest = asyncio.Event()
         self._at_rest.set()
-        self._closed = False
+        self._closed = self._last = False
 
     @property
     def active(self) -> int:
-        """Mails in delivery."""
-        return len(self._active)
+        """Mails in delivery or about to be, and those whose outcomes are being committed: what a
+        crash may have delivered twice, and so no more than qmgr_message_active_limit."""
+        return len(self._active) + self.direct.promised + self._ending.pending
 
     async def run(self) -> None:
         """Deliver until :meth:`drain`.  Raises StoreFailed: outcomes could not be kept."""
@@ -148,16 +150,15 @@ class Courier:
             started = await self._start_due()
             if started is None:
                 await asyncio.sleep(self._options.pause)
-            elif not started and self._active:
-                await asyncio.wait(self._active, return_when=asyncio.FIRST_COMPLETED)
+            elif not started and self.active:
+                self._less.clear()
+                await self._less.wait()
 
     async def _start_due(self) -> int | None:
         """Begin an attempt for each mail that is due; how many, None if the queue cannot say."""
         self._at_rest.clear()
         try:
-            leases = await self._manager.next(len(self._active), self._wish)
-            if self._closed:
-                return 0  # the queue was too slow: these are due again at the next start
+            leases = await self._manager.next(lambda: self.active, self._wish)
             for lease in leases:
                 self._start(lease)
             return len(leases)
@@ -175,25 +176,61 @@ class Courier:
         self._windows.tidy(now)
         return self._shares.wish(now, len(self._active))
 
-    def _start(self, lease: Lease) -> None:
-        task = asyncio.ensure_future(self._attempt(lease))
-        self._active.add(task)
-        site = lease.mail.site
-        self._shares.begin(site)
-        task.add_done_callback(functools.partial(self._finished, site))
+    def _start(self, lease: Lease, content: Content | None = None) -> None:
+        """Begin an attempt; with its octets, if it is a mail that has just come in."""
+        attempt, size = Attempt(lease), 0
+        if content is None:
+            self._shares.begin(lease.mail.site)
+        else:
+            size = content.body.size
+        if self._closed:  # the queue was too slow
+            self._ending.untried(lease)
+            self._left(lease, size)
+            return
+        run = None if content is None else self._attempts.begin(attempt, content, self._ran)
+        if run is not None:
+            self._active[run] = lease, size
+        else:
+            self._start_task(attempt, content, size)
 
-    def _finished(self, site: str, task: asyncio.Task[None]) -> None:
-        self._active.discard(task)
-        self._shares.end(site)
-        self._manager.freed()
+    def _start_task(self, attempt: Attempt, content: Content | None, size: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._attempt(attempt, content))
+        self._active[task] = attempt.lease, size
+        task.add_done_callback(self._finished)
+
+    def _ran(self, run: Run, end: End) -> None:
+        lease, size = self._active.pop(run)
+        if end is End.UNTRIED and not self._closed:
+            self._start_task(run.attempt, run.content, size)
+            return
+        if end is End.SETTLED:
+            self._ending.end(run.attempt, run.content)
+        elif end is End.UNTRIED:
+            self._ending.untried(lease)
+        self._left(lease, size)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._left(*self._active.pop(task))
         if not task.cancelled() and task.exception() is not None:
             self._log.error("queue.attempt", outcome="error", exc_info=task.exception())
+
+    def _left(self, lease: Lease, size: int) -> None:
+        """An attempt is over."""
+        self._shares.end(lease.mail.site)
+        self.direct.forget(size)
+        self._manager.freed()
+        self._less.set()
+
+    def hurry(self) -> None:
+        """The process ends: what a full disk does not take is not tried again."""
+        self._last = True
 
     async def drain(self, deadline: float) -> int:
         """Start nothing new, wait `deadline` seconds for what is under way, then break it off.
 
-        What was broken off is due at the next start; how many mails that is.  Outcomes
-        that are known are committed in any case.
+        What was broken off is due again at once: another may deliver from this queue by other
+        settings already.  How many mails that is.  Outcomes that are known are committed in any
+        case, on a full disk when it has room, unless :meth:`hurry` is called.
         """
         self._manager.stop()
         end = self._clock.now() + deadline
@@ -201,197 +238,51 @@ class Courier:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline):
                 await self._at_rest.wait()
+                await self.direct.at_rest()
         self._closed = True
-        if self._active:
-            await asyncio.wait(self._active, timeout=max(end - self._clock.now(), 0.0))
-        broken = list(self._active)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(end - self._clock.now(), 0.0)):
+                while self._active:
+                    self._less.clear()
+                    await self._less.wait()
+        broken = dict(self._active)
         for each in broken:
             each.cancel()
-        await asyncio.gather(*broken, *self._settling, return_exceptions=True)
+        await asyncio.gather(
+            *[each for each in broken if isinstance(each, asyncio.Task)], return_exceptions=True
+        )
+        for lease, _ in broken.values():
+            self._ending.untried(lease)
+        await self._ending.done()
+        self._attempts.close()
         for deliverer in self._deliverers.values():
             await deliverer.close()
         return len(broken)
 
-    async def _attempt(self, lease: Lease) -> None:
+    async def _attempt(self, attempt: Attempt, content: Content | None) -> None:
+        lease, new = attempt.lease, content is not None
+        if content is None:
+            try:
+                content = await self._store.content(lease.mail.queue_id)
+            except Damaged as error:
+                await self._set_aside(lease, str(error))
+                return
+            except NotFound:
+                return  # deleted since it was leased
+            except QueueError as error:
+                self._log.error("queue.read", queue_id=lease.mail.queue_id, reason=str(error))
+                content = Content(b"", BytesBody(b""))
+                await self._attempts.put_off(attempt, str(error))
+                self._ending.end(attempt, content)
+                return
+        await self._attempts.make(attempt, content, new=new)
+        self._ending.end(attempt, content)
+
+    async def _set_aside(self, lease: Lease, reason: str) -> None:
         queue_id = lease.mail.queue_id
-        try:
-            content = await self._store.content(queue_id)
-        except Damaged as error:
-            self._log.error("queue.corrupt", queue_id=queue_id, reason=str(error))
-            await self._store.set_aside(queue_id, str(error))
-            return
-        except NotFound:
-            return  # deleted since it was leased
-        except QueueError as error:
-            self._log.error("queue.read", queue_id=queue_id, reason=str(error))
-            content, trouble = Content(b"", BytesBody(b"")), str(error)
-        else:
-            trouble = ""
-        attempt = Attempt(lease)
-        if trouble:
-            await self._put_off(attempt, trouble)
-        elif lease.mail.doomed:
-            self._doom(attempt)
-        else:
-            await self._try(attempt, content)
-        settling = asyncio.ensure_future(self._ending.commit(attempt, content))
-        self._settling.add(settling)
-        settling.add_done_callback(self._settling.discard)
-        await asyncio.shield(settling)
-
-    async def _put_off(self, attempt: Attempt, reason: str) -> None:
-        """Every open recipient is deferred: the mail cannot be read now."""
-        mail = attempt.lease.mail
-        text = f"the queue cannot be read: {reason}"
-        ways = await self._ways(mail)
-        for each in mail.open:
-            outcome = Deferred(each.number, text, "", "4.3.0")
-            self._ended(attempt, (each,), ways[each.number], outcome)
-
-    def _doom(self, attempt: Attempt) -> None:
-        """Every open recipient is bounced: the postmaster wants it so."""
-        mail = attempt.lease.mail
-        for each in mail.open:
-            outcome = failed(each.number, mail.doomed)
-            self._ended(attempt, (each,), Destination("error"), outcome)
-
-    async def _try(self, attempt: Attempt, content: Content) -> None:
-        mail = attempt.lease.mail
-        ways = await self._ways(mail)
-        groups = router.group(
-            mail.open,
-            lambda each: ways[each.number],
-            lambda where: self._limits.of(where.name).recipient_limit,
-        )
-        if len(groups) == 1:
-            await self._group(attempt, content, *groups[0], alone=True)
-            return
-        work = [self._group(attempt, content, *each, alone=False) for each in groups]
-        await asyncio.gather(*work)
-
-    async def _ways(self, mail: QueuedMail) -> dict[int, Destination]:
-        """Where each recipient that is left goes now; whom slow tables leave over waits.  Tables
-        in memory answer without a pause, so others get their turn between some recipients."""
-        limit = self._options.routing
-        late = Destination("retry", f"4.3.0 tables took more than {limit:g} s for all recipients")
-        ways = {each.number: late for each in mail.open}
-        with contextlib.suppress(TimeoutError):
-            await within(limit, self._find_ways(mail, ways))
-        return ways
-
-    async def _find_ways(self, mail: QueuedMail, ways: dict[int, Destination]) -> None:
-        for number, each in enumerate(mail.open, 1):
-            ways[each.number] = await self._route(each.address, mail)
-            if number % TOGETHER == 0:
-                await asyncio.sleep(0)
-
-    async def _route(self, address: bytes, mail: QueuedMail) -> Destination:
-        """What somebody answers to a notice to the postmaster goes nowhere, as with qmgr(8)."""
-        if address.lower() == self._reporter.double_bounce.lower():
-            return Destination("discard", "mail to double_bounce_sender")
-        if mail.filtered:
-            return await self._filter_of(mail.filtered, address, mail.sender)
-        return await self._route_of(address, mail.sender)
-
-    async def _group(
-        self,
-        attempt: Attempt,
-        content: Content,
-        destination: Destination,
-        recipients: tuple[QueuedRecipient, ...],
-        *,
-        alone: bool,
-    ) -> None:
-        job = jobs.job(attempt.lease.mail, content, recipients)
-        began = self._clock.now()
-        outcomes = await self._deliver(destination, job)
-        took = self._clock.now() - began
-        for each in outcomes:
-            self._ended(attempt, recipients, destination, each, took)
-        attempt.tried += settling.tried(destination, outcomes, self._clock.wall(), took)
-        if not alone:
-            await self._note(attempt, destination, outcomes)
-
-    async def _deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
-        name = str(destination)
-        try:
-            step = self._in_turn(destination, name, job)
-            return await within(self._manager.options.lease_time, step)
-        except TimeoutError:
-            return _all_deferred(job, "delivery took longer than its lease", "4.4.2")
-        except NoTurn as wait:
-            return _all_deferred(job, str(wait), "4.4.5")
-        except Exception as error:  # noqa: BLE001 - our fault, so the mail waits and the log tells
-            self._log.error("delivery", queue_id=job.queue_id, outcome="error", exc_info=error)
-            return _all_deferred(job, "internal error", "4.3.0")
-
-    async def _in_turn(self, destination: Destination, name: str, job: Job) -> Sequence[Outcome]:
-        async with self._paces.turn(destination), self._windows.slot(name):
-            avoid = self._windows.avoid(name, self._clock.now())
-            if avoid is not None:
-                return _all_deferred(job, avoid, "4.4.1")
-            outcomes = await self._deliverers[destination.transport].deliver(destination, job)
-            await self._learn(name, outcomes)
-            return [*map(settling.spare, outcomes)] if self._options.soft_bounce else outcomes
-
-    async def _learn(self, name: str, outcomes: Sequence[Outcome]) -> None:
-        """Let a destination have more or less at once, or leave it alone."""
-        first = outcomes[0] if outcomes else None
-        if not (isinstance(first, Deferred) and first.unreachable):
-            self._windows.answered(name)
-            self._shares.answered(name, self._clock.now())
-            return
-        self._shares.silent(name)
-        until = self._windows.failed(name, self._clock.now(), first.text)
-        if until is not None:
-            self._log.warning("destination", destination=name, outcome="dead", reason=first.text)
-            # Without it the mails that wait are leased and put back: slower, not wrong.
-            with contextlib.suppress(QueueError):
-                await self._store.rest(name, until, first.text)
-
-    async def _note(
-        self, attempt: Attempt, destination: Destination, outcomes: Sequence[Outcome]
-    ) -> None:
-        """Commit deliveries while other groups are still at work."""
-        results = [
-            settling.result(destination, each) for each in outcomes if isinstance(each, Delivered)
-        ]
-        if not results:
-            return
-        lease = attempt.lease
-        with contextlib.suppress(QueueError):  # the settlement will try again, and tell
-            await self._store.note(lease.mail.queue_id, lease.token, self._clock.now(), results)
-            attempt.noted |= {each.number for each in results}
-
-    def _ended(
-        self,
-        attempt: Attempt,
-        recipients: Sequence[QueuedRecipient],
-        destination: Destination,
-        outcome: Outcome,
-        took: float = 0.0,
-    ) -> None:
-        """Keep the outcome of one of these, and tell the log of it."""
-        attempt.outcomes[outcome.number] = (destination, outcome)
-        address = next(each.address for each in recipients if each.number == outcome.number)
-        name = type(outcome).__name__.lower()
-        self._observe(destination.transport, name, took)
-        log = self._log.bind(tls=outcome.tls) if outcome.tls else self._log
-        log.info(
-            "delivery",
-            queue_id=attempt.lease.mail.queue_id,
-            recipient=address.decode("utf-8", "backslashreplace"),
-            destination=str(destination),
-            outcome=name,
-            status=outcome.enhanced,
-            reason=outcome.text,
-            seconds=round(took, 3),
-        )
+        self._log.error("queue.corrupt", queue_id=queue_id, reason=reason)
+        await self._store.set_aside(queue_id, reason)
 
 
 async def _no_filters(name: str, _address: bytes, _sender: bytes) -> Destination:
     return Destination("retry", f"4.3.5 no content filter is called {name!a}")
-
-
-def _all_deferred(job: Job, text: str, enhanced: str) -> list[Outcome]:
-    return [Deferred(each.number, text, "", enhanced) for each in job.targets]

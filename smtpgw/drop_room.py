@@ -74,6 +74,28 @@ class DropRoom:
         fresh.chmod(0o644)
         fresh.replace(self.directory / PUBLIC)
 
+    def take_over(self, former: Path) -> list[str]:
+        """From a directory that the settings name no more: the command is not to find it again,
+        and what was handed in there is ours.  The files that stay there."""
+        stay: list[str] = []
+        if not former.is_dir() or former.samefile(self.directory):
+            return stay
+        (former / PUBLIC).unlink(missing_ok=True)
+        for each in (former / TAKEN, former / NEW):
+            with contextlib.suppress(FileNotFoundError), os.scandir(each) as entries:
+                mails = [one for one in entries if NAME.match(one.name)]
+                for one in mails:
+                    if not one.is_dir(follow_symlinks=False) and not self._moved_here(one):
+                        stay.append(one.path)
+        return stay
+
+    def _moved_here(self, entry: os.DirEntry[str]) -> bool:
+        try:
+            Path(entry.path).rename(self._taken / entry.name)
+        except OSError as error:
+            return isinstance(error, FileNotFoundError)
+        return True
+
     def left(self) -> list[str]:
         """Files that were claimed before."""
         return [each.name for each in self._taken.iterdir() if NAME.match(each.name)]

@@ -6,14 +6,15 @@ If a DSN cannot be queued, the recipients it tells of stay deferred.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
 from smtpgw import settling
 from smtpgw.delivery import router
-from smtpgw.delivery.outcome import Destination, Outcome
+from smtpgw.delivery.outcome import Delivered, Destination, Outcome
 from smtpgw.intake import Intake
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.schedule import Schedule
@@ -37,16 +38,19 @@ PARTS = 50
 
 @dataclass(slots=True)
 class Attempt:
-    """One lease at work: outcomes so far, and which of them are committed already."""
+    """One lease at work: outcomes so far, and which of them are committed already.  `until` is
+    when it has to end (loop time), if it did not just begin."""
 
     lease: Lease
+    until: float | None = None
     outcomes: dict[int, tuple[Destination, Outcome]] = field(default_factory=dict)
     noted: set[int] = field(default_factory=set)
     tried: list[Tried] = field(default_factory=list)
 
 
 class Ending:
-    """Ends a courier's attempts.  `pause` is seconds before a full disk is tried again."""
+    """Ends a courier's attempts.  `pause` is seconds before a full disk is tried again; `ended` is
+    called whenever fewer are :attr:`pending`."""
 
     def __init__(
         self,
@@ -59,11 +63,104 @@ class Ending:
         chance: Callable[[], float],
         pause: float,
         stopping: Callable[[], bool],
+        ended: Callable[[], None],
         log: FilteringBoundLogger,
     ) -> None:
         self._store, self._intake, self._reporter = store, intake, reporter
+        self._ended = ended
         self._clock, self._schedule, self._chance = clock, schedule, chance
         self._pause, self._stopping, self._log = pause, stopping, log
+        self._delivered: list[tuple[Attempt, Content]] = []
+        self._committing = 0
+        self._at_work: set[asyncio.Task[None]] = set()
+
+    def end(self, attempt: Attempt, content: Content) -> None:
+        """Commit an attempt's end, in a while: see :meth:`done`.  Where all were delivered and
+        nobody is to hear of it, those of many attempts in one transaction."""
+        if self._silent(attempt):
+            if not self._delivered:
+                asyncio.get_running_loop().call_soon(self._commit_delivered)
+            self._delivered.append((attempt, content))
+        else:
+            self._keep(self.commit(attempt, content))
+
+    def untried(self, lease: Lease) -> None:
+        """Nothing was tried, or it was broken off: the mail is due again, in a while."""
+        self._keep(self._due_again(lease))
+
+    async def _due_again(self, lease: Lease) -> None:
+        mail, now = lease.mail, self._clock.now()
+        end = Settlement(mail.queue_id, lease.token, at=now, results=(), due=now, site=mail.site)
+        try:
+            await self._store.settle(end)
+        except (NotFound, StaleLease):
+            return  # deleted, or settled before it could be broken off
+        except (QueueError, IllegalMove) as error:  # it is due when its lease ends
+            self._log.error("queue.settle", queue_id=mail.queue_id, reason=str(error))
+
+    @property
+    def pending(self) -> int:
+        """How many ends are not committed yet."""
+        alone = len(self._at_work) - bool(self._committing)
+        return len(self._delivered) + self._committing + alone
+
+    def _silent(self, attempt: Attempt) -> bool:
+        """Whether this attempt ends the mail without a word to anybody."""
+        mail, outcomes = attempt.lease.mail, attempt.outcomes
+        if mail.warned:
+            return False
+        for _, outcome in outcomes.values():
+            if type(outcome) is not Delivered:
+                return False
+        for each in mail.recipients:
+            if (each.args or each.number not in outcomes) and not each.state.settled:
+                return False
+        return True
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._at_work.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._at_work.discard(task)
+        self._ended()
+
+    def _commit_delivered(self) -> None:
+        """One transaction at a time: what ends meanwhile goes into the next."""
+        if self._delivered and not self._committing:
+            those, self._delivered = self._delivered, []
+            self._committing = len(those)
+            self._keep(self._commit_all(those))
+
+    async def _commit_all(self, those: Sequence[tuple[Attempt, Content]]) -> None:
+        now = self._clock.now()
+        ends = [
+            Settlement(
+                each.lease.mail.queue_id, each.lease.token, at=now, results=(), due=now, whole=True
+            )
+            for each, _ in those
+        ]
+        found: Sequence[MailState | Exception | None]
+        try:
+            found = await self._store.settle_all(ends)
+        except Exception:  # noqa: BLE001 - whatever it is, each is tried alone, and tells
+            found = [None] * len(those)
+        finally:
+            self._committing = 0
+            self._commit_delivered()
+        for (attempt, content), state in zip(those, found, strict=True):
+            if state is MailState.DONE:
+                queue_id = attempt.lease.mail.queue_id
+                self._log.info("queue.done", queue_id=queue_id, outcome="removed")
+            else:
+                self._keep(self.commit(attempt, content))
+
+    async def done(self) -> None:
+        """Wait until all that has ended is committed, or was given up."""
+        self._commit_delivered()
+        while self._at_work:
+            await asyncio.wait(self._at_work)
 
     async def commit(self, attempt: Attempt, content: Content) -> None:
         """Commit the attempt's end; on a full disk again and again, for the outcomes are true."""

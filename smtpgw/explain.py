@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
@@ -31,7 +31,7 @@ from smtpgw.edge.session import Session
 from smtpgw.intake import Intake
 from smtpgw.plan import Means
 from smtpgw.policy.ports import Ports
-from smtpgw.recording import Recorder
+from smtpgw.recording import Decided, Recorder
 from smtpgw.road import GatewaySession
 
 PRETENDED = Tls("TLSv1.3", "as if", 256)
@@ -97,8 +97,8 @@ class _Last:
         self.decision: Decision | None = None
         self.kept = 1
 
-    def note(self, decision: Decision) -> None:
-        self.decision = decision
+    def note(self, make: Callable[[], Decided]) -> None:
+        self.decision = make().decision()
 
     def close(self) -> None:
         """Nothing is open."""

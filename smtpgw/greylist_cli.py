@@ -57,8 +57,8 @@ def allow(
     network: Annotated[str, typer.Argument(metavar="NETWORK", help="A network, or an address.")],
     config: ConfigOption = DEFAULT_FILE,
 ) -> None:
-    """Let a client network pass for good; `remove` takes it back."""
-    where = _network(network)
+    """Let a client network pass for good, and all that is in it; `remove` takes it back."""
+    where = _network(network, config)
     _run(config, lambda store: store.allow(where))
 
 
@@ -78,7 +78,7 @@ def remove(
     """Forget all that has everything that is given; a network alone is forgotten itself too."""
     if network is None and sender is None and recipient is None:
         raise typer.BadParameter("expected --network, --sender or --recipient")
-    where = None if network is None else _network(network)
+    where = None if network is None else _network(network, config)
     count = _run(
         config, lambda store: store.remove(network=where, sender=sender, recipient=recipient)
     )
@@ -86,15 +86,37 @@ def remove(
     raise typer.Exit(0 if count else 1)
 
 
-def _network(text: str) -> str:
-    """A network as the settings cut them, where an address is given alone."""
+def _network(text: str, config: Path) -> str:
+    """A network, which has to be one that the settings can tell from others; where an address is
+    given alone, the one that they cut of it."""
     from smtpgw.greylist import keys
 
     try:
-        whole = str(ipaddress.ip_network(text, strict=False))
+        whole = ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    return whole if "/" in text else keys.network(text) or whole
+    ipv4, ipv6 = _prefixes(config)
+    bits = ipv4 if whole.version == 4 else ipv6
+    if "/" not in text:
+        return keys.network(text, ipv4=ipv4, ipv6=ipv6) or str(whole)
+    if whole.prefixlen > bits:
+        key = f"smtpgw.greylist.ipv{whole.version}_prefix"
+        raise typer.BadParameter(
+            f"{text} is less than the greylist tells apart: expected /{bits} or wider ({key})"
+        )
+    return str(whole)
+
+
+def _prefixes(config: Path) -> tuple[int, int]:
+    from milterd.base.toml_file import ConfigError
+    from smtpgw.config import load
+
+    try:
+        found = load(config).smtpgw.greylist
+    except ConfigError as error:
+        complain(error)
+        raise typer.Exit(CONFIG_ERROR) from None
+    return found.ipv4_prefix, found.ipv6_prefix
 
 
 def _run(config: Path, work: Callable[[GreylistStore], Coroutine[None, None, T]]) -> T:

@@ -8,14 +8,13 @@ raises carries the answer for the client: `code`, `enhanced`, `answer` (:class:`
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from milterd.base.waiting import within
 from milterd.core.decision import Reason
-from milterd.core.mail import Client, Mail, Recipient
+from milterd.core.mail import Client, Envelope, Mail, Recipient
 from smtpgw.address.virtual import Expansion, Unreasonable
 from smtpgw.queue.caught import Caught
 from smtpgw.queue.clock import QueueClock
@@ -27,6 +26,8 @@ T = TypeVar("T")
 
 SiteOf = Callable[[Iterable[bytes], bytes], Awaitable[str]]
 """What a mail for recipients, from a sender, waits for in the queue."""
+SiteNow = Callable[[Envelope], str | None]
+"""The same for a mail, where it is known without asking anybody; None where it is not."""
 TellExpanded = Callable[[NewMail, Sequence[Recipient]], Sequence[NewMail]]
 """The DSNs that tell a mail's sender that recipients were expanded into others."""
 LOOKUPS = 300.0
@@ -71,6 +72,7 @@ class Intake:
         self._store, self._clock, self._limit = store, clock, lookups
         self.wake = wake
         self.site_of: SiteOf = _any_site
+        self.site_now: SiteNow = _not_known
         self.rules: AddressRules | None = None
         self.tell_expanded: TellExpanded = _nobody_told
 
@@ -91,7 +93,7 @@ class Intake:
         """The mail with the header fields that its milters are to see, and why they changed:
         from this client, or written here.  Raises LookupFailed (451)."""
         rules = self.rules
-        if rules is None:
+        if rules is None or rules.header_stays(mail):
             return mail, ()
         step = _rewritten(rules, mail, client, authenticated=authenticated)
         mail, steps = await _looked_up(self._limit, step)
@@ -125,8 +127,8 @@ class Intake:
             doomed=doomed,
             filtered=filtered,
         )
-        await asyncio.shield(asyncio.ensure_future(self._store.add(*mails)))
-        self.wake()
+        if await self._store.add(*mails):
+            self.wake()
         return mails[0].reasons[len(decision) :]
 
     async def made(
@@ -142,10 +144,21 @@ class Intake:
     ) -> tuple[NewMail, ...]:
         """What :meth:`accept` queues, for a transaction with more in it.  Raises LookupFailed,
         NoRecipients."""
-        new = self.prepare(mail, queue_id=queue_id, decision=decision, hold=hold)
-        if handed or doomed or filtered:
-            new = replace(new, handed=handed, doomed=doomed, filtered=filtered)
-        return await self._readdressed(new, own=False)
+        rules, site = self.rules, None
+        if rules is not None and not doomed and rules.envelope_stays(mail.envelope):
+            # Most mails: nothing has to be asked, so nothing can make them wait.
+            site = "" if filtered else self.site_now(mail.envelope)
+        new = self.prepare(
+            mail,
+            queue_id=queue_id,
+            decision=decision,
+            hold=hold,
+            site=site or "",
+            handed=handed,
+            doomed=doomed,
+            filtered=filtered,
+        )
+        return await self._readdressed(new, own=False) if site is None else (new,)
 
     async def keep(
         self,
@@ -160,10 +173,19 @@ class Intake:
         Raises as :meth:`accept`, and QuarantineFull (452)."""
         new = self.prepare(mail, queue_id=queue_id, decision=decision)
         kept = replace(new, caught=caught, handed=handed)
-        await asyncio.shield(asyncio.ensure_future(self._store.add(kept)))
+        await self._store.add(kept)
 
     def prepare(
-        self, mail: Mail, *, queue_id: str, decision: Sequence[Reason] = (), hold: str | None = None
+        self,
+        mail: Mail,
+        *,
+        queue_id: str,
+        decision: Sequence[Reason] = (),
+        hold: str | None = None,
+        site: str = "",
+        handed: str = "",
+        doomed: str = "",
+        filtered: str = "",
     ) -> NewMail:
         """The mail as it is, for a store's transaction with more in it: see `follow`."""
         if not mail.envelope.recipients:
@@ -175,6 +197,10 @@ class Intake:
             born=self._clock.now(),
             reasons=tuple(decision),
             hold=hold,
+            site=site,
+            handed=handed,
+            doomed=doomed,
+            filtered=filtered,
         )
 
     async def follow(self, own: NewMail) -> tuple[NewMail, ...]:
@@ -232,6 +258,10 @@ class Intake:
 
 async def _any_site(_recipients: Iterable[bytes], _sender: bytes) -> str:
     return ""
+
+
+def _not_known(_envelope: Envelope) -> str | None:
+    return None
 
 
 def _nobody_told(_mail: NewMail, _recipients: Sequence[Recipient]) -> Sequence[NewMail]:

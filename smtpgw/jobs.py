@@ -12,17 +12,20 @@ from smtpgw.queue.store import Content, QueuedMail, QueuedRecipient
 def job(mail: QueuedMail, content: Content, recipients: Iterable[QueuedRecipient]) -> Job:
     """A mail for some of its recipients."""
     return Job(
-        queue_id=mail.queue_id,
-        sender=mail.sender,
-        sender_args=mail.sender_args,
-        targets=tuple(map(_target, recipients)),
-        head=content.head,
-        body=content.body,
-        attempt=mail.attempts + 1,
-        arrived=mail.arrived,
+        mail.queue_id,
+        mail.sender,
+        mail.sender_args,
+        tuple([target(each) for each in recipients]),
+        content.head,
+        content.body,
+        mail.attempts + 1,
+        mail.arrived,
     )
 
 
-def _target(each: QueuedRecipient) -> Target:
+def target(each: QueuedRecipient) -> Target:
+    """One recipient."""
+    if not each.args:
+        return Target(each.number, each.address)
     _, original = envelope.original_recipient(each.args) or (b"", b"")
     return Target(each.number, each.address, each.args, original)

@@ -183,7 +183,7 @@ class LocalRoad:
             recipients=[each.address for each in handed.envelope.recipients],
             size=handed.content.size,
         )
-        metrics.MAILS.labels("smtpgw", LISTENER, fate.value).inc()
+        metrics.mails("smtpgw", LISTENER, fate.value).inc()
         return fate
 
     # -- milters -----------------------------------------------------------------------

@@ -65,7 +65,14 @@ class Asked:
 def run(asked: Asked, table: str, key: str) -> int:
     """The exit code."""
     lines = _lines() if asked.many else iter([os.fsencode(key)])
-    return asyncio.run(_Run(asked).run(table, lines))
+    try:
+        status = asyncio.run(_Run(asked).run(table, lines))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # not 1, which would say that nothing was found
+        return _complain(str(error), TEMPFAIL)
+    return status
 
 
 def _lines() -> Iterator[bytes]:
@@ -96,7 +103,6 @@ class _Run:
             return _complain(str(error), TEMPFAIL)
         finally:
             await maps.close()
-            sys.stdout.flush()
         return status
 
     async def _find(self, maps: Maps, key: bytes) -> Hit | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,12 +21,12 @@ from smtpgw.edge.content import Content
 from smtpgw.edge.road import Answer, Connection, Hello
 from smtpgw.intake import LookupFailed
 from smtpgw.plan import Means
-from smtpgw.policy.record import NO_ACTIONS, Actions
+from smtpgw.policy.record import NO_ACTIONS, Actions, Record
 from smtpgw.quarantine import entry
 from smtpgw.quarantine.entry import QuarantineOptions
 from smtpgw.queue.custody import QuarantineFull
 from smtpgw.queue.store import QueueError
-from smtpgw.recording import Case, Step, reasons
+from smtpgw.recording import Case
 
 REFUSALS = {
     Verdict.REJECT: Reply(550, "5.7.1", "Command rejected"),
@@ -45,11 +46,11 @@ class Transaction:
     reasons: list[Reason] = field(default_factory=list)
     rewritten: tuple[Reason, ...] = ()
     actions: Actions = NO_ACTIONS
-    steps: list[Step] = field(default_factory=list)
+    records: Sequence[Record] = ()
     macros: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # there is one for each mail, and to freeze it costs as much as a call each
 class Around:
     """The session that the message came in by; `forwarded` is what XFORWARD said of it."""
 
@@ -74,7 +75,7 @@ class Arrived:
     async def taken(self, mail: Mail) -> Answer:
         """The answer; if it is positive, the mail is committed, or discarded on purpose."""
         transaction = self.transaction
-        result = ChainResult(mail)
+        result: ChainResult | None = None
         try:
             result = await self._ask(mail)
             answer, outcome = await self._conclude(result)
@@ -83,7 +84,12 @@ class Arrived:
             source = "rewrite" if isinstance(error, LookupFailed) else "queue"
             transaction.reasons.append(Reason(source, "failed", {"detail": str(error)}))
             answer, outcome = Answer.of(own(error, transaction.queue_id)), "failed"
-        return self._account(result, answer, outcome)
+        result = result or ChainResult(mail)
+        if outcome != "queued" or result.reply is not None:
+            return self._account(result, answer, outcome)
+        # What is not for the client's ears need not keep it waiting.
+        asyncio.get_running_loop().call_soon(self._account, result, answer, outcome)
+        return answer
 
     async def _ask(self, mail: Mail) -> ChainResult:
         """What the last list and the milters say to the mail, whose header is rewritten before
@@ -99,7 +105,7 @@ class Arrived:
         began = self._around.means.clock()
         self._shown = mail
         result = await self._around.chain.message(mail, self.transaction.queue_id)
-        metrics.STAGE_SECONDS.labels("chain").observe(self._around.means.clock() - began)
+        metrics.stage("chain").observe(self._around.means.clock() - began)
         self.transaction.reasons += result.reasons
         return result
 
@@ -108,14 +114,15 @@ class Arrived:
         admission = self._around.admission
         refusal = await admission.end_of_data(self._content.size)
         self.transaction.actions = admission.actions
-        self.transaction.steps = [each for one in admission.records for each in one.as_dicts()]
+        self.transaction.records = admission.records
         admission.reset()
         self.transaction.reasons += acting.told(self.transaction.actions)
         if refusal is not None:
             self._ours = True
             await self._around.chain.abort()
             self.transaction.reasons.append(acting.refused(refusal))
-            self.transaction.steps += refusal.record.as_dicts() if refusal.record else ()
+            if refusal.record is not None:
+                self.transaction.records = [*self.transaction.records, refusal.record]
             verdict = Verdict.REJECT if refusal.reply.code >= 500 else Verdict.TEMPFAIL
             return ChainResult(mail, verdict, refusal.reply, hangup=refusal.hangup)
         if self.transaction.actions.discard:
@@ -151,7 +158,7 @@ class Arrived:
             hold=hold,
             filtered=acting.filtered(actions),
         )
-        metrics.STAGE_SECONDS.labels("queue").observe(self._around.means.clock() - began)
+        metrics.stage("queue").observe(self._around.means.clock() - began)
         answer = Answer(250, "2.0.0", f"Ok: queued as {self.transaction.queue_id}", result.hangup)
         return answer, "held" if hold is not None else "queued"
 
@@ -186,7 +193,7 @@ class Arrived:
     def _account(self, result: ChainResult, answer: Answer, outcome: str) -> Answer:
         """The log's lines, the metrics' count and the record for one message; its answer."""
         transaction = self.transaction
-        those = tuple(each.address for each in result.mail.envelope.recipients)
+        those = tuple([each.address for each in result.mail.envelope.recipients])
         case = Case(
             "message",
             decider(transaction.reasons),
@@ -195,24 +202,29 @@ class Arrived:
             those,
             transaction.queue_id,
             {"size": self._content.size, "notes": self._content.notes},
-            (
-                *transaction.steps,
-                *reasons((*transaction.rewritten, *transaction.reasons)),
-            ),
+            records=transaction.records,
+            reasons=(*transaction.rewritten, *transaction.reasons),
         )
         answer, reference = self._around.means.recorder.decided(
             self._around.connection, self._around.hello, case, answer
         )
         if result.reply is not None and not self._ours:
             answer = replace(answer, verbatim=True)  # a milter's words stay as they are
-        log = self._around.log.bind(queue_id=transaction.queue_id)
-        for each in (*transaction.rewritten, *transaction.reasons):
-            log.info("decision", filter=each.source, outcome=each.outcome, reason=dict(each.facts))
-        metrics.MAILS.labels("smtpgw", self._around.connection.listener, outcome).inc()
+        log, queue_id = self._around.log, transaction.queue_id
+        for each in case.reasons:
+            log.info(
+                "decision",
+                queue_id=queue_id,
+                filter=each.source,
+                outcome=each.outcome,
+                reason=dict(each.facts),
+            )
+        metrics.mails("smtpgw", self._around.connection.listener, outcome).inc()
         log.info(
             "message",
+            queue_id=queue_id,
             outcome=outcome,
-            filter=decider(transaction.reasons),
+            filter=case.source,
             reason=f"{answer.code} {answer.enhanced} {answer.text}".replace("\n", " "),
             sender=transaction.sender.address,
             recipients=list(those),

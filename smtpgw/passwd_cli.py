@@ -86,6 +86,8 @@ def _from_settings(config: Path) -> tuple[Path, Path]:
 
 
 def _ask() -> bytes:
+    if sys.stdin is None:
+        _fail("standard input is closed")
     if not sys.stdin.isatty():
         line = sys.stdin.buffer.readline(_LONGEST_PASSWORD + 2)
         return _checked(line.rstrip(b"\r\n"))

@@ -66,9 +66,13 @@ class Pickup:
         self._inode = 0
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, queue: Path, failed: Callable[[BaseException], None]) -> None:
-        """Make the directory and begin.  Raises OSError."""
+    async def start(
+        self, queue: Path, failed: Callable[[BaseException], None], former: Iterable[Path] = ()
+    ) -> None:
+        """Make the directory, take over what is in `former` ones, and begin.  Raises OSError."""
         await asyncio.to_thread(self._room.prepare, self._options.public, queue)
+        for each in former:
+            await self._take_over(each)
         self._hang_bell()
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -77,6 +81,18 @@ class Pickup:
 
         self._task = asyncio.ensure_future(self._run())
         self._task.add_done_callback(ended)
+
+    async def _take_over(self, former: Path) -> None:
+        """What is left of an earlier drop directory; it stops nothing else."""
+        try:
+            stay = await asyncio.to_thread(self._room.take_over, former)
+            reason = (
+                "on another device: move them, with their owners, into new/ of the drop directory"
+            )
+        except OSError as error:
+            stay, reason = [str(error.filename)], str(error)
+        if stay:
+            self._log.error("drop.left", directory=str(former), files=len(stay), reason=reason)
 
     async def stop(self) -> None:
         """Break off; what is not taken yet stays where it is."""

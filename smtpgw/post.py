@@ -56,7 +56,7 @@ class Post:
         self._keeping: asyncio.Task[None] | None = None
         self._health = Health(time.monotonic)
         self._resolver: tuple[DnsOptions, DnsResolver] | None = None
-        self._leaving: set[asyncio.Task[int]] = set()
+        self._leaving: dict[asyncio.Task[int], Courier] = {}
 
     @classmethod
     async def open(cls, shard: int, settings: Smtpgw, clock: Clock, patience: float) -> Post:
@@ -68,7 +68,11 @@ class Post:
         queue_clock = QueueClock(clock)  # of its own: each shard has its time
         store = await cls._locked(shard, settings, queue_clock, patience)
         store.on_left(functools.partial(_left, shard))
-        found = await store.recover(queue_clock.now())
+        try:
+            found = await store.recover(queue_clock.now())
+        except BaseException:
+            await store.close()  # or nobody could have the shard while this process lives
+            raise
         log = logs.get("queue")
         if found.unswept:
             log.error("queue.bodies", shard=shard, reason=found.unswept)
@@ -129,12 +133,14 @@ class Post:
         """
         if self._courier is not None:
             leaving = asyncio.ensure_future(self._courier.drain(settings.stop_timeout))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
+            self._leaving[leaving] = self._courier
+            leaving.add_done_callback(self._leaving.pop)
         manager = QueueManager(self.store, self._clock, wiring.manager(settings))
         self._courier = self._new_courier(settings, addresses, manager)
+        self.store.taker = self._courier.direct
         self.intake.wake = manager.wake
         self.intake.site_of = addresses.routes.site
+        self.intake.site_now = addresses.routes.site_now
         self.intake.rules = AddressRules(addresses)
         self.intake.tell_expanded = self._reporter(settings).readdressed
 
@@ -145,8 +151,8 @@ class Post:
         self._running = asyncio.ensure_future(self._courier.run())
         self._running.add_done_callback(ended)
         if self._keeping is not None:
-            self._keeping.cancel()  # whatever release is under way begins anew
-        self._keeping = asyncio.ensure_future(self._keeper(settings).run())
+            self._keeping.cancel()  # what milters are being asked about begins anew
+        self._keeping = asyncio.ensure_future(_keep(self._keeper(settings), self._keeping))
         self._keeping.add_done_callback(ended)
 
     def _keeper(self, settings: Smtpgw) -> Keeper:
@@ -193,6 +199,7 @@ class Post:
             options=wiring.courier(settings),
             observe=_observe,
             filter_of=addresses.routes.filtered,
+            known=addresses.routes.known,
         )
 
     def _reporter(self, settings: Smtpgw) -> Reporter:
@@ -223,7 +230,10 @@ class Post:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        for each in self._leaving.values():
+            each.hurry()
         if self._courier is not None:
+            self._courier.hurry()
             broken = await self._courier.drain(patience)
             if broken:
                 self._log.warning("deliveries broken off", mails=broken)
@@ -237,6 +247,13 @@ class Post:
         if self._resolver is not None:
             await self._resolver[1].close()
         await self.store.close()
+
+
+async def _keep(keeper: Keeper, before: asyncio.Task[None] | None) -> None:
+    """Take the place of another keeper, which was cancelled, once it has ended."""
+    if before is not None:
+        await asyncio.gather(before, return_exceptions=True)
+    await keeper.run()
 
 
 def _token() -> str:
@@ -274,9 +291,9 @@ def _count_kept(outcome: str, mails: int) -> None:
 
 
 def _observe(transport: str, outcome: str, seconds: float) -> None:
-    metrics.DELIVERIES.labels(transport, outcome).inc()
-    metrics.STAGE_SECONDS.labels("delivery").observe(seconds)
+    metrics.deliveries(transport, outcome).inc()
+    metrics.stage("delivery").observe(seconds)
 
 
 def _observe_dns(kind: str, outcome: str) -> None:
-    metrics.DNS_QUESTIONS.labels(kind, outcome).inc()
+    metrics.dns_questions(kind, outcome).inc()

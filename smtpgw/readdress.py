@@ -84,6 +84,17 @@ class AddressRules:
     def __init__(self, addresses: Addresses) -> None:
         self._addresses = addresses
 
+    def header_stays(self, mail: Mail) -> bool:
+        """Whether `headers` would change nothing, whoever the client is, and ask no table."""
+        clients = self._addresses.header_clients
+        if clients.maps is not None or clients.networks:
+            return False
+        return self._addresses.rewriter.header_stays(mail.headers)
+
+    def envelope_stays(self, envelope: Envelope) -> bool:
+        """Whether `mail` would change nothing, as far as that is known without a table."""
+        return self._addresses.aliases is None and self._addresses.rewriter.stays(envelope)
+
     async def writes_here(self, client: Client, *, authenticated: bool) -> bool:
         """Whether a client is one of local_header_rewrite_clients.  Raises Unavailable."""
         clients = self._addresses.header_clients
@@ -120,6 +131,8 @@ class AddressRules:
         rewriter = self._addresses.rewriter
         found = await rewriter.envelope(mail.envelope, sender=not own, copies=not own)
         aliases = self._addresses.aliases
+        if aliases is None and found.envelope is mail.envelope:
+            return Readdressed(mail.envelope.sender, (Copy(mail),))
         trail = frozenset[bytes]() if aliases is None else frozenset(_delivered(mail.headers))
         work = _Work(mail, trail, own)
         work.steps += found.steps

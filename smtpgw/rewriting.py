@@ -10,6 +10,7 @@ changed one would make a good signature a bad one.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,10 @@ _COMPLETE = re.compile(rb"%b(?:,%b)*" % (_ONE, _ONE))
 have.  It reads a value in one way only, so it needs time in proportion to the length."""
 
 
+KNOWN = 10_000
+"""Addresses that are remembered to stay as they are, beside those of one envelope."""
+
+
 class Part(enum.Flag):
     """Where an address stands: what canonical_classes and masquerade_classes name."""
 
@@ -51,6 +56,18 @@ class Part(enum.Flag):
 _FIELDS = dict.fromkeys(SENDERS, Part.HEADER_SENDER) | dict.fromkeys(
     RECIPIENTS, Part.HEADER_RECIPIENT
 )
+
+
+_SHORT = 64
+"""Octets of names of fields that are remembered."""
+
+
+def _part(name: bytes) -> Part | None:
+    """Whose addresses a field of this name has."""
+    return _FIELDS.get(name.strip(b" \t").lower())
+
+
+_part_of = functools.lru_cache(maxsize=1000)(_part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +133,9 @@ class Rewriter:
     finder: Finder
     _tables: dict[Part, list[tuple[str, Canonical]]] = field(init=False, repr=False, compare=False)
     _masks: dict[Part, Masquerade | None] = field(init=False, repr=False, compare=False)
+    _fixed: bool = field(init=False, repr=False, compare=False)
+    _leaves: bool = field(init=False, repr=False, compare=False)
+    _stays: set[bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Found out once: to ask a flag what is in it takes long for what is asked so often.
@@ -126,6 +146,37 @@ class Rewriter:
         }
         object.__setattr__(self, "_tables", {part: self._of(part) for part in Part})
         object.__setattr__(self, "_masks", masks)
+        object.__setattr__(self, "_fixed", self._is_fixed())
+        ruled = (Part.HEADER_SENDER, Part.HEADER_RECIPIENT)
+        leaves = not any(self._tables[each] or masks[each] for each in ruled)
+        object.__setattr__(self, "_leaves", leaves)
+        object.__setattr__(self, "_stays", set())
+
+    def _is_fixed(self) -> bool:
+        """Whether an envelope's addresses depend on no table and have no copies."""
+        options = self.options
+        maps = options.sender_bcc_maps, options.recipient_bcc_maps, options.virtual
+        parts = (Part.ENVELOPE_SENDER, Part.ENVELOPE_RECIPIENT)
+        rules = any(self._tables[each] or self._masks[each] for each in parts)
+        return not (options.always_bcc or rules or any(each is not None for each in maps))
+
+    def stays(self, envelope: Envelope) -> bool:
+        """Whether all its addresses are known to stay as they are, each of them once."""
+        those, known = envelope.recipients, self._stays
+        if not self._fixed or envelope.sender not in known:
+            return False
+        if len(those) == 1:
+            return those[0].address in known
+        if not all(each.address in known for each in those):
+            return False
+        return len({each.address.lower() for each in those}) == len(those)
+
+    def _learn(self, envelope: Envelope) -> None:
+        """All its addresses stay as they are under these options."""
+        if len(self._stays) > KNOWN:
+            self._stays.clear()
+        self._stays.add(envelope.sender)
+        self._stays.update(each.address for each in envelope.recipients)
 
     def _of(self, part: Part) -> list[tuple[str, Canonical]]:
         """The tables that rewrite addresses there, in their order."""
@@ -146,6 +197,8 @@ class Rewriter:
     ) -> Rewritten:
         """Not the sender without `sender`, and no blind copies without `copies`: mail of our own.
         Raises Unavailable, Unreasonable: the mail is put off."""
+        if self.stays(envelope):
+            return Rewritten(envelope)
         work = _Work()
         origin = form.internal(envelope.sender)
         if origin and sender:
@@ -169,6 +222,8 @@ class Rewriter:
             envelope.sender_args,
             tuple(work.recipients.values()),
         )
+        if self._fixed and sender and not work.steps and new == envelope:
+            self._learn(envelope)
         return Rewritten(new, tuple(work.steps), tuple(work.expanded))
 
     async def _from_sender(self, sender: bytes, work: _Work) -> list[bytes]:
@@ -177,6 +232,18 @@ class Rewriter:
         for each in found:
             work.step("always_bcc", b"", each)
         return found + await self._copies("sender_bcc_maps", options.sender_bcc_maps, sender, work)
+
+    def header_stays(self, fields: Sequence[HeaderField]) -> bool:
+        """Whether `headers` would change nothing, wherever the mail is from: no rule is about
+        addresses of the header, and all there are have what standard form asks for."""
+        if not self._leaves:
+            return False
+        for each in fields:
+            name = each.name
+            part = _part_of(name) if len(name) < _SHORT else _part(name)
+            if part is not None and _COMPLETE.fullmatch(each.value) is None:
+                return False
+        return True
 
     async def headers(
         self, fields: Sequence[HeaderField], *, local: bool, told: Told | None = None
@@ -189,7 +256,7 @@ class Rewriter:
         kept: frozenset[bytes] | None = None
         found = list(fields)
         for number, each in enumerate(fields):
-            part = _FIELDS.get(each.name.strip(b" \t").lower())
+            part = _part(each.name)
             if part is None:
                 continue
             if kept is None:
@@ -208,8 +275,7 @@ class Rewriter:
         async def rewrite(address: bytes) -> bytes:
             return await self._address(address, part, work, local=local)
 
-        changes = self._tables[part] or self._masks[part]
-        if not changes and _COMPLETE.fullmatch(each.value):
+        if self._leaves and _COMPLETE.fullmatch(each.value):
             return each
         value = await rewritten(each.value, rewrite)
         return each if value == each.value else replace(each, value=value)

@@ -31,6 +31,7 @@ from smtpgw.message import REFUSALS, Around, Arrived, Transaction, decider, own
 from smtpgw.plan import Means, Plan
 from smtpgw.policy import relay
 from smtpgw.policy.facts import Facts
+from smtpgw.prompt_road import TO_QUEUE, PromptSteps
 from smtpgw.queue.store import QueueError
 from smtpgw.rates.limits import Excess
 from smtpgw.recording import Case, Step
@@ -57,7 +58,7 @@ class GatewayRoad:
         return FootedRoad(session, policy, self.means.ports, lambda: session.facts)
 
 
-class GatewaySession:
+class GatewaySession(PromptSteps):
     """A :class:`~smtpgw.edge.road.SessionRoad`."""
 
     def __init__(self, means: Means, plan: Plan, connection: Connection) -> None:
@@ -65,6 +66,8 @@ class GatewaySession:
         self._hello = Hello(b"", esmtp=False)
         self._transaction: Transaction | None = None
         self._forwarded: Mapping[str, bytes] = {}
+        self._told: Session | None = None
+        self._told_of: object = None
         looks = plan.peername_lookup and means.names is not None
         self._naming = means.names.begin(connection.client) if means.names and looks else None
         self._limiter = limiter(
@@ -119,7 +122,7 @@ class GatewaySession:
         refusal = await self._admission.connect()
         if refusal is not None:
             return self._deny("CONNECT", refusal)
-        result = await self._chain.connect(self._session())
+        result = await self._chain.connect(self._session(self._direction()))
         answer = self._stage("CONNECT", result) if _at_once(result) else None
         if answer is None:
             return None
@@ -185,17 +188,9 @@ class GatewaySession:
         refusal = await self._admission.mail(sender, params, queue_id)
         if refusal is not None:
             return self._deny("MAIL", refusal, sender=sender.address)
-        transaction = Transaction(queue_id, sender, params, self._direction())
-        self._transaction = transaction
-        macros = {"i": transaction.queue_id.encode()}
-        login = self._hello.login
-        if login is not None:
-            macros |= {"auth_authen": login.name, "auth_type": login.method.encode()}
-            if params.auth:
-                macros["auth_author"] = params.auth
-        transaction.macros = macros
+        self._transaction = transaction = self._begun(queue_id, sender, params)
         result = await self._chain.mail(
-            sender.address, params.args, macros, direction=transaction.direction
+            sender.address, params.args, transaction.macros, direction=transaction.direction
         )
         answer = self._stage("MAIL", result)
         if answer is not None:
@@ -211,8 +206,7 @@ class GatewaySession:
         if refusal is not None:
             await self._chain.rcpt_rejected(recipient.address, params.args, refusal.reply)
             return self._deny("RCPT", refusal, recipient=recipient.address)
-        macros = {"rcpt_mailer": b"smtp"}
-        result = await self._chain.rcpt(recipient.address, params.args, macros)
+        result = await self._chain.rcpt(recipient.address, params.args, TO_QUEUE)
         answer = self._stage("RCPT", result, recipient=recipient.address)
         if answer is None:
             self._admission.accepted()
@@ -283,7 +277,7 @@ class GatewaySession:
     def _mail(self, transaction: Transaction, envelope: Envelope, content: Content) -> Mail:
         return prepare(
             Arrival(
-                session=replace(self._session(), direction=transaction.direction),
+                session=self._session(transaction.direction),
                 hello=self._hello,
                 envelope=envelope,
                 content=content,
@@ -365,7 +359,7 @@ class GatewaySession:
             reference=reference,
             **{"sender": sender, **facts},
         )
-        metrics.REFUSALS.labels(self._connection.listener, command.lower(), outcome).inc()
+        metrics.refusals(self._connection.listener, command.lower(), outcome).inc()
         return answer
 
     # -- who is there ----------------------------------------------------------------
@@ -379,16 +373,21 @@ class GatewaySession:
     def _direction(self) -> Direction:
         return relay.direction(self._own)
 
-    def _session(self) -> Session:
-        return Session(
-            client=self._connection.client,
-            helo=self._hello.name,
-            direction=self._direction(),
-            macros={
-                **session_macros.of_tls(self._hello),
-                **session_macros.of_peer(self._connection),
-            },
-        )
+    def _session(self, direction: Direction) -> Session:
+        """What milters and the queue are told: one for all mails of which it is true."""
+        told_of = self._connection, self._hello, direction
+        if self._told is None or self._told_of != told_of:
+            self._told_of = told_of
+            self._told = Session(
+                client=self._connection.client,
+                helo=self._hello.name,
+                direction=direction,
+                macros={
+                    **session_macros.of_tls(self._hello),
+                    **session_macros.of_peer(self._connection),
+                },
+            )
+        return self._told
 
 
 def _at_once(result: StageResult) -> bool:
@@ -403,5 +402,5 @@ def _at_once(result: StageResult) -> bool:
 def _observe(milter: str, stage: str, seconds: float, outcome: str) -> None:
     if outcome == "failed":
         metrics.FILTER_FAILURES.labels(milter, stage).inc()
-    if stage in ("message", "eom"):
-        metrics.FILTER_SECONDS.labels(milter).observe(seconds)
+    if stage == "message":
+        metrics.filter_seconds(milter).observe(seconds)

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from milterd.core.mail import Envelope
 from smtpgw.address import form
 from smtpgw.address.resolve import Resolved, Resolver
 from smtpgw.delivery import nexthop as nexthops
@@ -54,6 +55,7 @@ class Routes:
     def __init__(self, resolver: Resolver, options: RouteOptions) -> None:
         self._resolver, self._options = resolver, options
         self._found: dict[tuple[bytes, bytes, bytes], Destination] = {}
+        self._lately: dict[str, Destination | None] = {}
 
     async def route(self, address: bytes, sender: bytes = b"") -> Destination:
         """Where mail from an (external) address to another goes now.  Raises nothing: what a
@@ -88,7 +90,33 @@ class Routes:
                 return ""
             if number % TOGETHER == 0:
                 await asyncio.sleep(0)  # tables in memory answer without a pause
-        return router.site(found)
+        site = router.site(found)
+        if site:
+            self._remember(site, found.pop())
+        return site
+
+    def site_now(self, envelope: Envelope) -> str | None:
+        """The same for a mail to one recipient, where it is known without a table."""
+        if len(envelope.recipients) != 1:
+            return None
+        address = form.internal(envelope.recipients[0].address)
+        resolved = self._resolver.remembered(address, form.internal(envelope.sender))
+        if resolved is None:
+            return None
+        found = self.destination(resolved)
+        site = str(found)
+        self._remember(site, found)
+        return site
+
+    def known(self, site: str) -> Destination | None:
+        """The destination that :meth:`site` called so lately; None where that was several."""
+        return self._lately.get(site)
+
+    def _remember(self, site: str, found: Destination) -> None:
+        if len(self._lately) >= KNOWN:
+            self._lately.clear()
+        if self._lately.setdefault(site, found) != found:
+            self._lately[site] = None
 
     def destination(self, resolved: Resolved) -> Destination:
         """The same for a resolved address."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from smtpgw.delivery.outcome import Deferred, Delivered, Destination, Failed, Held, Outcome
 from smtpgw.dsn import envelope
@@ -35,6 +35,12 @@ _EVENTS = {
 }
 
 
+NAMES: Mapping[type[Outcome], str] = {
+    each: each.__name__.lower() for each in (Delivered, Deferred, Held, Failed)
+}
+"""What an outcome is called."""
+
+
 def result(destination: Destination, outcome: Outcome) -> Result:
     """The outcome as the store keeps it."""
     event = _EVENTS[type(outcome)]
@@ -49,7 +55,7 @@ def tried(
     """An attempt's part for the history: equal answers to several recipients once."""
     counted: dict[tuple[str, str, str, str], int] = {}
     for each in outcomes:
-        key = (type(each).__name__.lower(), each.enhanced, each.text, each.remote)
+        key = (NAMES[type(each)], each.enhanced, each.text, each.remote)
         counted[key] = counted.get(key, 0) + 1
     return [
         Tried(at, str(destination), number, outcome, enhanced, text, remote, round(took, 3))

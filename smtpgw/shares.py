@@ -52,7 +52,6 @@ class Shares:
         self._windows, self._schedule, self._limit = windows, schedule, limit
         self._paces, self._services = paces, tuple(services)
         self._leased: Counter[str] = Counter()
-        self._of_service: Counter[str] = Counter()
         self._answered: dict[str, float] = {}
         self._next_look = _NEVER
 
@@ -60,15 +59,23 @@ class Shares:
         """A mail that waits for this destination alone is leased."""
         if site:
             self._leased[site] += 1
-            self._of_service[_service(site)] += 1
 
     def end(self, site: str) -> None:
         """Its attempt is over."""
         if site:
-            self._leased[site] -= 1
-            self._of_service[_service(site)] -= 1
-            if not self._leased[site]:
+            left = self._leased[site] - 1
+            if left:
+                self._leased[site] = left
+            else:
                 del self._leased[site]
+
+    def admits(self, site: str, now: float) -> bool:
+        """Whether one more mail for it may be leased at once, no older one being due."""
+        if not site:
+            return True
+        if self._paced(site) or self._paced(_service(site)):
+            return False
+        return self._leased[site] < int(AHEAD * self._windows.size(site, now))
 
     def answered(self, site: str, now: float) -> None:
         """It got through to somebody."""
@@ -95,7 +102,8 @@ class Shares:
         together: dict[str, int] = {}
         for name in self._services:
             if self._paced(name):
-                together[name] = 1 - self._of_service[name]
+                leased = (n for site, n in self._leased.items() if _service(site) == name)
+                together[name] = 1 - sum(leased)
         for name in self._paces.paused(now) if self._paces is not None else ():
             (room if ":" in name else together)[name] = 0
         expired, expired_null, late = self._overdue(now)

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from milterd.base import logs, metrics, notify, sockets, toml_file
+from milterd.base import logs, metrics, notify, nursery, sockets, toml_file
+from milterd.base.nursery import Nursery
+from milterd.base.nursery_child import Program
 from milterd.base.settings import placed
 from milterd.base.supervise import Backoff, Child, Supervisor
 from milterd.base.toml_file import ConfigError, Problem
-from smtpgw import config, control, counting, trial, wiring
+from smtpgw import config, control, counting, supervisor_files, trial, wiring, worker
 from smtpgw.config import GatewaySettings
-from smtpgw.config.policy_service import PolicyListener
+from smtpgw.listening import Listening, StartError, assign, shown
 from smtpgw.queue import handover
 from smtpgw.rates import service
 from smtpgw.rates.counts import Counts
@@ -37,26 +36,21 @@ KILL_AFTER = 5.0
 HANDOVER = 3.0
 """Seconds in which sockets that are in use may come free at the start."""
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has a name of its own
-_BACKLOG = 1024
+PROGRAMS: dict[str, Program] = {"smtpgw.worker": worker.main, "smtpgw.trial": trial.main}
+"""What the supervisor starts, loaded once for all."""
+
 _LOOK_AGAIN = 0.1
-
-
-class StartError(Exception):
-    """The gateway cannot start, for a reason that is not in the settings."""
 
 
 class Gateway:
     """A supervisor for the settings in a file."""
 
-    def __init__(self, path: Path, settings: GatewaySettings) -> None:
-        self._path, self._settings = path, settings
+    def __init__(self, path: Path, settings: GatewaySettings, birth: Nursery | None = None) -> None:
+        self._path, self._settings, self._nursery = path, settings, birth
         self._log = logs.get("supervisor")
-        self._lock = _lock(settings.smtpgw.queue.directory)
-        self._given = assign(settings, sockets.inherited_named())
-        self._opened: dict[str, socket.socket] = {}
-        self._listeners: dict[str, socket.socket] = {}
-        self._numbers = _numbers_directory(settings)
+        self._lock = supervisor_files.lock(settings.smtpgw.queue.directory)
+        self._listening = Listening(assign(settings, sockets.inherited_named()), self._log)
+        self._numbers = supervisor_files.numbers_directory(settings.smtpgw.queue.directory)
         self._environ = metrics.prepare(self._numbers)
         self._source = metrics.registry(self._numbers)
         self._endpoint: metrics.Endpoint | None = None
@@ -72,13 +66,11 @@ class Gateway:
 
     def open(self) -> None:
         """Open every socket.  Raises StartError; may be called again then."""
-        self._listeners = self._open(self._settings)
+        self._listening.of = self._listening.open(self._settings)
         self._serve_metrics(self._settings)
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT; the exit status."""
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_IGN)  # for the workers too: they mean nothing here
         children = self._children(self._settings)
         self._waiting = {each.name for each in children}
         self._supervisor = Supervisor(
@@ -91,6 +83,7 @@ class Gateway:
             prepare=self._prepare,
             on_start=self._started,
             on_exit=self._ended,
+            nursery=self._nursery,
         )
         try:
             return await self._supervisor.run()
@@ -101,51 +94,9 @@ class Gateway:
             self._log.info("stopped")
             if self._endpoint is not None:
                 self._endpoint.close()
-            self._remove_sockets()
-            _forget_numbers(self._settings, self._numbers)
+            self._listening.remove()
+            supervisor_files.forget_numbers(self._settings.smtpgw.queue.directory, self._numbers)
             os.close(self._lock)
-
-    # -- listening ---------------------------------------------------------------
-
-    def _open(self, settings: GatewaySettings) -> dict[str, socket.socket]:
-        """The socket of every listener, those that are open already kept.
-
-        Raises StartError, and leaves what was open as it was.
-        """
-        found: dict[str, socket.socket] = {}
-        opened: dict[str, socket.socket] = {}
-        try:
-            for each in settings.smtpgw.listening:
-                address = sockets.parse(each.address)
-                kept = self._given.get(each.name) or self._opened.get(str(address))
-                if kept is None:
-                    group = each.socket_group if isinstance(each, PolicyListener) else ""
-                    kept = sockets.listen(address, group=group, backlog=_BACKLOG)
-                    opened[str(address)] = kept
-                found[each.name] = kept
-        except sockets.SocketError as error:
-            for each_socket in opened.values():
-                each_socket.close()
-            raise StartError(str(error)) from error
-        self._opened |= opened
-        for name, each_socket in found.items():
-            where = each_socket.getsockname()
-            self._log.info("listening", listener=name, address=_shown(where))
-        return found
-
-    def _remove_sockets(self) -> None:
-        """No name of a socket of ours stays behind; those of the service manager are its own."""
-        for text in self._opened:
-            address = sockets.parse(text)
-            if address.kind == "unix":
-                sockets.remove(address.path)
-
-    def _close_unused(self) -> None:
-        used = set(self._listeners.values())
-        for address, each in list(self._opened.items()):
-            if each not in used:
-                each.close()
-                del self._opened[address]
 
     def _serve_metrics(self, settings: GatewaySettings) -> None:
         """Serve at the address in `settings`, and no more at another.
@@ -163,13 +114,13 @@ class Gateway:
             self._endpoint.close()
         self._endpoint = new
         if new is not None:
-            self._log.info("metrics", address=_shown(new.address))
+            self._log.info("metrics", address=shown(new.address))
 
     # -- workers -----------------------------------------------------------------
 
     def _children(self, settings: GatewaySettings) -> list[Child]:
         count = settings.smtpgw.workers
-        base = (sys.executable, "-m", "smtpgw.worker")
+        base = (sys.executable, "-Pm", "smtpgw.worker")
         return [
             Child(f"worker-{number}", (*base, str(number)), environ=self._environ)
             for number in range(count)
@@ -200,7 +151,7 @@ class Gateway:
 
     def _order(self, name: str) -> None:
         try:
-            orders = control.Orders(self._settings, self._listeners)
+            orders = control.Orders(self._settings, self._listening.of)
             control.send_orders(self._channels[name][0], orders)
         except OSError as error:
             self._log.error("worker takes no orders", child=name, reason=str(error))
@@ -232,8 +183,7 @@ class Gateway:
     def _stop(self) -> None:
         notify.notify("STOPPING=1")
         self._log.info("stopping", stop_timeout=self._settings.smtpgw.stop_timeout)
-        for each in (*self._opened.values(), *self._given.values()):
-            each.close()
+        self._listening.close()
 
     def _reload(self) -> None:
         """SIGHUP: all of the new settings, or none of them."""
@@ -250,10 +200,10 @@ class Gateway:
                 new = await self._looked_at()
                 if self._supervisor is None or self._supervisor.stopping:
                     return
-                listeners = self._open(new)
+                listeners = self._listening.open(new)
                 self._serve_metrics(new)
             except (ConfigError, StartError) as error:
-                self._close_unused()
+                self._listening.close_unused()
                 for line in str(error).splitlines():
                     self._log.error("settings not taken, the old ones stay", reason=line)
                 notify.notify("READY=1")
@@ -265,7 +215,7 @@ class Gateway:
         new = config.load(self._path)
         _usable(self._path, new)
         require_unchanged(self._path, self._settings, new)
-        problems = await trial.opened_meanwhile(new)
+        problems = await trial.opened(new, self._nursery)
         if problems:
             raise _in_file(self._path, problems)
         return new
@@ -273,7 +223,7 @@ class Gateway:
     def _take(
         self, supervisor: Supervisor, new: GatewaySettings, listeners: dict[str, socket.socket]
     ) -> None:
-        self._settings, self._listeners = new, listeners
+        self._settings, self._listening.of = new, listeners
         self._counts.counts.unit = new.smtpgw.anvil_rate_time_unit
         logs.setup(new.log.format, new.log.level, daemon="smtpgw")
         self._waiting = {each.name for each in self._children(new)}
@@ -281,7 +231,7 @@ class Gateway:
         supervisor.replace(self._children(new))
         for name in running & self._waiting:
             self._order(name)
-        self._close_unused()
+        self._listening.close_unused()
         self._log.info("settings taken", file=str(self._path))
 
 
@@ -293,6 +243,9 @@ def _raise(task: asyncio.Task[None]) -> None:
 
 def _usable(path: Path, settings: GatewaySettings) -> None:
     """Raises ConfigError for what can be told without opening tables: certificates, say."""
+    if not settings.smtpgw.listener:
+        found = Problem(str(path), 0, "smtpgw.listener", "nothing", "at least one listener")
+        raise ConfigError([found])
     try:
         wiring.check(settings.smtpgw)
     except ConfigError as error:
@@ -304,23 +257,6 @@ def _in_file(path: Path, problems: Iterable[Problem]) -> ConfigError:
     return ConfigError(placed(problems, toml_file.read(path), file=str(path)))
 
 
-def assign(
-    settings: GatewaySettings, given: list[tuple[str, socket.socket]]
-) -> dict[str, socket.socket]:
-    """Which listener gets which socket of the service manager: by name where names agree
-    (FileDescriptorName= in the socket unit), the others in order.
-
-    Raises StartError for a socket that no listener is there for.
-    """
-    names = [each.name for each in settings.smtpgw.listening]
-    found = {name: each for name, each in given if name in names}
-    rest = [each for name, each in given if found.get(name) is not each]
-    free = [name for name in names if name not in found]
-    if len(rest) > len(free):
-        raise StartError(f"{len(given)} sockets were passed, for {len(names)} listeners")
-    return found | dict(zip(free, rest, strict=False))
-
-
 def require_unchanged(path: Path, old: GatewaySettings, new: GatewaySettings) -> None:
     """Raises ConfigError for a change that needs a restart."""
     if new.smtpgw.queue.directory != old.smtpgw.queue.directory:
@@ -329,86 +265,31 @@ def require_unchanged(path: Path, old: GatewaySettings, new: GatewaySettings) ->
         raise ConfigError([Problem(str(path), 0, "smtpgw.queue.directory", found, kept)])
 
 
-def _lock(directory: Path) -> int:
-    """Take the queue directory, making it if need be.  Raises StartError."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        number = os.open(
-            directory / "supervisor", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
-    except OSError as error:
-        raise StartError(f"queue directory: {error}") from error
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(number, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(number)
-        raise StartError(f"{directory}: process {owner} runs on this queue") from None
-    os.ftruncate(number, 0)
-    os.pwrite(number, b"%d\n" % os.getpid(), 0)
-    return number
-
-
-def _numbers_directory(settings: GatewaySettings) -> Path:
-    """Where the workers' metrics are: in memory.  On a disk that has no room for a page of
-    them, a worker that writes into it would be killed (SIGBUS, mmap(2)).
-
-    Where systemd gives us no place, a link in the queue's directory says where it is, so that
-    one that was killed leaves nothing behind for good.
-    """
-    runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    if runtime:
-        return Path(runtime) / "metrics-smtpgw"
-    link = settings.smtpgw.queue.directory / "metrics-smtpgw"
-    with contextlib.suppress(OSError):
-        known = link.readlink()
-        if known.parent == _MEMORY and known.stat().st_uid == os.geteuid():
-            return known / "numbers"
-    shutil.rmtree(link, ignore_errors=True)  # of an earlier version
-    link.unlink(missing_ok=True)
-    try:
-        made = Path(tempfile.mkdtemp(prefix="smtpgw-", dir=_MEMORY))
-    except OSError:
-        return link
-    with contextlib.suppress(OSError):  # a full disk: then a kill may leave it behind
-        link.symlink_to(made)
-    return made / "numbers"
-
-
-def _forget_numbers(settings: GatewaySettings, numbers: Path) -> None:
-    shutil.rmtree(numbers, ignore_errors=True)
-    if numbers.parent.parent == _MEMORY:
-        with contextlib.suppress(OSError):
-            numbers.parent.rmdir()
-            (settings.smtpgw.queue.directory / "metrics-smtpgw").unlink()
-
-
-def _shown(where: object) -> str:
-    return f"{where[0]}:{where[1]}" if isinstance(where, tuple) else str(where)
-
-
 def run(path: Path) -> int:
     """Run the gateway in this process; the exit status.
 
     Raises ConfigError, StartError.
     """
     settings = config.load(path)
-    if not settings.smtpgw.listener:
-        found = Problem(str(path), 0, "smtpgw.listener", "nothing", "at least one listener")
-        raise ConfigError([found])
     logs.setup(settings.log.format, settings.log.level, daemon="smtpgw")
     with contextlib.suppress(KeyboardInterrupt):
         _usable(path, settings)
-        problems = trial.opened(settings)
-        if problems:
-            raise _in_file(path, problems)
-        return asyncio.run(_run(path, settings))
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)  # for all children too: they mean nothing here
+        birth = nursery.make(PROGRAMS)
+        try:
+            return asyncio.run(_run(path, settings, birth))
+        finally:
+            birth.close()
     return 130
 
 
-async def _run(path: Path, settings: GatewaySettings) -> int:
+async def _run(path: Path, settings: GatewaySettings, birth: Nursery) -> int:
+    problems = await trial.opened(settings, birth)
+    if problems:
+        raise _in_file(path, problems)
     end = time.monotonic() + HANDOVER
-    gateway = Gateway(path, settings)
+    gateway = Gateway(path, settings, birth)
     while True:
         try:
             gateway.open()

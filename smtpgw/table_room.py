@@ -23,7 +23,7 @@ from smtpgw.tables import spec
 from smtpgw.tables.catalogue import open_table
 from smtpgw.tables.context import Context
 from smtpgw.tables.maps import Maps
-from smtpgw.tables.table import Found, Local, Table, TableError
+from smtpgw.tables.table import Changes, Found, Local, Table, TableError
 
 _PLAIN = frozenset({
     "transport_maps", "sender_dependent_relayhost_maps", "alias_maps",
@@ -47,6 +47,10 @@ class Given(Local):
     def find_now(self, key: bytes) -> Found | None:
         """The answer, without waiting."""
         return self._content.get(key.lower())
+
+    def changes(self) -> tuple[Changes, ...]:
+        """Nothing: other settings are another table."""
+        return ()
 
 
 class TableRoom:

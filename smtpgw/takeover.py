@@ -21,7 +21,7 @@ from typing import Generic, Protocol, TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from smtpgw.queue import handover
-from smtpgw.queue.store import QueueError, StoreLocked
+from smtpgw.queue.store import StoreLocked
 from smtpgw.queue.tools import shard_directories, shard_directory
 
 LOOK_EVERY = 1.0
@@ -68,7 +68,7 @@ class _Seen:
 
 class Takeover(Generic[P]):
     """Looks after other workers' shards.  `take` opens one and delivers from it, with what
-    is to be called when it cannot go on; it raises QueueError or OSError."""
+    is to be called when it cannot go on; what it raises leaves that shard alone for a while."""
 
     def __init__(
         self,
@@ -158,8 +158,8 @@ class Takeover(Generic[P]):
             post = await self._take(shard, self.failure_of(shard))
         except StoreLocked:
             return  # another was faster
-        except (QueueError, OSError) as error:
-            self._leave_alone(shard, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, other shards are looked after
+            self._leave_alone(shard, str(error) or repr(error))
             return
         self._posts[shard] = post
         self._seen.since.pop(shard, None)

@@ -6,16 +6,15 @@ done so: the supervisor neither waits for a large file nor keeps what is in it.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from milterd.base import logs
+from milterd.base.asked import ask
+from milterd.base.nursery import Nursery
 from milterd.base.toml_file import ConfigError, Problem
 from smtpgw.addresses import open_addresses
 from smtpgw.config import GatewaySettings, Smtpgw
@@ -24,7 +23,7 @@ from smtpgw.tables.catalogue import TYPES
 
 PATIENCE = 600.0
 """Seconds in which all tables must be read."""
-_COMMAND = (sys.executable, "-m", "smtpgw.trial")
+_COMMAND = (sys.executable, "-Pm", "smtpgw.trial")
 _SHOWN = 500
 
 
@@ -38,42 +37,17 @@ def reads_files(settings: Smtpgw) -> bool:
     return False
 
 
-def opened(settings: GatewaySettings) -> tuple[Problem, ...]:
-    """What is wrong with the tables.  Takes as long as reading them takes."""
+async def opened(settings: GatewaySettings, nursery: Nursery | None) -> tuple[Problem, ...]:
+    """What is wrong with the tables, found out while others go on.  Takes as long as reading
+    them takes."""
     if not reads_files(settings.smtpgw):
         return _here(settings)
-    with _paper(settings) as paper:
-        try:
-            done = subprocess.run(  # noqa: S603 - a fixed command
-                _COMMAND, stdin=paper, capture_output=True, check=False, timeout=PATIENCE
-            )
-        except subprocess.TimeoutExpired:
-            return (_late(),)
-    return _problems(done.returncode, done.stdout, done.stderr)
-
-
-async def opened_meanwhile(settings: GatewaySettings) -> tuple[Problem, ...]:
-    """The same, while others go on."""
-    if not reads_files(settings.smtpgw):
-        return _here(settings)
-    with _paper(settings) as paper:
-        process = await asyncio.create_subprocess_exec(
-            *_COMMAND,
-            stdin=paper,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            process_group=0,
-        )
+    text = settings.model_dump_json().encode()
     try:
-        async with asyncio.timeout(PATIENCE):
-            said, trouble = await process.communicate()
+        said = await ask(nursery, _COMMAND, text, PATIENCE)
     except TimeoutError:
         return (_late(),)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return _problems(process.returncode or 0, said, trouble)
+    return _problems(said.status, said.output, said.errors)
 
 
 def _here(settings: GatewaySettings) -> tuple[Problem, ...]:
@@ -83,17 +57,6 @@ def _here(settings: GatewaySettings) -> tuple[Problem, ...]:
     except ConfigError as error:
         return error.problems
     return ()
-
-
-@contextlib.contextmanager
-def _paper(settings: GatewaySettings) -> Iterator[int]:
-    """The settings as a file in memory."""
-    paper = os.memfd_create("gatepost-settings", os.MFD_CLOEXEC)
-    try:
-        os.pwrite(paper, settings.model_dump_json().encode(), 0)
-        yield paper
-    finally:
-        os.close(paper)
 
 
 def _problems(status: int, said: bytes, trouble: bytes) -> tuple[Problem, ...]:
@@ -108,7 +71,7 @@ def _late() -> Problem:
     return Problem("settings", 0, "smtpgw", f"tables unread after {PATIENCE:g} s", "smaller ones")
 
 
-def main() -> int:
+def main(_words: Sequence[str] = ()) -> int:
     """Open what the settings on standard input name, and say on standard output what cannot
     be."""
     with os.fdopen(0, "rb", closefd=False) as paper:

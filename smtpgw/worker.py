@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import uvloop
 
-from milterd.base import collector, logs
+from milterd.base import collector, logs, metrics
 from milterd.base.toml_file import ConfigError
 from smtpgw import control
 from smtpgw.app import App
@@ -28,6 +28,11 @@ Result = TypeVar("Result")
 
 LOCK_MARGIN = 10.0
 """Seconds beyond stop_timeout that a worker waits for its shard's last owner to end."""
+
+SWITCH = 0.0005
+"""Seconds that a busy event loop keeps the interpreter's lock from the thread that commits, where
+Python's own are 0.005.  A transaction asks for it anew after each of its statements, and whoever
+has sent a dot waits for all of them."""
 
 
 class Worker:
@@ -135,6 +140,7 @@ def main(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         raise SystemExit("smtpgw worker: started by smtpgw run, not by hand")
     channel = socket.socket(fileno=int(number))
     channel.set_inheritable(False)
+    sys.setswitchinterval(SWITCH)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(Worker(shard, channel).run())
@@ -142,6 +148,7 @@ def main(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         logs.get("worker").critical("worker cannot work", reason=str(error))
         return 1
     finally:
+        metrics.flush()
         logs.flush()
 
 

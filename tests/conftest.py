@@ -21,6 +21,43 @@ from tests.peers.fixtures import (
 )
 from tests.peers.process import tails
 
+LONGEST = (
+    "milter-cards",
+    "tests/crash/test_kill.py",
+    "tests/gateway/test_process.py",
+    "recipients",
+    "mta-cards",
+    "tests/lab/test_conform_broken.py",
+    "tests/run/test_run.py",
+    "tests/screen/test_postscreen.py",
+    "scenario-postfix",
+    "tests/crash/test_syscalls.py",
+    "tests/crash/test_power_cut.py",
+    "tests/gateway/test_takeover.py",
+    "reception",
+    "databases",
+    "tests/filters/test_matrix_live.py",
+    "tests/address/test_tokens.py",
+    "tests/sasl/test_clients.py",
+    "scenario-both-halves",
+    "tests/faults/test_log.py",
+    "scenario-make-run",
+    "tests/filters/test_checks_differential.py",
+    "tests/verify/test_gateway.py",
+    "tests/filters/test_matrix_roads.py",
+    "tests/filters/test_dkim_roads.py",
+    "tests/lab/test_bench.py",
+    "tests/lab/test_miltertest_agrees.py",
+    "tests/gateway/test_quarantine.py",
+    "rates-redis",
+    "faults-restart",
+    "tests/gateway/test_sendmail.py",
+    "tests/gateway/test_rewriting.py",
+    "tests/gateway/test_routing.py",
+)
+"""Groups of tests that take longer than a quarter of a minute, the longest first: so they begin,
+and at the end of the suite no process has a long one before it while the others have nothing."""
+
 LONGEST_NAME = 200
 """Characters of a value that a test's name may have."""
 
@@ -65,9 +102,16 @@ def _fenced_in() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers (pytest -n), the tests of a file share one, and so what they start;
     a mark xdist_group puts tests of several files together instead."""
+    place = {group: at for at, group in enumerate(LONGEST)}
     for each in items:
         if each.get_closest_marker("xdist_group") is None:
             each.add_marker(pytest.mark.xdist_group(each.nodeid.partition("::")[0]))
+    items.sort(key=lambda each: place.get(_group(each), len(place)))
+
+
+def _group(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("xdist_group")
+    return str(mark.args[0] if mark.args else mark.kwargs["name"]) if mark else ""
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

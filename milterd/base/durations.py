@@ -25,6 +25,19 @@ def seconds(value: object) -> float:
     raise ValueError('expected seconds, or a number with a unit such as "30s", "5m", "4h", "5d"')
 
 
+def seconds_named(value: object, *, usual: str) -> float:
+    """The same, of a setting whose bare number is `usual` ("days") in Postfix and would be seconds
+    here: such a number is refused.  A float is one that was read before."""
+    bare = isinstance(value, str) and value.strip().isdecimal()
+    found = seconds(value)
+    if found and (bare or isinstance(value, int)):
+        raise ValueError(
+            f'expected a number with its unit, such as "{value}{usual[0]}" or "{value}s": '
+            f"without one it would be {usual} in Postfix"
+        )
+    return found
+
+
 def octets(value: object) -> int:
     """A size in octets.  Raises ValueError for anything that is not one."""
     if isinstance(value, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from pydantic import BeforeValidator
@@ -19,6 +20,15 @@ class Kind:
 
 Duration = Annotated[float, BeforeValidator(durations.seconds), Kind("duration")]
 """A pydantic field type: seconds, or a string with a unit."""
+
+Hours = Annotated[
+    float, BeforeValidator(partial(durations.seconds_named, usual="hours")), Kind("duration")
+]
+Days = Annotated[
+    float, BeforeValidator(partial(durations.seconds_named, usual="days")), Kind("duration")
+]
+"""Pydantic field types: a string with a unit, or 0.  For settings whose bare number Postfix takes
+for hours or days, where anything else that we took it for would be a trap."""
 
 Size = Annotated[int, BeforeValidator(durations.octets), Kind("size")]
 """A pydantic field type: octets, or a string with a unit."""

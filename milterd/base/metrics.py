@@ -4,12 +4,15 @@ Names begin with gatepost_.  No label ever holds an address, a host or a text
 from a mail: their values are settings' names and fixed words.
 
 Several processes share one set of numbers through files in a directory
-(prometheus_client's multiprocess mode).  The supervisor makes the directory
-with :func:`prepare`, passes it on in the environment, and serves the sum.
+(prometheus_client's multiprocess mode), where a number of a mail arrives a
+fraction of a second after the event (:mod:`milterd.base.tally`).  The
+supervisor makes the directory with :func:`prepare`, passes it on in the
+environment, and serves the sum.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
@@ -28,9 +31,13 @@ from prometheus_client import (
     Histogram,
     make_wsgi_app,
     multiprocess,
+    values,
 )
+from prometheus_client.metrics import MetricWrapperBase
 
 from milterd.base import sockets
+from milterd.base.tally import Count, Flusher, Times
+from milterd.base.tally import flush as flush
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -39,6 +46,9 @@ DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable that prometheus_client reads when it is imported."""
 
 _TIMES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+
+# First of all: what has gathered is there before the others are read.
+REGISTRY.register(Flusher())
 
 MAILS = Counter("gatepost_mails", "Mails by what became of them", ["daemon", "listener", "outcome"])
 REFUSALS = Counter("gatepost_refusals", "Refused SMTP commands", ["listener", "command", "outcome"])
@@ -116,12 +126,70 @@ RESTARTS = Counter(
 )
 
 
+# What counts for each mail is gathered first (milterd.base.tally).  There is one for each set of
+# labels, as there is a child in the metric: their values are settings' names and fixed words.
+
+
+@functools.cache
+def stage(name: str) -> Times:
+    """The times of one stage."""
+    return Times(STAGE_SECONDS.labels(name))
+
+
+@functools.cache
+def filter_seconds(name: str) -> Times:
+    """The times of one filter or milter."""
+    return Times(FILTER_SECONDS.labels(name))
+
+
+@functools.cache
+def mails(daemon: str, listener: str, outcome: str) -> Count:
+    """The count of mails with these labels."""
+    return Count(MAILS.labels(daemon, listener, outcome))
+
+
+@functools.cache
+def sessions(listener: str, end: str) -> Count:
+    """The count of sessions with these labels: `goodbye` where the last word was ours, `lost`,
+    or `failed` by a fault of ours."""
+    return Count(SESSIONS.labels(listener, end))
+
+
+@functools.cache
+def refusals(listener: str, command: str, outcome: str) -> Count:
+    """The count of refused commands with these labels."""
+    return Count(REFUSALS.labels(listener, command, outcome))
+
+
+@functools.cache
+def deliveries(transport: str, outcome: str) -> Count:
+    """The count of delivery attempts with these labels."""
+    return Count(DELIVERIES.labels(transport, outcome))
+
+
+@functools.cache
+def dns_questions(kind: str, outcome: str) -> Count:
+    """The count of questions to name servers with these labels."""
+    return Count(DNS_QUESTIONS.labels(kind, outcome))
+
+
 def prepare(directory: str | os.PathLike[str]) -> dict[str, str]:
     """Make the directory of shared numbers anew; the result is for the children's environment."""
     path = Path(directory)
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(mode=0o700, parents=True)
     return {DIRECTORY: str(path)}
+
+
+def share() -> None:
+    """Count in the directory that the environment names from now on: for a process that was
+    forked when everything was imported already, with metrics of its own."""
+    values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+    for each in globals().values():
+        if isinstance(each, MetricWrapperBase) and each is not RESTARTS:
+            # With labels, a metric is one for each set of their values.
+            for one in each._metrics.values() if each._labelnames else (each,):
+                one._metric_init()  # type: ignore[no-untyped-call]
 
 
 def forget(pid: int, directory: str | os.PathLike[str]) -> None:

@@ -7,7 +7,7 @@ is said of it; nor is the order in Postfix's main.cf, which is not ours to read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +70,11 @@ def smtpd_milters(addresses: Mapping[str, str]) -> str:
     return "smtpd_milters = " + ", ".join(_postfix(address) for address, _ in row)
 
 
-def problems(tables: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with the order of [[smtpgw.milter]]; file and line are still to be put in."""
-    row = list(_row(tables))
+def problems(tables: Mapping[str, Any], changing: Iterable[str] = ()) -> list[Problem]:
+    """What is wrong with the order of [[smtpgw.milter]]; file and line are still to be put in.
+    `changing` are filters of a postmaster's own that may change header fields or bodies: what
+    they do cannot be told from the settings."""
+    row = list(_row(tables, {*ORDER, *changing}))
     settings = _table(tables, "filter")
     wrong: list[Problem] = []
     for at, before in enumerate(row):
@@ -125,17 +127,22 @@ def _too_early(tables: Mapping[str, Any], dkim: Asked, after: Asked, why: str) -
     )  # fmt: skip
 
 
-def _row(tables: Mapping[str, Any]) -> Iterator[Asked]:
-    """Our own filters among the gateway's milters, in the order of asking; those that may change
-    mail.  What a postmaster's own filter changes cannot be told from here."""
+def _row(tables: Mapping[str, Any], looked_at: Container[str]) -> Iterator[Asked]:
+    """These filters among the gateway's milters, in the order of asking, but for those that only
+    look on."""
     own = filters_at(tables)
     gateway = _table(tables, "smtpgw")
     for at, each in enumerate(_list(gateway, "milter")):
         name = own.get(_address(each.get("address"), "")) if isinstance(each, Mapping) else None
-        if name in ORDER and _table(_table(tables, "filter"), name).get("mode") != "shadow":
+        settings = _filters(tables).get(name or "", {})
+        if name in looked_at and name and _mode(settings) != "shadow":
             listeners = _listeners(gateway, each)
             if listeners is not None:
                 yield Asked(at, name, _strings(each, "directions") or _DIRECTIONS, listeners)
+
+
+def _mode(settings: object) -> object:
+    return settings.get("mode") if isinstance(settings, Mapping) else None
 
 
 def _listeners(gateway: Mapping[str, Any], milter: Mapping[str, Any]) -> frozenset[str] | None:

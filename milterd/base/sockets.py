@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import grp
 import ipaddress
 import os
@@ -57,6 +58,7 @@ class SocketAddress:
             return False
 
 
+@functools.lru_cache(maxsize=256)
 def parse(text: str, *, directory: str = "") -> SocketAddress:
     """An address from `unix:PATH`, `inet:PORT@HOST`, `inet6:PORT@HOST`, `inet:HOST:PORT`
     (Postfix's order), `HOST:PORT` or `[V6]:PORT`.

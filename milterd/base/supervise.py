@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
 
+from milterd.base.nursery import Born, Nursery, NurseryGone
+
 PARENT_FD = "GATEPOST_PARENT_FD"
 """The environment variable with the number of the inherited pipe."""
 
@@ -55,12 +57,15 @@ class Backoff:
         return self.first if not delay or lived >= self.reset else min(2 * delay, self.limit)
 
 
+_Process = asyncio.subprocess.Process | Born
+
+
 class _Slot:
     """A child's place: its process now, and the task that keeps it filled."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: _Process | None = None
         self.leaving = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
@@ -71,7 +76,8 @@ class Supervisor:
     All callbacks run in the loop: `on_reload` at SIGHUP; `on_stop` once, before the
     children are told; `prepare(child)` before each start, returning what is to be
     started this time; `on_start(name, pid)` after it; `on_exit(name, pid, status)`
-    when a child has ended, status being negative for a signal.
+    when a child has ended, status being negative for a signal.  A `nursery` gives birth to
+    the programs that it knows, as long as it is there.
     """
 
     def __init__(
@@ -87,7 +93,9 @@ class Supervisor:
         on_start: Callable[[str, int], None] = lambda _name, _pid: None,
         on_exit: Callable[[str, int, int], None] = lambda _name, _pid, _status: None,
         clock: Callable[[], float] = time.monotonic,
+        nursery: Nursery | None = None,
     ) -> None:
+        self._nursery = nursery
         self._log, self._grace, self._clock = log, grace, clock
         self._backoff = backoff or Backoff()
         self._on_reload, self._on_stop, self._prepare = on_reload, on_stop, prepare
@@ -166,7 +174,7 @@ class Supervisor:
         if slot.process is not None:
             self._terminate(slot.process)
 
-    def _terminate(self, process: asyncio.subprocess.Process) -> None:
+    def _terminate(self, process: _Process) -> None:
         _signal(process, signal.SIGTERM)
         asyncio.get_running_loop().call_later(self._grace, _kill, process)
 
@@ -189,13 +197,7 @@ class Supervisor:
     async def _run_once(self, slot: _Slot) -> int:
         try:
             child = self._prepare(slot.child)
-            slot.process = await asyncio.create_subprocess_exec(
-                *child.command,
-                pass_fds=(*child.pass_fds, self._pipe[0]),
-                env={**os.environ, **child.environ, PARENT_FD: str(self._pipe[0])},
-                stdin=asyncio.subprocess.DEVNULL,
-                process_group=0,  # a terminal's Ctrl-C is for the supervisor alone
-            )
+            slot.process = await self._begun(child)
         except OSError as error:
             self._log.error("child not started", child=slot.child.name, reason=str(error))
             return 127
@@ -208,6 +210,24 @@ class Supervisor:
         slot.process = None
         self._on_exit(child.name, pid, status)
         return status
+
+    async def _begun(self, child: Child) -> _Process:
+        """Its process.  Raises OSError."""
+        numbers = (*child.pass_fds, self._pipe[0])
+        environ = {**child.environ, PARENT_FD: str(self._pipe[0])}
+        if self._nursery is not None and self._nursery.knows(child.command):
+            try:
+                own = {number: number for number in numbers}
+                return self._nursery.bear(child.command, own, environ)
+            except NurseryGone:
+                self._log.warning("nursery ended", child=child.name)
+        return await asyncio.create_subprocess_exec(
+            *child.command,
+            pass_fds=numbers,
+            env={**os.environ, **environ},
+            stdin=asyncio.subprocess.DEVNULL,
+            process_group=0,  # a terminal's Ctrl-C is for the supervisor alone
+        )
 
     async def _stop_all(self) -> int:
         for slot in self._slots.values():
@@ -238,14 +258,14 @@ async def _pause(leaving: asyncio.Event, delay: float) -> None:
         return
 
 
-def _signal(process: asyncio.subprocess.Process, number: int) -> None:
+def _signal(process: _Process, number: int) -> None:
     try:
         process.send_signal(number)
     except ProcessLookupError:
         return  # it has just ended by itself
 
 
-def _kill(process: asyncio.subprocess.Process) -> None:
+def _kill(process: _Process) -> None:
     if process.returncode is None:
         _signal(process, signal.SIGKILL)
 

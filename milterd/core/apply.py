@@ -34,7 +34,7 @@ def apply(mail: Mail, edits: Iterable[Edit]) -> Mail:
     envelope, body, separator = mail.envelope, mail.body, mail.separator
     for edit in edits:
         match edit:
-            case AddHeader() | InsertHeader() | ChangeHeader():
+            case InsertHeader() | AddHeader() | ChangeHeader():
                 header = header or _Header(mail.headers)
                 header.edit(edit)
             case ReplaceBody():
@@ -45,7 +45,7 @@ def apply(mail: Mail, edits: Iterable[Edit]) -> Mail:
             case _:
                 envelope = _edit_envelope(envelope, edit)
     kept = mail.headers if header is None else header.fields()
-    return replace(mail, envelope=envelope, headers=kept, body=body, separator=separator)
+    return Mail(mail.session, envelope, kept, body, separator)
 
 
 class _Header:
@@ -58,10 +58,11 @@ class _Header:
     def __init__(self, fields: Iterable[HeaderField]) -> None:
         self._places: list[HeaderField | None] = list(fields)
         self._named: dict[bytes, list[int]] | None = None
+        self._emptied = False
 
     def fields(self) -> tuple[HeaderField, ...]:
         """What is there now."""
-        return tuple(each for each in self._places if each is not None)
+        return tuple([each for each in self._places if each is not None])
 
     def edit(self, edit: AddHeader | InsertHeader | ChangeHeader) -> None:
         """Carry out one edit."""
@@ -70,7 +71,8 @@ class _Header:
             case AddHeader():
                 self._append(new)
             case InsertHeader():
-                self._places = list(self.fields())
+                if self._emptied:
+                    self._places, self._emptied = list(self.fields()), False
                 self._places.insert(edit.index, new)
                 self._named = None
             case ChangeHeader():
@@ -90,6 +92,7 @@ class _Header:
             self._places[places[nth - 1]] = new
         else:
             self._places[places.pop(nth - 1)] = None
+            self._emptied = True
 
     def _index(self) -> dict[bytes, list[int]]:
         """The places of the visible fields by name in lower case, top to bottom."""

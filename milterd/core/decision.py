@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # commands that show reasons need no edits, and start sooner 
 class Verdict(enum.Enum):
     """What is to become of a mail, a recipient or a connection."""
 
+    __hash__ = object.__hash__  # there is one of each, and Enum's own way takes two calls
+
     CONTINUE = "continue"
     ACCEPT = "accept"
     REJECT = "reject"

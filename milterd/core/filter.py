@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -65,6 +66,22 @@ class Prompt(Protocol):
 
     def at_once(self, mail: Mail) -> Any:
         """What `gather` would return, where that takes no waiting; None otherwise."""
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A filter that waits for facts which are the same for nearly every mail: while it waits, a
+    host has it decide by those, and throws that away where they turn out to be others."""
+
+    @property
+    def usual(self) -> Any:
+        """The facts of most mails."""
+        ...
+
+    def gather_while(self, mail: Mail, meanwhile: Callable[[], object]) -> Any:
+        """See :meth:`Filter.gather`.  `meanwhile` is work for the time of waiting, done once, more
+        often, or never."""
         ...
 
 

@@ -3,7 +3,9 @@
 A milter can say of a quarantine nothing but a line of text.  Ours say `filter/rule: text`, such as
 `clamav/Eicar-Test-Signature: infected`: the rule is a signature's name, or that of a filter's own
 rule.  The gateway knows a finding again by `filter/rule`, its key, and a postmaster who releases a
-mail has just that key excepted.  So a rule is named the same each time, whatever the mail.
+mail has just that key excepted.  So a rule is named the same each time, whatever the mail.  A rule
+that begins with :data:`AWAITED` says that the filter could not look into the mail: the gateway asks
+it again and again until it could.
 
 The gateway tells a filter what it has to pass over by the macro :data:`MACRO` at MAIL.  Macros
 come from the MTA alone, and a filter never asks an MTA for this one, so that no other sends it.
@@ -28,6 +30,8 @@ HOLD_QUEUE = "hold"
 the gateway's quarantine."""
 RULE_LIMIT = 64
 """Characters of a rule in a key; a longer one is cut, and told apart by a digest."""
+AWAITED = "?"
+"""How a rule begins that stands for no finding: the filter could not look, and wants to."""
 MOST_RELEASED = 50
 """Keys that are passed over for one mail."""
 
@@ -97,6 +101,11 @@ class Found:
     def filter(self) -> str:
         """Who found it: the filter, if it is one of ours, or the milter."""
         return self.what.partition("/")[0] if self.key else self.milter
+
+    @property
+    def awaited(self) -> bool:
+        """Whether nothing was found yet: the filter could not look."""
+        return bool(self.key) and self.rule.startswith(AWAITED)
 
     @property
     def rule(self) -> str:

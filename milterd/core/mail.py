@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Protocol
 
@@ -50,6 +50,39 @@ class BytesBody:
         view = memoryview(self.octets)
         for start in range(0, len(view), limit):
             yield bytes(view[start : start + limit])
+
+
+class PiecedBody(BytesBody):
+    """A body in memory as it came, in pieces: made one object when somebody wants it as one."""
+
+    __slots__ = ("_parts", "_size")
+    _parts: Sequence[bytes]
+    _size: int
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        object.__setattr__(self, "_parts", parts)
+        object.__setattr__(self, "_size", sum(map(len, parts)))
+
+    @property
+    def parts(self) -> Sequence[bytes]:
+        """The octets, in order."""
+        return self._parts
+
+    @property
+    def octets(self) -> bytes:
+        if len(self._parts) != 1:
+            object.__setattr__(self, "_parts", (b"".join(self._parts),))
+        return self._parts[0]
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def __eq__(self, other: object) -> bool:
+        return self.octets == other.octets if isinstance(other, BytesBody) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.octets,))  # as the other's
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +140,8 @@ class HeaderField:
 
 class Family(enum.Enum):
     """How a client is connected; the values are the milter protocol's letters."""
+
+    __hash__ = object.__hash__  # there is one of each, and Enum's own way takes two calls
 
     UNKNOWN = b"U"
     UNIX = b"L"
@@ -195,7 +230,10 @@ class Mail:
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of every visible field called `name`, top to bottom."""
-        return [each.value for each in self.visible() if each.named(name)]
+        wanted = name.lower()
+        return [
+            each.value for each in self.headers if each.name.lower() == wanted and not each.hidden
+        ]
 
     def with_headers(self, headers: Iterable[HeaderField]) -> Mail:
         """The same mail under other header fields."""
@@ -207,7 +245,8 @@ def join_header(fields: Iterable[HeaderField]) -> bytes:
     return b"".join(b"%b%b:%b\r\n" % (each.name, each.gap, each.value) for each in fields)
 
 
-_FIELD = re.compile(rb"([!-9;-~]+)([ \t]*):")
+_FIELD = re.compile(rb"([!-9;-~]+)([ \t]*):([^\r]*)")
+_WHITE = (b" ", b"\t")
 
 
 def split_header(block: bytes) -> tuple[tuple[HeaderField, ...], bytes, int]:
@@ -225,8 +264,11 @@ def split_header(block: bytes) -> tuple[tuple[HeaderField, ...], bytes, int]:
         match = _FIELD.match(block, position)
         if match is None:
             break
-        stop = _end_of_field(block, match.end(), end)
-        fields.append(HeaderField(match[1], block[match.end() : stop], match[2]))
+        (name, gap, value), stop = match.groups(), match.end()
+        if block[stop : stop + 2] != CRLF or block[stop + 2 : stop + 3] in _WHITE:
+            stop = _end_of_field(block, stop, end)  # it is folded, or the last one and cut off
+            value = block[match.start(3) : stop]
+        fields.append(HeaderField(name, value, gap))
         position = min(stop + 2, end)
     return tuple(fields), b"", position
 
@@ -238,7 +280,7 @@ def _end_of_field(block: bytes, start: int, end: int) -> int:
         at = block.find(CRLF, at)
         if at < 0:
             return end
-        if block[at + 2 : at + 3] not in (b" ", b"\t"):
+        if block[at + 2 : at + 3] not in _WHITE:
             return at
         at += 2
 

@@ -18,6 +18,7 @@ from milterd.core.filter import Need
 from milterd.core.finding import Finding, released
 from milterd.core.mail import Direction, Mail
 from milterd.filters.virus_policy import (
+    AWAITED,
     WAITABLE,
     Action,
     Actions,
@@ -33,6 +34,7 @@ from milterd.ports.clamds import Watch
 from milterd.ports.scanner import (
     Clean,
     Infected,
+    Meanwhile,
     Passed,
     ScanFact,
     Scanner,
@@ -48,6 +50,8 @@ from milterd.signed.keep import own_marks
 
 SCANNED = b"X-Virus-Scanned"
 STATUS = b"X-Virus-Status"
+_OWN = frozenset({SCANNED.lower(), STATUS.lower()})
+_CLEAN = Reason("clamav", "clean")
 BETWEEN = 1.0
 """Seconds between two scans of a mail that waits."""
 FORGED_LIMIT = 100
@@ -145,6 +149,7 @@ class ClamavFilter:
     that was released from quarantine in spite of a finding."""
 
     name = "clamav"
+    usual = Clean()
     needs = (
         Need.HEADERS | Need.BODY | Need.RECIPIENTS | Need.ADD_HEADERS | Need.CHANGE_HEADERS
         | Need.QUARANTINE
@@ -165,12 +170,23 @@ class ClamavFilter:
         self.matrix = options.matrix
         self._signatures = Signatures(options.classes, options.ignored)
         self._scanner = scanner
+        self._mark = _mark(options)
+        self._plain = Decision(edits=self._mark, reasons=(_CLEAN,))
 
     def gather(self, mail: Mail, trace: Trace | None = None) -> ScanFact:
         """Have the whole message scanned, unless it is exempt."""
+        return self._gather(mail, trace, None)
+
+    def gather_while(self, mail: Mail, meanwhile: Meanwhile) -> ScanFact:
+        """The same, with work for the time in which the scanner has the mail."""
+        return self._gather(mail, None, meanwhile)
+
+    def _gather(self, mail: Mail, trace: Trace | None, meanwhile: Meanwhile | None) -> ScanFact:
         if self._watch is not None and trace is None:  # for live mail only
             self._watch.poke()
-        fact = self.options.exempt.of(mail) or self._scanner.scan(mail)
+        fact = self.options.exempt.of(mail) or self._scanner.scan(mail, meanwhile=meanwhile)
+        if isinstance(fact, Clean):  # nothing to wait for, and nothing to let pass
+            return fact
         if trace is None:
             fact = self._waited(mail, fact)
         return self._released(mail, fact) if released(mail) else fact
@@ -195,7 +211,11 @@ class ClamavFilter:
 
         def known(found: ScanFact) -> bool:
             outcome = self._signatures.of(found)
-            return outcome is None or finding(outcome, found).key in keys
+            if outcome is None:
+                return True
+            if AWAITED.key in keys and self.matrix.of(outcome, mail).action is Action.HOLD:
+                return True
+            return finding(outcome, found).key in keys
 
         if not known(fact) or not isinstance(fact, Trouble):
             return fact
@@ -204,17 +224,18 @@ class ClamavFilter:
 
     def decide(self, mail: Mail, facts: ScanFact, trace: Trace | None = None) -> Decision:
         """Turn the scanner's answer into the configured action."""
-        outcome = self._signatures.of(facts)
+        outcome = None if isinstance(facts, Clean) else self._signatures.of(facts)
         if trace is not None:
             self._tell(mail, outcome, trace)
-        if _forged_count(mail) > FORGED_LIMIT:
+        forged = _forged(mail)
+        if len(forged) > FORGED_LIMIT:
             return self._flooded(mail)
         if outcome is None:
-            return self._clean(mail, facts)
+            return self._clean(mail, facts, forged)
         case = self._case(mail, outcome, facts)
         action = case.ruled.action
         said = {"action": action.value, "rule": case.ruled.rule, "detail": case.detail}
-        if action is Action.QUARANTINE:
+        if action in _KEEPING:
             said |= {"finding": case.finding.key, "recipients": _recipients(mail)}
         reasons = (Reason(self.name, case.word, said),)
         match action:
@@ -258,21 +279,22 @@ class ClamavFilter:
         reasons = (Reason(self.name, "too-many-forged-fields", facts),)
         return Decision(Verdict.REJECT, reply=reply, reasons=reasons)
 
-    def _clean(self, mail: Mail, facts: ScanFact) -> Decision:
+    def _clean(self, mail: Mail, facts: ScanFact, forged: tuple[ChangeHeader, ...]) -> Decision:
         """Scanned and clean, or not scanned because the settings say so."""
-        forged = tuple(_forged(mail))
+        reason = _CLEAN
         match facts:
+            case Clean():
+                pass
             case Skipped(why):
                 return Decision(edits=forged, reasons=(Reason(self.name, "exempt", {"for": why}),))
             case Passed(found):
                 return self._let_pass(found, list(forged))
             case Infected(signature):
-                said = {"ignored": printable(signature)}
-                reason = Reason(self.name, "clean", said)
-            case _:
-                reason = Reason(self.name, "clean")
+                reason = Reason(self.name, "clean", {"ignored": printable(signature)})
         # A mark that says nothing new is not worth a signature; a forged one is not spared.
-        kept = own_marks(mail, self.name, forged, self._scanned())
+        kept = own_marks(mail, self.name, forged, self._mark)
+        if reason is _CLEAN and kept.edits is self._mark and not kept.reasons:
+            return self._plain  # the same object for most mails, which a host knows again
         return Decision(edits=kept.edits, reasons=(reason, *kept.reasons))
 
     def _let_pass(self, found: Trouble, edits: list[Edit]) -> Decision:
@@ -280,7 +302,7 @@ class ClamavFilter:
         outcome = self._signatures.of(found)
         if outcome is None:
             raise TypeError(f"{found} is no trouble")
-        seen = () if outcome.unseen else self._scanned()
+        seen = () if outcome.unseen else self._mark
         reason = Reason(self.name, "released", {"finding": finding(outcome, found).key})
         return Decision(edits=(*edits, *seen), reasons=(reason,))
 
@@ -288,19 +310,13 @@ class ClamavFilter:
         """The edits of a mail that goes on, or waits in the hold queue."""
         edits: list[Edit] = list(_forged(mail))
         if not case.outcome.unseen:
-            edits += self._scanned()
+            edits += self._mark
         status = f"{case.word} ({case.detail})"
         if case.ruled.action is not Action.ACCEPT:
             edits.append(AddHeader(STATUS, b" " + status.encode("ascii")))
-        if case.ruled.action is Action.QUARANTINE:
+        if case.ruled.action in _KEEPING:
             edits.append(case.finding.quarantine())
         return tuple(edits)
-
-    def _scanned(self) -> tuple[AddHeader, ...]:
-        if not self.options.header:
-            return ()
-        value = f" clamav at {printable(self.options.hostname)}"
-        return (AddHeader(SCANNED, value.encode("ascii")),)
 
     def _case(self, mail: Mail, outcome: Outcome, facts: ScanFact) -> _Case:
         ruled = self.matrix.of(outcome, mail)
@@ -313,9 +329,11 @@ class ClamavFilter:
             text = _filled(own, signature=signature, outcome=outcome.value, detail=detail)
         elif isinstance(facts, Infected) and ruled.action is Action.TEMPFAIL:
             text = text.replace("refused:", "refused for now:")
-        return _Case(outcome, ruled, detail, text, finding(outcome, facts))
+        found = AWAITED if ruled.action is Action.HOLD else finding(outcome, facts)
+        return _Case(outcome, ruled, detail, text, found)
 
 
+_KEEPING = frozenset({Action.HOLD, Action.QUARANTINE})
 _DOWN = frozenset({Outcome.UNAVAILABLE, Outcome.TOO_SLOW})
 
 
@@ -350,14 +368,24 @@ def _recipients(mail: Mail) -> str:
     return " ".join(those[:_RECIPIENTS_TOLD]) + (f" and {more} more" if more > 0 else "")
 
 
+def _mark(options: ClamavOptions) -> tuple[AddHeader, ...]:
+    """What is put into mail that was scanned."""
+    if not options.header:
+        return ()
+    value = f" clamav at {printable(options.hostname)}"
+    return (AddHeader(SCANNED, value.encode("ascii")),)
+
+
 def _forged_count(mail: Mail) -> int:
-    return sum(len(mail.values(name)) for name in (SCANNED, STATUS))
+    return len(_forged(mail))
 
 
-def _forged(mail: Mail) -> list[ChangeHeader]:
+def _forged(mail: Mail) -> tuple[ChangeHeader, ...]:
     """Deletions of every scanner field the mail came with, highest index first."""
-    edits = []
+    if _OWN.isdisjoint([each.name.lower() for each in mail.headers]):
+        return ()
+    edits: list[ChangeHeader] = []
     for name in (SCANNED, STATUS):
         count = len(mail.values(name))
         edits += [ChangeHeader(name, index, b"") for index in range(count, 0, -1)]
-    return edits
+    return tuple(edits)

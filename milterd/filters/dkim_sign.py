@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 from milterd.core.mail import HeaderField, Mail
 from milterd.filters.dkim_choice import Signer
 from milterd.signed.canonical import HEADER_FORMS, Header
-from milterd.signed.dkim_hash import covered, hash_body
+from milterd.signed.dkim_hash import hash_body
 
 FIELD = b"DKIM-Signature"
 NAMES_LIMIT = 300
 """Names in an `h=` tag; a mail that needs more is not signed."""
 COLUMNS = 76
+COMMON = 2048
+"""Octets of the names of a header that is worth remembering."""
+REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,15 @@ def signatures(
     Reads the body once, a piece at a time.  `now` is in seconds since the epoch.  Raises
     TooManyNamesError.
     """
-    header = Header(mail.visible())
-    names = _names(header, manner)
+    visible = tuple(mail.visible())
+    named = tuple([each.name.lower() for each in visible])
+    common = sum(map(len, named)) <= COMMON
+    names, positions = _plan(named, manner) if common else _plan.__wrapped__(named, manner)
     if len(names) > NAMES_LIMIT:
         raise TooManyNamesError(f"{len(names)} names, limit {NAMES_LIMIT}")
     body_hash = base64.b64encode(hash_body(mail.body, manner.body_form).whole)
-    fields = hashlib.sha256(covered(header, names, manner.header_form))
     form = HEADER_FORMS[manner.header_form]
+    fields = hashlib.sha256(b"".join([form(visible[at]) + b"\r\n" for at in positions]))
     found = []
     for each in signers:
         value = _unsigned(each, names, body_hash, manner, now)
@@ -65,6 +71,15 @@ def signatures(
     return found
 
 
+@functools.lru_cache(REMEMBERED)
+def _plan(named: tuple[bytes, ...], manner: Manner) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
+    """For fields of these names, in this order: those for `h=`, and the positions of the fields
+    that these cover.  Mail of one program mostly has the same."""
+    header = Header([HeaderField(name, b"%d" % at) for at, name in enumerate(named)])
+    names = tuple(_names(header, manner))
+    return names, tuple([int(each.value) for each in header.chosen(names)])
+
+
 def _names(header: Header, manner: Manner) -> list[bytes]:
     """The names for `h=`, in lower case and a fixed order."""
     names = [name for name in manner.oversign for _ in range(header.count(name) + 1)]
@@ -72,23 +87,44 @@ def _names(header: Header, manner: Manner) -> list[bytes]:
 
 
 def _unsigned(
-    signer: Signer, names: list[bytes], body_hash: bytes, manner: Manner, now: int
+    signer: Signer, names: tuple[bytes, ...], body_hash: bytes, manner: Manner, now: int
 ) -> bytes:
+    """The value up to its `b=`, which is empty."""
+    times = [b"%d" % now] + [b"%d" % (now + manner.lifetime)] * bool(manner.lifetime)
+    who = (signer.key.algorithm, signer.domain, signer.selector, signer.identity)
+    lengths = tuple(map(len, (body_hash, *times)))
+    common = sum(map(len, names)) <= COMMON
+    frame = (_frame if common else _frame.__wrapped__)(who, names, manner, lengths)
+    return frame % (*times, body_hash)
+
+
+@functools.lru_cache(REMEMBERED)
+def _frame(
+    who: tuple[str, str, str, str],
+    names: tuple[bytes, ...],
+    manner: Manner,
+    lengths: tuple[int, ...],
+) -> bytes:
+    """A value with `%b` where its times and its hash go, folded for these `lengths`: of the hash,
+    and of the times."""
+    algorithm, domain, selector, identity = who
+    # A control octet for each of theirs: nothing else in a value has one.
+    hash_, *times = (b"%c" % (number + 1) * length for number, length in enumerate(lengths))
     tags = [
-        "v=1;",
-        f"a={signer.key.algorithm};",
-        f"c={manner.header_form}/{manner.body_form};",
-        f"d={signer.domain};",
-        f"s={signer.selector};",
-        f"t={now};",
+        b"v=1;",
+        f"a={algorithm};".encode("ascii"),
+        f"c={manner.header_form}/{manner.body_form};".encode("ascii"),
+        f"d={domain};".encode("ascii"),
+        f"s={selector};".encode("ascii"),
+        *(b"%b=%b;" % pair for pair in zip((b"t", b"x"), times, strict=False)),
     ]
-    if manner.lifetime:
-        tags.append(f"x={now + manner.lifetime};")
-    if signer.identity:
-        tags.append(f"i={signer.identity};")
-    head = b"h=" + names[0]
-    words = [each.encode("ascii") for each in tags] + _joined([head, *names[1:]], b":")
-    return _folded([*words, b"bh=%b;" % body_hash, b"b="])
+    if identity:
+        tags.append(f"i={identity};".encode("ascii"))
+    words = tags + _joined([b"h=" + names[0], *names[1:]], b":")
+    frame = _folded([*words, b"bh=%b;" % hash_, b"b="]).replace(b"%", b"%%")
+    for each in (*times, hash_):
+        frame = frame.replace(each, b"%b")
+    return frame
 
 
 def _joined(words: list[bytes], separator: bytes) -> list[bytes]:

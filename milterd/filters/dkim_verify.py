@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import enum
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from milterd.core.mail import HeaderField, Mail
+from milterd.filters import arc_void
 from milterd.filters.dkim_record import KeyRecord, RecordError, Records
 from milterd.ports.dkim_dns import Absent, NoAnswer, TextSource
 from milterd.ports.dkim_public import PublicKey
@@ -137,16 +139,27 @@ class Verifier:
         return Judgement(tuple(results), len(places) - len(judged))
 
     def void(self, mail: Mail) -> frozenset[int]:
-        """The positions of the signatures, among the first that are judged, that cannot be good
-        whatever the body is, which is not read.  One whose key nobody can be asked for now, or
-        is too weak to rely on, is not among them.  May wait for DNS."""
+        """The positions of the signatures, of DKIM and of ARC and among the first that are judged
+        of each, that cannot be good whatever the body is, which is not read.  One whose key nobody
+        can be asked for now, or is too weak to rely on, is not among them.  May wait for DNS."""
         places = [at for at, each in enumerate(mail.headers) if each.named(FIELD)]
         fields = [(at, mail.headers[at]) for at in places[: self._options.signatures]]
         work = _Work(mail, fields, self._ticks() + self._options.dns_time)
-        return frozenset(at for at, field in fields if self._is_void(work, at, field))
+        own = (at for at, field in fields if self._is_void(work, field, work.read[at]))
+        key = functools.partial(self._published, deadline=work.deadline)
+        misfit = functools.partial(self._is_void, work)
+        return frozenset(own) | arc_void.void(mail, key, misfit, self._options.signatures)
 
-    def _is_void(self, work: _Work, at: int, field: HeaderField) -> bool:
-        found = work.read[at]
+    def _published(self, found: SignatureField, deadline: float) -> KeyRecord | None:
+        """For :data:`milterd.filters.arc_void.Key`."""
+        record = self._record(found, deadline)
+        if not isinstance(record, tuple):
+            return record
+        if record[0] is Outcome.PERMERROR:
+            return None
+        raise LookupError(record[1])
+
+    def _is_void(self, work: _Work, field: HeaderField, found: SignatureField | FieldError) -> bool:
         if isinstance(found, FieldError):
             return True
         if found.algorithm == "rsa-sha1":

@@ -9,6 +9,7 @@ recursion, and the time is linear in the length of the field.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ VALUE_LIMIT = 65_536
 """Octets of the longest field value that is read."""
 MAILBOX_LIMIT = 1_000
 """Mailboxes read from one field."""
+_SHORT = 256
+"""Octets of a value that is remembered with what it says."""
 
 
 class AddressError(ValueError):
@@ -64,6 +67,10 @@ _PAIR = re.compile(rb"\\(.)")
 
 def mailboxes(value: bytes) -> tuple[Mailbox, ...]:
     """Every address in a field value, in order; at least one.  Raises AddressError."""
+    return _mailboxes(value) if len(value) > _SHORT else _mailboxes_again(value)
+
+
+def _mailboxes(value: bytes) -> tuple[Mailbox, ...]:
     tokens = _Tokens(value)
     found = [_mailbox(tokens)]
     while tokens.now.is_special(b","):
@@ -74,6 +81,9 @@ def mailboxes(value: bytes) -> tuple[Mailbox, ...]:
     if tokens.now.kind is not _Kind.END:
         raise AddressError(f"unexpected {tokens.now.kind.value} after an address")
     return tuple(found)
+
+
+_mailboxes_again = functools.lru_cache(256)(_mailboxes)  # most authors write more than once
 
 
 def first_word(value: bytes) -> bytes:

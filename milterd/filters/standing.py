@@ -47,5 +47,5 @@ class Standing:
         self._verifier = Verifier(source, options.verify, clock, ticks)
 
     def __call__(self, mail: Mail) -> frozenset[int]:
-        """The positions of void DKIM signatures, within the time of the options."""
+        """The positions of void signatures of DKIM and ARC, within the time of the options."""
         return self._verifier.void(mail)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from milterd.core import finding as findings
 from milterd.core.finding import Finding
 from milterd.core.mail import Direction, Mail
 from milterd.ports.scanner import (
@@ -32,6 +33,7 @@ class Action(enum.Enum):
     REJECT = "reject"
     TEMPFAIL = "tempfail"
     WAIT = "wait"
+    HOLD = "hold"
     DISCARD = "discard"
     QUARANTINE = "quarantine"
     TAG = "tag"
@@ -39,8 +41,8 @@ class Action(enum.Enum):
 
 
 STRICTEST = (
-    Action.REJECT, Action.TEMPFAIL, Action.WAIT, Action.QUARANTINE, Action.DISCARD, Action.TAG,
-    Action.ACCEPT,
+    Action.REJECT, Action.TEMPFAIL, Action.WAIT, Action.HOLD, Action.QUARANTINE, Action.DISCARD,
+    Action.TAG, Action.ACCEPT,
 )  # fmt: skip
 """Whose word counts where recipients of several domains have several actions."""
 
@@ -74,7 +76,9 @@ _UNSEEN = frozenset({
 })  # fmt: skip
 
 WAITABLE = frozenset({Outcome.UNAVAILABLE, Outcome.TOO_SLOW})
-"""Outcomes that another try may change: only these can be waited for."""
+"""Outcomes that another try may change: only these can be waited for, or held until then."""
+AWAITED = Finding("clamav", f"{findings.AWAITED}not-scanned", "held until a scanner answers")
+"""What a mail is held for that is to be scanned later."""
 
 LIKE: Mapping[Outcome, Outcome] = MappingProxyType({
     Outcome.PHISHING: Outcome.INFECTED,
@@ -226,6 +230,8 @@ class Exempt:
     def of(self, mail: Mail) -> Skipped | None:
         """Why a mail is not scanned, if it is not.  Anybody may claim any sender, so senders
         count for originating mail only."""
+        if not self.senders and not self.recipients:
+            return None
         envelope = mail.envelope
         own = mail.session.direction is Direction.ORIGINATING
         if own and _listed(envelope.sender, self.senders):

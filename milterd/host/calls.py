@@ -8,6 +8,9 @@ from milterd.core.decision import Decision
 from milterd.host import emit
 from milterd.wire import messages as wire
 
+Call = tuple[str, tuple[Any, ...]]
+"""A method of pymilter's context, and what it is given."""
+
 
 def check_text(decision: Decision) -> None:
     """Raise :class:`~milterd.host.emit.UnsayableError` for octets that are not UTF-8.
@@ -17,6 +20,8 @@ def check_text(decision: Decision) -> None:
     for edit in emit.said_edits(decision):
         for name in ("name", "value", "address", "reason"):
             octets = getattr(edit, name, b"")
+            if octets.isascii():
+                continue
             try:
                 octets.decode("utf-8")
             except UnicodeDecodeError:
@@ -27,24 +32,24 @@ def check_text(decision: Decision) -> None:
                 ) from None
 
 
-def make(context: Any, edit: wire.EditReply) -> None:
-    """One edit as a call into libmilter.  Raises `milter.error` where it is refused."""
+def of(edit: wire.EditReply) -> Call:
+    """One edit as a call into libmilter, which raises `milter.error` where it is refused."""
     match edit:
         case wire.AddHeaderReply(name, value):
-            context.addheader(name.decode(), value.decode())
+            return "addheader", (name.decode(), value.decode())
         case wire.InsertHeaderReply(index, name, value):
-            context.addheader(name.decode(), value.decode(), index)
+            return "addheader", (name.decode(), value.decode(), index)
         case wire.ChangeHeaderReply(index, name, value):
-            context.chgheader(name.decode(), index, value.decode())
+            return "chgheader", (name.decode(), index, value.decode())
         case wire.ReplaceBodyChunk(octets):
-            context.replacebody(octets)
+            return "replacebody", (octets,)
         case wire.AddRcptReply(address):
-            context.addrcpt(address.decode())
+            return "addrcpt", (address.decode(),)
         case wire.AddRcptParReply(address, args):
-            context.addrcpt(address.decode(), args.decode())
+            return "addrcpt", (address.decode(), args.decode())
         case wire.DelRcptReply(address):
-            context.delrcpt(address.decode())
+            return "delrcpt", (address.decode(),)
         case wire.ChangeFromReply(address, args):
-            context.chgfrom(address.decode(), args.decode() or None)
+            return "chgfrom", (address.decode(), args.decode() or None)
         case wire.QuarantineReply(reason):
-            context.quarantine(reason.decode())
+            return "quarantine", (reason.decode(),)

@@ -11,8 +11,7 @@ CRLF, the one leading space restored that the protocol eats without HDR_LEADSPC.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 
 from milterd.core.mail import (
     Client,
@@ -62,6 +61,7 @@ class Collector:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._client = Client()
+        self._trusted: bool | None = None
         self._helo = b""
         self._session_macros: dict[str, bytes] = {}
         self.leading_space = True
@@ -103,6 +103,7 @@ class Collector:
         if family is Family.INET6 and b":" not in address:
             family = Family.INET
         self._client = Client(name, family, address, port)
+        self._trusted = None
         self._helo = b""
         self._session_macros = dict(macros)
 
@@ -127,8 +128,13 @@ class Collector:
 
     def header(self, name: bytes, value: bytes) -> None:
         """One header field, in wire form."""
-        if self._count_head(len(name) + len(value) + 3):
-            self._headers.append(HeaderField(name, value_from_wire(value, self.leading_space)))
+        self._head_size += len(name) + len(value) + 3
+        if self._failure is not None or self._head_size > self._options.header_limit:
+            self._count_head(0)
+            return
+        if not self.leading_space or b"\n" in value:
+            value = value_from_wire(value, self.leading_space)
+        self._headers.append(HeaderField(name, value))
 
     def body(self, octets: bytes) -> None:
         """A piece of the body."""
@@ -137,7 +143,10 @@ class Collector:
         if self._head_size + self._spool.size + len(octets) > self._options.size_limit:
             self._fail(TooLargeError(f"over size_limit ({self._options.size_limit} octets)"))
             return
-        self._guard(partial(self._spool.write, octets))
+        try:
+            self._spool.write(octets)
+        except OSError as error:
+            self._fail(error)
 
     def macros(self, macros: Mapping[str, bytes]) -> None:
         """Macros that came with a later event of the message."""
@@ -164,8 +173,11 @@ class Collector:
 
     def forget(self) -> None:
         """The message is over: answered, aborted, or its connection lost."""
-        self._spool.close()
+        began = self.in_message or self._macros or self._recipients or self._failure
+        if not began and not self._head_size and not self._spool.size:
+            return
         self.in_message = False
+        self._spool.close()
         self._begin({})
 
     # --- details --------------------------------------------------------------------
@@ -174,11 +186,21 @@ class Collector:
         options = self._options
         if macros.get("auth_authen") or macros.get("auth_type"):
             return Direction.ORIGINATING
-        if macros.get("daemon_name") in options.daemon_names or self._is_trusted():
+        if macros.get("daemon_name") in options.daemon_names:
+            return Direction.ORIGINATING
+        if self._trusted is None:  # asked once for all mails of a client
+            self._trusted = self._is_trusted()
+        if self._trusted:
             return Direction.ORIGINATING
         return Direction.INBOUND
 
     def _is_trusted(self) -> bool:
+        """The same for all mails of a client."""
+        if self._trusted is None:
+            self._trusted = self._in_trusted_networks()
+        return self._trusted
+
+    def _in_trusted_networks(self) -> bool:
         if self._client.family not in (Family.INET, Family.INET6):
             return False
         try:
@@ -194,12 +216,6 @@ class Collector:
             limit = self._options.header_limit
             self._fail(TooLargeError(f"over header_limit ({limit} octets)"))
         return self._failure is None
-
-    def _guard(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except OSError as error:
-            self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         """Keep the first failure, and no octets: this mail will not be judged."""

@@ -6,6 +6,7 @@ reply is made, so that a decision is said wholly or not at all.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 
 from milterd.core.actions import (
@@ -31,6 +32,13 @@ REPLY_TEXT_LIMIT = 400
 
 _FRAME_LIMIT = CHUNK + 5
 """Octets of an edit's frame: libmilter sends no larger payload (mfdef.h), so neither do we."""
+
+
+_SHORT = 128
+"""Octets of the value of an edit that is remembered."""
+_REMEMBERED = 256
+_LONG = 4096
+"""Octets of the value of one that is remembered until it is said."""
 
 
 class UnsayableError(Exception):
@@ -69,23 +77,63 @@ def check(decision: Decision, agreed: Actions, *, leading_space: bool) -> None:
     :func:`milterd.wire.convert.edit_to_replies`.
     """
     for edit in said_edits(decision):
-        kind = type(edit).__name__
-        if needed_actions(edit) not in agreed:
-            raise UnsayableError(f"{kind} was not negotiated with the MTA")
-        if isinstance(edit, ReplaceBody):
-            continue  # any octets will do, and there may be many
-        try:
-            length = max(len(each.encode()) for each in edit_to_replies(edit, leading_space))
-        except LocalError as error:
-            raise UnsayableError(f"{kind}: {error.reason}") from error
-        if length > _FRAME_LIMIT:
-            raise UnsayableError(f"{kind}: {length} octets, over the {_FRAME_LIMIT} of a packet")
+        if _is_common(edit):
+            _checked_before(edit, agreed, leading_space)
+        else:
+            _check(edit, agreed, leading_space)
+
+
+def _check(edit: Edit, agreed: Actions, leading_space: bool) -> None:
+    kind = type(edit).__name__
+    if needed_actions(edit) not in agreed:
+        raise UnsayableError(f"{kind} was not negotiated with the MTA")
+    if isinstance(edit, ReplaceBody):
+        return  # any octets will do, and there may be many
+    try:
+        length = max(len(each.encode()) for each in _replies_now(edit, leading_space))
+    except LocalError as error:
+        raise UnsayableError(f"{kind}: {error.reason}") from error
+    if length > _FRAME_LIMIT:
+        raise UnsayableError(f"{kind}: {length} octets, over the {_FRAME_LIMIT} of a packet")
+
+
+def all_common(edits: Iterable[Edit]) -> bool:
+    """Whether all of these may well be made for other mails, too."""
+    return all(map(_is_common, edits))
+
+
+def _is_common(edit: Edit) -> bool:
+    """Whether the same edit may well have been made for other mails: a short field of a filter's
+    own, say."""
+    return isinstance(edit, AddHeader | InsertHeader) and len(edit.value) <= _SHORT
+
+
+_checked_before = functools.lru_cache(_REMEMBERED)(_check)  # what raises is not remembered
+
+
+@functools.lru_cache(8)  # edits are checked, and then said
+def _replies_of_late(edit: Edit, leading_space: bool) -> tuple[wire.EditReply, ...]:
+    return tuple(edit_to_replies(edit, leading_space))
+
+
+def _replies_now(edit: Edit, leading_space: bool) -> Iterable[wire.EditReply]:
+    if isinstance(edit, AddHeader | InsertHeader | ChangeHeader) and len(edit.value) <= _LONG:
+        return _replies_of_late(edit, leading_space)
+    return edit_to_replies(edit, leading_space)
+
+
+@functools.lru_cache(_REMEMBERED)
+def _replies_again(edit: Edit, leading_space: bool) -> tuple[wire.EditReply, ...]:
+    return tuple(edit_to_replies(edit, leading_space))
 
 
 def edit_replies(edits: Iterable[Edit], *, leading_space: bool) -> Iterator[wire.EditReply]:
     """The wire replies of `edits`, in order; a body in pieces, one at a time."""
     for edit in edits:
-        yield from edit_to_replies(edit, leading_space)
+        if _is_common(edit):
+            yield from _replies_again(edit, leading_space)
+        else:
+            yield from _replies_now(edit, leading_space)
 
 
 def reply_text(reply: Reply) -> str:

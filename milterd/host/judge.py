@@ -9,6 +9,8 @@ A filter in shadow is asked, logged and counted like any other; the MTA is told 
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 import traceback
 from collections.abc import Callable
@@ -17,7 +19,8 @@ from typing import Any, Protocol
 
 from milterd.core.actions import AddHeader, Edit, Quarantine
 from milterd.core.decision import Decision, Reason, Reply, Verdict
-from milterd.core.filter import Filter, Need, Prompt
+from milterd.core.filter import Filter, Foreseeing, Need, Prompt
+from milterd.core.finding import AWAITED, Finding
 from milterd.core.mail import Client, Direction, Mail
 from milterd.host import emit, negotiation
 from milterd.host.collect import Collector, TooLargeError
@@ -71,6 +74,8 @@ class Surroundings:
 
 
 NOT_JUDGED = b"X-Not-Judged"
+NOT_JUDGED_YET = f"{AWAITED}not-judged"
+"""The rule of a mail that is held until the filter can judge it (see milterd.core.finding)."""
 """The field of a mail that goes on, or is held, though a filter did not judge it."""
 SHOWN = Need.HELO | Need.RECIPIENTS | Need.HEADERS | Need.BODY
 """What a filter in shadow still needs: to be shown what it looks at, and to change nothing."""
@@ -85,7 +90,10 @@ class Judge:
         wanted = filter_.needs | options.needs
         self.needs = wanted & SHOWN if options.shadow else wanted
         self._with = surroundings
+        level = getattr(surroundings.log, "is_enabled_for", None)
+        self._tells = level is None or level(logging.INFO)
         self._prompt = filter_ if isinstance(filter_, Prompt) else None
+        self._foreseeing = filter_ if isinstance(filter_, Foreseeing) else None
 
     def collected(self, collector: Collector) -> Mail | Decision:
         """The mail to judge, or the decision where it could not be collected."""
@@ -99,9 +107,23 @@ class Judge:
     def judge(self, mail: Mail) -> Decision:
         """Ask the filter.  May block as long as its `gather` does; never raises."""
         try:
+            if self._foreseeing is not None:
+                return self._foreseen(mail, self._foreseeing)
             return self.filter.decide(mail, self.filter.gather(mail))
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a filter's fault must not end its process
             return self.failure("filter", error, self._on_error(mail.session.direction))
+
+    def _foreseen(self, mail: Mail, filter_: Foreseeing) -> Decision:
+        """The decision, made by the usual facts while the filter waits for them."""
+        usual, early = filter_.usual, list[Decision]()
+
+        def decide() -> None:
+            # A fault is raised again where this decision turns out to be the one.
+            with contextlib.suppress(Exception):
+                early[:] = early or [self.filter.decide(mail, usual)]
+
+        facts = filter_.gather_while(mail, decide)
+        return early[0] if early and facts == usual else self.filter.decide(mail, facts)
 
     def at_once(self, mail: Mail) -> Decision | None:
         """The decision of a filter that need not wait for it; None where :meth:`judge` has to be
@@ -132,12 +154,17 @@ class Judge:
         """
         if self.options.shadow:
             agreed = negotiation.actions(self.filter.needs | self.options.needs)
+        if not decision.edits:
+            return decision
         # What takes its place may be no easier to say to this MTA; the last word always is.
-        for policy in (self._on_error(direction), OnFailure.TEMPFAIL):
+        for last in (False, True):
             try:
                 emit.check(decision, agreed, leading_space=leading_space)
             except emit.UnsayableError as error:
+                policy = OnFailure.TEMPFAIL if last else self._on_error(direction)
                 decision = self.failure("emit", error, policy)
+            else:
+                break
         return decision
 
     def said(self, decision: Decision) -> Decision:
@@ -184,7 +211,10 @@ class Judge:
                 return Decision(Verdict.TEMPFAIL, reply=replies[1], reasons=reasons)
         said = f"{self.filter.name}: {word}".encode("ascii", "replace")
         edits: list[Edit] = [AddHeader(NOT_JUDGED, b" " + said)]
-        if policy is OnFailure.QUARANTINE:
+        if policy is OnFailure.HOLD:
+            text = f"{word}; held until it is judged"
+            edits.append(Finding(self.filter.name, NOT_JUDGED_YET, text).quarantine())
+        elif policy is OnFailure.QUARANTINE:
             edits.append(Quarantine(b"not judged by " + said))
         return Decision(edits=tuple(edits), reasons=reasons)
 
@@ -193,6 +223,8 @@ class Judge:
         seconds = self._with.clock() - started
         outcome = outcome_of(decision)
         self._with.meter.decided(outcome, seconds)
+        if not self._tells:
+            return
         self._with.log.info(
             "decision",
             filter=self.filter.name,

@@ -40,7 +40,7 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,6 +54,14 @@ from milterd.host.collect import Collector
 from milterd.host.judge import Judge, Surroundings
 from milterd.wire.constants import Actions, Protocol, Stage
 
+_SILENT = int(
+    Protocol.NR_CONN
+    | Protocol.NR_HELO
+    | Protocol.NR_MAIL
+    | Protocol.NR_RCPT
+    | Protocol.NR_HDR
+    | Protocol.NR_BODY
+)
 SETTLING = 0.25
 """Seconds from the end of the last message's callback to an exit: libmilter writes the
 final reply after the callback has returned, and tells nobody when that is done."""
@@ -79,6 +87,11 @@ class _Connection:
         self.collector = collector
         self.actions, self.protocol = agreed
         collector.leading_space = Protocol.HDR_LEADSPC in self.protocol
+        self.silent = int(self.protocol) & _SILENT
+        """The callbacks to which no reply is given, as bits of the protocol."""
+        self.usual: Decision | None = None
+        """What was said last, where a filter may give the same object again; said by `calls`."""
+        self.calls: tuple[calls.Call, ...] = ()
 
 
 class LibmilterHost:
@@ -91,12 +104,14 @@ class LibmilterHost:
         self._actions = negotiation.actions(judge.needs)
         self._protocol = negotiation.protocol(judge.needs)
         self._agreed = Actions(0), Protocol(0)
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._connections: set[_Connection] = set()
         self._busy: set[_Connection] = set()
         self._settled_at = 0.0
         self._stop: tuple[float, bool] | None = None
         self._descriptor = -1
+        self._address: object = None
         self._may_begin = threading.Event()
         self._ended = False
 
@@ -141,7 +156,9 @@ class LibmilterHost:
                     asked = self._stop
                     deadline = self._around.clock() + asked[0]
                 now = self._around.clock()
-                waited_for = self._connections if asked[1] else self._busy
+                waited_for: Collection[object] = self._busy
+                if asked[1]:
+                    waited_for = self._connections or _accepted(self._address)
                 until = deadline if waited_for else min(deadline, self._settled_at)
                 if now >= until:
                     return
@@ -162,6 +179,7 @@ class LibmilterHost:
         if len(opened) != 1:
             raise RuntimeError(f"libmilter opened {len(opened)} sockets where one was expected")
         self._descriptor = opened.pop()[0]
+        self._address = self._listener.getsockname()
         os.dup2(self._listener.fileno(), self._descriptor, inheritable=False)
         self._listener.close()
 
@@ -185,7 +203,7 @@ class LibmilterHost:
         milter.set_helo_callback(self._callback(self._on_helo, Protocol.NR_HELO))
         milter.set_envfrom_callback(self._callback(self._on_sender, Protocol.NR_MAIL))
         milter.set_envrcpt_callback(self._callback(self._on_recipient, Protocol.NR_RCPT))
-        milter.set_header_callback(self._callback(self._on_header, Protocol.NR_HDR))
+        milter.set_header_callback(self._header_callback())
         milter.set_body_callback(self._callback(self._on_body, Protocol.NR_BODY))
         milter.set_eom_callback(self._on_end)
         milter.set_abort_callback(self._callback(self._on_abort, Protocol(0)))
@@ -194,15 +212,30 @@ class LibmilterHost:
 
     def _callback(self, take: Callable[..., None], no_reply: Protocol) -> Callable[..., int]:
         """A callback that keeps its failure for the end of the message."""
+        bit, silent, loud = int(no_reply), int(milter.NOREPLY), int(milter.CONTINUE)
 
         def callback(context: Any, *values: Any) -> int:
-            connection = self._connection(context)
+            connection = context.getpriv() or self._connection(context)
             try:
                 take(connection, context, *values)
             except Exception as error:  # noqa: BLE001  # nothing may be raised into libmilter
                 connection.collector.fail(error)
-            silent = no_reply and no_reply in connection.protocol
-            return int(milter.NOREPLY if silent else milter.CONTINUE)
+            return silent if bit & connection.silent else loud
+
+        return callback
+
+    def _header_callback(self) -> Callable[..., int]:
+        """The one that is called most: as the others, in fewer steps."""
+        bit, silent, loud = int(Protocol.NR_HDR), int(milter.NOREPLY), int(milter.CONTINUE)
+
+        def callback(context: Any, name: str, value: bytes) -> int:
+            connection = context.getpriv() or self._connection(context)
+            collector = connection.collector
+            try:
+                collector.header(name.encode(), value)
+            except Exception as error:  # noqa: BLE001  # nothing may be raised into libmilter
+                collector.fail(error)
+            return silent if bit & connection.silent else loud
 
         return callback
 
@@ -244,16 +277,12 @@ class LibmilterHost:
         connection.collector.helo(name.encode(), _macros(context, Stage.HELO))
 
     def _on_sender(self, connection: _Connection, context: Any, *argv: bytes) -> None:
-        with self._changed:
-            self._busy.add(connection)
+        self._busy.add(connection)
         macros = _macros(context, Stage.MAIL)
         connection.collector.sender(argv[0], tuple(argv[1:]), macros)
 
     def _on_recipient(self, connection: _Connection, _context: Any, *argv: bytes) -> None:
         connection.collector.recipient(argv[0], tuple(argv[1:]))
-
-    def _on_header(self, connection: _Connection, _context: Any, name: str, value: bytes) -> None:
-        connection.collector.header(name.encode(), value)
 
     def _on_body(self, connection: _Connection, _context: Any, octets: bytes) -> None:
         connection.collector.body(octets)
@@ -273,10 +302,12 @@ class LibmilterHost:
         return int(milter.CONTINUE)
 
     def _idle(self, connection: _Connection) -> None:
-        with self._changed:
-            self._busy.discard(connection)
-            self._settled_at = self._around.clock() + SETTLING
-            self._changed.notify_all()
+        self._busy.discard(connection)
+        self._settled_at = self._around.clock() + SETTLING
+        # Nobody else is woken by every mail; who stops us looks at the busy ones after this is set.
+        if self._stop is not None:
+            with self._changed:
+                self._changed.notify_all()
 
     # --- the end of a message -------------------------------------------------------
 
@@ -299,19 +330,38 @@ class LibmilterHost:
 
     def _say(self, connection: _Connection, context: Any, decision: Decision) -> Decision:
         """Make the calls of a decision; the decision that was made in the end."""
+        if decision is not connection.usual:
+            return self._say_anew(connection, context, decision)
+        try:
+            for method, words in connection.calls:
+                getattr(context, method)(*words)
+        except Exception as error:  # noqa: BLE001  # answered as our failure, with a trace id
+            return self._reply(context, self._judge.failure("emit", error))
+        return decision
+
+    def _say_anew(self, connection: _Connection, context: Any, asked: Decision) -> Decision:
         judge, leading_space = self._judge, connection.collector.leading_space
         direction = connection.collector.direction
-        decision = judge.sayable(
-            decision, connection.actions, direction, leading_space=leading_space
-        )
+        decision = judge.sayable(asked, connection.actions, direction, leading_space=leading_space)
+        made: list[calls.Call] = []
         try:
             calls.check_text(decision)
             edits = emit.said_edits(judge.said(decision))
+            keep = decision is asked and emit.all_common(edits)
             for edit in emit.edit_replies(edits, leading_space=leading_space):
-                calls.make(context, edit)
+                method, words = calls.of(edit)
+                getattr(context, method)(*words)
+                if keep:
+                    made.append((method, words))
         except Exception as error:  # noqa: BLE001  # answered as our failure, with a trace id
-            decision = judge.failure("emit", error)
-        if judge.options.shadow:
+            return self._reply(context, judge.failure("emit", error))
+        if keep and decision.reply is None:
+            connection.usual, connection.calls = decision, tuple(made)
+        return self._reply(context, decision)
+
+    def _reply(self, context: Any, decision: Decision) -> Decision:
+        """Say the words of a refusal, if it has any."""
+        if self._judge.options.shadow:
             return decision
         reply = emit.usable_reply(decision)
         if decision.verdict in (Verdict.REJECT, Verdict.TEMPFAIL) and reply is not None:
@@ -332,15 +382,22 @@ class LibmilterHost:
 def _macros(context: Any, stage: Stage) -> Mapping[str, bytes]:
     """The macros of a stage that the MTA has set."""
     found: dict[str, bytes] = {}
-    for name in negotiation.read_macros(stage):
+    for name, plain in _NAMES[stage]:
         try:
             value = context.getsymval(name)
         except UnicodeDecodeError as error:
-            found[name.strip("{}")] = error.object  # the octets pymilter could not decode
+            found[plain] = error.object  # the octets pymilter could not decode
         else:
             if value is not None:
-                found[name.strip("{}")] = value.encode()
+                found[plain] = value.encode()
     return found
+
+
+_NAMES = {
+    stage: tuple((name, name.strip("{}")) for name in negotiation.read_macros(stage))
+    for stage in Stage
+}
+"""The macros of each stage, as they are on the wire and without braces."""
 
 
 def _host_and_port(address: Any) -> tuple[bytes, int]:
@@ -364,4 +421,16 @@ def _sockets() -> set[tuple[int, int]]:
             state = os.fstat(int(each.name))
             if stat.S_ISSOCK(state.st_mode):
                 found.add((int(each.name), state.st_ino))
+    return found
+
+
+def _accepted(address: Any) -> set[int]:
+    """Descriptors of the connections to an address: libmilter tells of one when it speaks."""
+    found = set()
+    for descriptor, _ in _sockets():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as each:
+            name = each.getsockname()
+            ours = name == address or (isinstance(name, tuple) and name[1] == address[1])
+            if ours and not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                found.add(descriptor)
     return found

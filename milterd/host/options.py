@@ -25,13 +25,17 @@ class Oversize(enum.Enum):
 
 class OnFailure(enum.Enum):
     """What becomes of a mail whose filter failed: raised an exception, or asked for what cannot
-    be said."""
+    be said.  One that is held goes on once the filter has judged it."""
 
     TEMPFAIL = "tempfail"
     REJECT = "reject"
+    HOLD = "hold"
     QUARANTINE = "quarantine"
     TAG = "tag"
     ACCEPT = "accept"
+
+
+_KEEPING = frozenset({OnFailure.HOLD, OnFailure.QUARANTINE})
 
 
 class Fault(enum.Enum):
@@ -89,8 +93,8 @@ class Options:
         """What the host itself may have to ask the MTA for."""
         found = {self.action(fault, each) for fault in Fault for each in Direction}
         needs = Need(0)
-        if OnFailure.QUARANTINE in found:
+        if found & _KEEPING:
             needs |= Need.QUARANTINE
-        if found & {OnFailure.QUARANTINE, OnFailure.TAG}:
+        if found & {*_KEEPING, OnFailure.TAG}:
             needs |= Need.ADD_HEADERS
         return needs

@@ -6,7 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from milterd.core.mail import Body, BytesBody, FileBody
+from milterd.core.mail import Body, BytesBody, FileBody, PiecedBody
+
+_LARGE = 4096
+_MUCH = 16_384
+"""Octets of pieces that are better not copied before somebody wants them as one."""
 
 
 class Spool:
@@ -19,7 +23,7 @@ class Spool:
     def __init__(self, memory_limit: int, directory: Path | None) -> None:
         self._memory_limit = memory_limit
         self._directory = directory
-        self._octets = bytearray()
+        self._pieces: list[bytes | bytearray] = []
         self._file: BinaryIO | None = None
         self.size = 0
 
@@ -29,21 +33,35 @@ class Spool:
         if self._file is not None:
             self._file.write(octets)
         elif self.size <= self._memory_limit:
-            self._octets += octets
+            if octets:
+                self._keep(octets)
         else:
             self._move_to_file(octets)
+
+    def _keep(self, octets: bytes) -> None:
+        """Large pieces as they are, small ones together: an MTA may send octets one by one."""
+        last = self._pieces[-1] if self._pieces else b""
+        if isinstance(last, bytearray) and len(octets) < _LARGE:
+            last += octets
+        else:
+            self._pieces.append(octets if not last or len(octets) >= _LARGE else bytearray(octets))
 
     def _move_to_file(self, octets: bytes) -> None:
         file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  # closed by close()
         self._file = cast(BinaryIO, file)
-        self._file.write(self._octets)
+        self._file.writelines(self._pieces)
         self._file.write(octets)
-        self._octets = bytearray()
+        self._pieces = []
 
     def body(self) -> Body:
         """All octets written so far; valid until :meth:`close`."""
         if self._file is None:
-            return BytesBody(bytes(self._octets))
+            if len(self._pieces) > 1 and self.size > _MUCH:
+                parts = tuple(map(bytes, self._pieces))  # which copies those that grew
+                return PiecedBody(parts)
+            whole = b"".join(self._pieces)  # of one piece, that piece itself
+            self._pieces = [whole]
+            return BytesBody(whole)
         self._file.flush()
         return FileBody(self._file, 0, self.size)
 
@@ -52,4 +70,4 @@ class Spool:
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._octets = bytearray()
+        self._pieces = []

@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import socket
 import struct
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import clamd
 
-from milterd.core.mail import FileBody, Mail
+from milterd.core.mail import Body, BytesBody, FileBody, Mail, PiecedBody, body_octets
+from milterd.ports.clamd_session import SMALL, Sessions, timeval
 from milterd.ports.scanner import (
     Clean,
     Infected,
+    Meanwhile,
     ScanFact,
     TooLarge,
     Unavailable,
@@ -34,9 +37,13 @@ from milterd.ports.scanner import (
 
 STREAM_PIECE = 256 * 1024
 """Octets of one INSTREAM chunk."""
+MOST_PARTS = 100
+"""Pieces of a mail that one system call is given; the kernel's own limit is 1024."""
 ANSWER_LIMIT = 4096
 """Octets of the longest answer line that is read."""
 
+_FILDES = b"nFILDES\n\0"
+"""The command, and the octet that carries the descriptor (clamd(8))."""
 _LIMIT = re.compile(r"Heuristics\.Limits\.Exceeded\b")
 _ENCRYPTED = re.compile(r"Heuristics\.Encrypted\b")
 _BUSY = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOBUFS}
@@ -85,6 +92,7 @@ class Clamd:
         self._max_size = max_size
         self._memory_limit = memory_limit
         self._clock = clock
+        self._sessions = Sessions(address.path, clock) if address.path else None
 
     @property
     def name(self) -> str:
@@ -92,16 +100,41 @@ class Clamd:
         address = self.address
         return f"unix:{address.path}" if address.path else f"inet:{address.port}@{address.host}"
 
-    def scan(self, mail: Mail, limit: float | None = None) -> ScanFact:
+    def scan(
+        self, mail: Mail, limit: float | None = None, meanwhile: Meanwhile | None = None
+    ) -> ScanFact:
         """See :meth:`Scanner.scan <milterd.ports.scanner.Scanner.scan>`; `limit` is seconds for
         this scan, in place of the usual ones."""
-        size = mail.size
+        head = mail.head()
+        size = len(head) + mail.body.size
         if size > self._max_size:
             return TooLarge(size, self._max_size)
         try:
-            return _fact(self._exchange(mail, size, limit))
+            most = min(SMALL, self._memory_limit)
+            if self._sessions is None or size > most or not isinstance(mail.body, BytesBody):
+                return _fact(self._exchange(mail, head, limit, meanwhile))
+            return self._in_session(self._sessions, mail, head, limit, meanwhile)
         except (clamd.ClamdError, OSError, UnicodeDecodeError) as error:
             return _failure(error)
+
+    def _in_session(
+        self,
+        sessions: Sessions,
+        mail: Mail,
+        head: bytes,
+        limit: float | None,
+        meanwhile: Meanwhile | None,
+    ) -> ScanFact:
+        """One scan of a small mail: in a session, or else on a connection of its own."""
+        limit = self._timeout if limit is None else limit
+        end = self._clock() + limit
+        answer = sessions.scan((head, *_parts(mail.body)), limit, meanwhile)
+        if answer:
+            return _fact(answer)
+        fact = _fact(self._exchange(mail, head, end - self._clock(), meanwhile))
+        if isinstance(fact, Clean | Infected):
+            sessions.welcome()
+        return fact
 
     def version(self) -> str | Unavailable:
         """clamd's VERSION, after a PING that it must answer with PONG."""
@@ -116,21 +149,25 @@ class Clamd:
         end = self._clock() + (self._timeout if limit is None else limit)
         return _Connection(self.address, end, self._clock)
 
-    def _exchange(self, mail: Mail, size: int, limit: float | None) -> str:
-        """One scan; the answer line without the leading name."""
+    def _exchange(
+        self, mail: Mail, head: bytes, limit: float | None, meanwhile: Meanwhile | None
+    ) -> str:
+        """One scan of a mail with this header block; the answer line."""
         connection = self._connection(limit)
+        connection.meanwhile = meanwhile
         if not self.address.path:
             return connection.stream(mail.pieces(STREAM_PIECE))
-        spooled = _whole_message_file(mail)
+        spooled = _whole_message_file(mail, head)
         if spooled is not None:
             return connection.descriptor(spooled)
-        if size > self._memory_limit:
+        if len(head) + mail.body.size > self._memory_limit:
             return connection.stream(mail.pieces(STREAM_PIECE))
         number = os.memfd_create("mail", os.MFD_CLOEXEC)
-        with os.fdopen(number, "wb", buffering=0) as memory:
-            for piece in mail.pieces():
-                _write_all(number, piece)
-            return connection.descriptor(memory.fileno())
+        try:
+            _write_mail(number, head, mail.body)
+            return connection.descriptor(number)
+        finally:
+            os.close(number)
 
 
 class _Connection(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # python-clamd carries no types
@@ -142,16 +179,23 @@ class _Connection(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # python-cla
         self._deadline = deadline
         self._clock = clock
         self.clamd_socket: socket.socket
+        self.meanwhile: Meanwhile | None = None
 
     def descriptor(self, number: int) -> str:
-        """Have clamd scan an open file, from its start (FILDES)."""
+        """Have clamd scan an open file, from its start (FILDES).
 
-        def send() -> None:
-            self.clamd_socket.settimeout(self._left())
+        Command and descriptor go in one message, and the kernel watches the time: for a small
+        mail, each system call more is felt.
+        """
+        self._init_socket()
+        try:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [number]))
-            self.clamd_socket.sendmsg([b"\0"], [rights])
-
-        return self._command("FILDES", send)
+            # A clamd that has no room for us answers and closes, as in `_command`.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self.clamd_socket.sendmsg([_FILDES], [rights])
+            return self._recv_response()
+        finally:
+            self._close_socket()
 
     def stream(self, pieces: Iterator[bytes]) -> str:
         """Have clamd scan these octets (INSTREAM)."""
@@ -185,8 +229,7 @@ class _Connection(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # python-cla
         try:
             # A UNIX socket that does not block refuses at once when clamd's short
             # backlog is full; a blocking one waits for its turn this long.
-            wait = struct.pack("ll", int(left), int(left % 1 * 1_000_000))
-            self.clamd_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+            self.clamd_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(left))
             self.clamd_socket.connect(self._address.path)
         except BlockingIOError as error:
             self.clamd_socket.close()
@@ -202,12 +245,25 @@ class _Connection(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # python-cla
         self.clamd_socket.settimeout(self._left())
         self.clamd_socket.sendall(octets)
 
+    def _receive(self) -> bytes:
+        """Some octets; b"" at the end."""
+        if self.clamd_socket.gettimeout() is not None:
+            self.clamd_socket.settimeout(self._left())
+            return self.clamd_socket.recv(ANSWER_LIMIT)
+        wait = timeval(self._left())
+        self.clamd_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
+        try:
+            return self.clamd_socket.recv(ANSWER_LIMIT)
+        except BlockingIOError as error:
+            raise TimeoutError("no answer in time") from error
+
     def _recv_response(self) -> str:
         """One line, without its end; raises _NoAnswer where there is none."""
+        if self.meanwhile is not None:
+            self.meanwhile()
         answer = b""
         while not answer.endswith(b"\n"):
-            self.clamd_socket.settimeout(self._left())
-            piece = self.clamd_socket.recv(ANSWER_LIMIT)
+            piece = self._receive()
             if not piece:
                 raise _NoAnswer("closed in the middle of an answer" if answer else "")
             answer += piece
@@ -231,6 +287,7 @@ _ANSWER = re.compile(
 )
 
 
+@functools.lru_cache(64)  # few say anything but OK
 def _fact(answer: str) -> ScanFact:
     """What an answer line means; an unknown one means nothing good."""
     match = _ANSWER.fullmatch(answer)
@@ -272,15 +329,33 @@ def _failure(error: Exception) -> Unavailable:
             return Unavailable("down", str(error))
 
 
-def _whole_message_file(mail: Mail) -> int | None:
+def _parts(body: Body) -> Sequence[bytes]:
+    """A body in as few pieces as there are."""
+    if isinstance(body, PiecedBody) and len(body.parts) <= MOST_PARTS:
+        return body.parts
+    return (body_octets(body),)
+
+
+def _whole_message_file(mail: Mail, head: bytes) -> int | None:
     """The descriptor of the spool file, if that file is exactly this message."""
     body = mail.body
     if not isinstance(body, FileBody):
         return None
-    number, head = body.file.fileno(), mail.head()
+    number = body.file.fileno()
     if body.offset != len(head) or os.fstat(number).st_size != len(head) + body.size:
         return None
     return number if os.pread(number, len(head), 0) == head else None
+
+
+def _write_mail(number: int, head: bytes, body: Body) -> None:
+    """The whole message into a file."""
+    if isinstance(body, BytesBody):  # as nearly always, and then one call does it
+        done = os.writev(number, (head, body.octets))
+        if done == len(head) + body.size:
+            return
+        raise OSError(errno.ENOSPC, "no room for the mail in memory")
+    for piece in (head, *body.pieces()):
+        _write_all(number, piece)
 
 
 def _write_all(number: int, octets: bytes) -> None:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from milterd.base import logs, metrics
 from milterd.core.mail import Mail
-from milterd.ports.scanner import ScanFact, Unavailable, printable
+from milterd.ports.scanner import Meanwhile, ScanFact, Unavailable, printable
 
 _SHORTEST = 1.0
 _VERSION = re.compile(r"ClamAV (?P<engine>[^/ ]+)(?:/(?P<number>\d+)/(?P<date>.+))?")
@@ -33,7 +33,9 @@ class OneScanner(Protocol):
         """What it is called."""
         ...
 
-    def scan(self, mail: Mail, limit: float | None = None) -> ScanFact:
+    def scan(
+        self, mail: Mail, limit: float | None = None, meanwhile: Meanwhile | None = None
+    ) -> ScanFact:
         """The answer within `limit` seconds."""
         ...
 
@@ -88,25 +90,26 @@ class Clamds:
         self._states = [_State() for _ in self._scanners]
         self._lock = threading.Lock()
 
-    def scan(self, mail: Mail) -> ScanFact:
+    def scan(self, mail: Mail, *, meanwhile: Meanwhile | None = None) -> ScanFact:
         """See :meth:`Scanner.scan <milterd.ports.scanner.Scanner.scan>`."""
         deadline = self._clock() + self._timeout
         tried: list[int] = []
         fact: ScanFact = Unavailable("down", "no clamd is configured")
         while (number := self._choose(tried)) is not None:
             tried.append(number)
-            fact = self._ask(number, mail, deadline, more=len(self._scanners) - len(tried))
+            left = max(deadline - self._clock(), 0.001)
+            limit = left / (len(self._scanners) - len(tried) + 1)
+            fact = self._ask(number, mail, limit, meanwhile)
             if not isinstance(fact, Unavailable) or fact.why == "resources":
                 return fact  # what this machine lacks, no other clamd has
             if self._clock() >= deadline:
                 break
         return fact
 
-    def _ask(self, number: int, mail: Mail, deadline: float, *, more: int) -> ScanFact:
-        left = max(deadline - self._clock(), 0.001)
+    def _ask(self, number: int, mail: Mail, limit: float, meanwhile: Meanwhile | None) -> ScanFact:
         scanner = self._scanners[number]
         try:
-            fact = scanner.scan(mail, left / (more + 1))
+            fact = scanner.scan(mail, limit, meanwhile)
         except BaseException:
             self._settle(number, well=False)
             raise
@@ -118,6 +121,8 @@ class Clamds:
 
     def _choose(self, tried: Sequence[int]) -> int | None:
         """The first that is well, or due to be tried again; else the one that is due first."""
+        if not tried and self._states and not self._states[0].pause:
+            return 0  # as nearly always
         with self._lock:
             now = self._clock()
             rest = [each for each in range(len(self._scanners)) if each not in tried]
@@ -131,8 +136,10 @@ class Clamds:
             return min(rest, key=lambda each: self._states[each].until, default=None)
 
     def _settle(self, number: int, *, well: bool) -> None:
+        state = self._states[number]
+        if well and not state.pause and not state.trying:
+            return
         with self._lock:
-            state = self._states[number]
             state.trying = False
             if well:
                 state.pause = state.until = 0.0

@@ -9,6 +9,7 @@ Each is a type of its own here, so that a caller has to handle each.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -82,10 +83,15 @@ Trouble = Infected | Unscannable | TooLarge | Unavailable
 ScanFact = Clean | Infected | Unscannable | TooLarge | Unavailable | Skipped | Passed
 
 
+Meanwhile = Callable[[], object]
+"""Work for the time in which a scanner has the mail.  It is called while the scanner is at work:
+for each scanner that is asked in vain before another, again; for one that fails at once, not."""
+
+
 class Scanner(Protocol):
     """A virus scanner.  Safe to use from several threads at once."""
 
-    def scan(self, mail: Mail) -> ScanFact:
+    def scan(self, mail: Mail, *, meanwhile: Meanwhile | None = None) -> ScanFact:
         """Look at the whole message, header and body.  Never raises for the scanner's faults."""
         ...
 

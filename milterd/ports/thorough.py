@@ -22,7 +22,15 @@ from typing import Literal
 from milterd.core.mail import BytesBody, FileBody, HeaderField, Mail, body_octets
 from milterd.mime.decodings import Allowance, TooMuch, decodings
 from milterd.mime.doubts import Octets, doubts
-from milterd.ports.scanner import Clean, Infected, ScanFact, Scanner, Unavailable, Unscannable
+from milterd.ports.scanner import (
+    Clean,
+    Infected,
+    Meanwhile,
+    ScanFact,
+    Scanner,
+    Unavailable,
+    Unscannable,
+)
 
 _TAR_OVERHEAD = 1024
 Readings = Literal["one", "doubtful", "all"]
@@ -41,6 +49,13 @@ class ReadingOptions:
     timeout: float = 120.0
 
 
+@dataclass(slots=True)
+class _Found:
+    """The doubts of a mail, when they are known."""
+
+    doubts: tuple[str, ...] | None = None
+
+
 class Thorough:
     """See the module's contract."""
 
@@ -49,18 +64,38 @@ class Thorough:
     ) -> None:
         self._scanner, self._options, self._clock = scanner, options, clock
 
-    def scan(self, mail: Mail) -> ScanFact:
+    def scan(self, mail: Mail, *, meanwhile: Meanwhile | None = None) -> ScanFact:
         """See :meth:`Scanner.scan <milterd.ports.scanner.Scanner.scan>`."""
         end = self._clock() + self._options.timeout
-        fact = self._scanner.scan(mail)
-        if not isinstance(fact, Clean) or self._options.readings == "one":
+        if self._options.readings == "one":
+            return self._scanner.scan(mail, meanwhile=meanwhile)
+        fact, found = self._read(mail, meanwhile)
+        if not isinstance(fact, Clean):
             return fact
-        found = _doubts(mail)
         if any(each == "a message/partial" for each in found):
             return Unscannable("partial", "a piece of a message")
         if not found and self._options.readings != "all":
             return fact
         return self._others(body_octets(mail.body), end)
+
+    def _read(self, mail: Mail, meanwhile: Meanwhile | None) -> tuple[ScanFact, tuple[str, ...]]:
+        """What the scanner says, and of a clean mail its doubts.  A body in memory is looked at
+        while the scanner works, which has processors of its own."""
+        body, found = mail.body, _Found()
+        if not isinstance(body, BytesBody):
+            fact = self._scanner.scan(mail, meanwhile=meanwhile)
+            return fact, _doubts(mail) if isinstance(fact, Clean) else ()
+
+        def look() -> None:
+            if found.doubts is None:
+                found.doubts = doubts(mail.headers, body.octets)
+            if meanwhile is not None:
+                meanwhile()
+
+        fact = self._scanner.scan(mail, meanwhile=look)
+        if found.doubts is None and isinstance(fact, Clean):
+            look()
+        return fact, found.doubts or ()
 
     def _others(self, body: bytes, end: float) -> ScanFact:
         worst: ScanFact = Clean()
@@ -160,14 +195,14 @@ class Remembering:
         self._version, self._asked = "", -options.fresh
         self._lock = threading.Lock()
 
-    def scan(self, mail: Mail) -> ScanFact:
+    def scan(self, mail: Mail, *, meanwhile: Meanwhile | None = None) -> ScanFact:
         """See :meth:`Scanner.scan <milterd.ports.scanner.Scanner.scan>`."""
         if not self._options.entries or mail.size < self._options.least:
-            return self._scanner.scan(mail)
+            return self._scanner.scan(mail, meanwhile=meanwhile)
         key = self._key(mail)
         if key and self._remembers(key):
             return Clean()
-        fact = self._scanner.scan(mail)
+        fact = self._scanner.scan(mail, meanwhile=meanwhile)
         if key and isinstance(fact, Clean):
             self._remember(key)
         return fact

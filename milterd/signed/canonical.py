@@ -21,9 +21,10 @@ _BLANKS = CRLF * 8192
 
 def relaxed_field(name: bytes, value: bytes) -> bytes:
     """A header field in relaxed form, without its final CRLF (section 3.4.2)."""
+    if b"\n" in value or b"\t" in value or b"  " in value:  # most have nothing to unfold
+        value = compress_whitespace(unfold_header_value(value))
     # dkimpy's own would strip VT and FF too, which are not white space there.
-    text: bytes = compress_whitespace(unfold_header_value(value)).strip(b" \t")
-    return name.lower() + b":" + text
+    return name.lower() + b":" + value.strip(b" \t")
 
 
 def relaxed(field: HeaderField) -> bytes:

@@ -77,6 +77,38 @@ def read_arc(field: HeaderField) -> SignatureField:
         raise FieldError(str(error)) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """An ARC-Seal: its key and octets as those of a signature that names no fields, and whether
+    it says that the chain had failed before it (`cv=fail`)."""
+
+    signature: SignatureField
+    failed: bool
+
+
+def read_seal(field: HeaderField) -> Seal:
+    """RFC 8617 section 4.1.3.  Raises FieldError."""
+    if len(field.value) > FIELD_LIMIT:
+        raise FieldError(f"longer than {FIELD_LIMIT} octets")
+    try:
+        found = tags(field.value)
+        for name in (b"a", b"b", b"cv", b"d", b"s"):
+            if not found.get(name):
+                raise FieldError(f"{name.decode('ascii')}= is missing or empty")
+        if _text(found, b"a") not in ALGORITHMS:
+            raise FieldError("a= is not known")
+        domain, selector = _text(found, b"d").lower(), _text(found, b"s")
+        if key_name(domain, selector) is None:
+            raise FieldError("d= and s= are no name in DNS")
+        own = octets(found[b"b"], "b")
+    except TagError as error:
+        raise FieldError(str(error)) from None
+    signature = SignatureField(
+        domain, selector, _text(found, b"a"), own, b"", (), b"@" + domain.encode("ascii")
+    )
+    return Seal(signature, _text(found, b"cv").lower() == "fail")
+
+
 def claimed(field: HeaderField) -> tuple[str, str]:
     """Domain and selector of a field that may be malformed, for a report; empty where unknown."""
     try:

@@ -28,6 +28,8 @@ _HOP_WITHIN = 4096
 
 def in_header(fields: Sequence[HeaderField]) -> tuple[FieldSignature, ...]:
     """The signatures among the fields, top to bottom.  Bounded in time; never raises."""
+    if not may_sign(fields):
+        return ()
     found: list[FieldSignature] = []
     for position, each in enumerate(fields):
         kind = _KINDS.get(each.name.lower())
@@ -36,6 +38,11 @@ def in_header(fields: Sequence[HeaderField]) -> tuple[FieldSignature, ...]:
             if len(found) == SIGNATURE_LIMIT:
                 break
     return tuple(found)
+
+
+def may_sign(fields: Sequence[HeaderField]) -> bool:
+    """Whether there is a field of a name that signatures bear: a quick look."""
+    return not _KINDS.keys().isdisjoint([each.name.lower() for each in fields])
 
 
 def hop_of(field: HeaderField) -> int:

@@ -15,7 +15,8 @@ from milterd.core.actions import Edit
 from milterd.core.apply import apply
 from milterd.core.decision import Reason, Reply
 from milterd.core.mail import Mail
-from milterd.signed.signature import FieldSignature, Kind, Signature
+from milterd.signed import find
+from milterd.signed.signature import FieldSignature, Signature
 from milterd.signed.survive import Held
 
 EXACT_WORK = 50_000
@@ -36,8 +37,9 @@ class OnSigned(enum.Enum):
 
 
 Void = Callable[[Mail], frozenset[int]]
-"""Who knows which DKIM signatures, by the position of their fields, are not good anyway: those
-need no care.  One that cannot be checked now is not among them.  May read the body and wait."""
+"""Who knows which signatures of DKIM and ARC, by the position of their fields, are not good anyway:
+those need no care.  One that cannot be checked now is not among them.  May read the body and wait.
+"""
 
 
 def none_void(_: Mail) -> frozenset[int]:
@@ -47,7 +49,7 @@ def none_void(_: Mail) -> frozenset[int]:
 
 class Guard:
     """What a mail's good signatures forbid.  `void` is asked once at most, and only when an
-    edit would break a DKIM signature."""
+    edit would break a signature of the header."""
 
     def __init__(self, mail: Mail, void: Void = none_void) -> None:
         self.held = Held(mail)
@@ -82,8 +84,8 @@ class Guard:
         return tuple(each for each in found if not sure or not self._is_void(each))
 
     def _is_void(self, signature: Signature) -> bool:
-        if not isinstance(signature, FieldSignature) or signature.kind is not Kind.DKIM:
-            return False
+        if not isinstance(signature, FieldSignature):
+            return False  # a signature in the body says itself that it is not good: its fault
         if not self._asked:
             self._known, self._asked = self._void(self.held.mail), True
         return signature.position in self._known
@@ -131,9 +133,9 @@ def keep(guard: Guard, wishes: Iterable[Wish]) -> Kept:
 
 def own_marks(mail: Mail, source: str, forged: tuple[Edit, ...], marks: tuple[Edit, ...]) -> Kept:
     """For a filter that marks mail: what claims to be its own mark goes whatever signs it, and
-    marks are left out where a signature forbids them."""
-    if not forged and not marks:
-        return Kept(())
+    marks are left out where a signature forbids them.  Marks are fields that MIME does not know."""
+    if not forged and (not marks or not find.may_sign(mail.headers)):
+        return Kept(marks)
     wishes = (Wish(source, forged, OnSigned.FORCE), Wish(source, marks, OnSigned.SKIP))
     return keep(Guard(mail), wishes)
 

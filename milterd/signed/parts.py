@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from milterd.core.mail import Body, HeaderField, body_octets, split_header
+from milterd.signed import pgp_digest, smime_digest
 from milterd.signed.signature import Kind, PartSignature
 
 BODY_LIMIT = 64 * 2**20
@@ -21,6 +22,9 @@ the whole body counts as covered."""
 MAX_DEPTH = 20
 MAX_PARTS = 1000
 MAX_FOUND = 100
+CHECKED, CHECKED_OCTETS = 5, 8 * 2**20
+"""Signatures of a mail whose digests are compared, and octets of the largest content; the others
+count as good.  So the digests that a mail asks for are bounded."""
 _VALUE_LIMIT = 4096
 
 _PROTOCOLS = {
@@ -70,9 +74,25 @@ def _whole(fields: Sequence[HeaderField], body: Body) -> Iterator[PartSignature]
         yield PartSignature(signed, whole.digest(), b"", body.size, "a body too large to look into")
 
 
+class _Checks:
+    """Compares digests while that is allowed."""
+
+    def __init__(self) -> None:
+        self._left = CHECKED
+
+    def differs(self, kind: Kind, content: bytes, proof: bytes) -> bool:
+        """Whether the signature is of another content, for certain."""
+        if not self._left or len(content) > CHECKED_OCTETS:
+            return False
+        self._left -= 1
+        if kind is Kind.PGP:
+            return pgp_digest.differs(content, proof)
+        return smime_digest.differs(content, proof)
+
+
 def _walk(fields: Sequence[HeaderField], octets: bytes) -> Iterator[PartSignature]:
     todo = [(fields, octets, 0)]
-    count = 0
+    count, checks = 0, _Checks()
     while todo and count < MAX_PARTS:
         fields, octets, depth = todo.pop()
         count += 1
@@ -80,7 +100,7 @@ def _walk(fields: Sequence[HeaderField], octets: bytes) -> Iterator[PartSignatur
         if kind.name.startswith(b"multipart/") and kind.boundary:
             parts = _parts(octets, kind.boundary)
             if kind.name == b"multipart/signed" and len(parts) > 1:
-                yield from _detached(kind, parts)
+                yield from _detached(kind, parts, checks)
             if depth < MAX_DEPTH:
                 todo += [(*_split(each), depth + 1) for each in reversed(parts)]
         elif kind.name == b"message/rfc822" and depth < MAX_DEPTH:
@@ -89,7 +109,7 @@ def _walk(fields: Sequence[HeaderField], octets: bytes) -> Iterator[PartSignatur
             content = _decoded(fields, octets)
             yield _found(Kind.SMIME, content, b"", kind.name.decode("ascii"))
         elif kind.name.startswith(b"text/"):
-            yield from _armoured(_decoded(fields, octets))
+            yield from _armoured(_decoded(fields, octets), checks)
 
 
 def _split(part: bytes) -> tuple[Sequence[HeaderField], bytes]:
@@ -97,20 +117,24 @@ def _split(part: bytes) -> tuple[Sequence[HeaderField], bytes]:
     return fields, part[offset:]
 
 
-def _found(kind: Kind, covered: bytes, proof: bytes, where: str) -> PartSignature:
+def _found(
+    kind: Kind, covered: bytes, proof: bytes, where: str, *, differs: bool = False
+) -> PartSignature:
     mark, made = (hashlib.sha256(each).digest() for each in (covered, proof))
-    return PartSignature(kind, mark, made, len(covered), where)
+    fault = "it is not of this content" if differs else ""
+    return PartSignature(kind, mark, made, len(covered), where, fault)
 
 
-def _detached(kind: _Type, parts: list[bytes]) -> Iterator[PartSignature]:
+def _detached(kind: _Type, parts: list[bytes], checks: _Checks) -> Iterator[PartSignature]:
     """A multipart/signed (RFC 1847): the first part as it stands, its header included."""
     fields, octets = _split(parts[1])
     signed = _PROTOCOLS.get(kind.protocol) or _PROTOCOLS.get(_type(fields).name)
     if signed is not None:
         proof = _decoded(fields, octets)
+        differs = checks.differs(signed, parts[0], proof)
         if signed is Kind.PGP:
             proof = b"".join(proof.split())
-        yield _found(signed, parts[0], proof, "multipart/signed")
+        yield _found(signed, parts[0], proof, "multipart/signed", differs=differs)
 
 
 def _type(fields: Sequence[HeaderField]) -> _Type:
@@ -165,7 +189,7 @@ def _decoded(fields: Sequence[HeaderField], octets: bytes) -> bytes:
     return octets
 
 
-def _armoured(text: bytes) -> Iterator[PartSignature]:
+def _armoured(text: bytes, checks: _Checks) -> Iterator[PartSignature]:
     """Armour in a text: a cleartext signature (RFC 9580 section 7), or a message in armour."""
     if b"-----BEGIN PGP " not in text:
         return
@@ -184,8 +208,9 @@ def _armoured(text: bytes) -> Iterator[PartSignature]:
             began = None
         elif match[3] == b"SIGNATURE" and began[0] == b"SIGNED MESSAGE" and signature >= 0:
             covered = _cleartext(text[began[1] : signature])
-            proof = _content(text[signature : match.start()])
-            yield _found(Kind.PGP, covered, proof, "signed text")
+            armour = text[signature : match.start()]
+            differs = checks.differs(Kind.PGP, covered, armour)
+            yield _found(Kind.PGP, covered, _content(armour), "signed text", differs=differs)
             began = None
 
 

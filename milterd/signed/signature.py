@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from milterd.signed.dkim_field import SignatureField
 
@@ -45,7 +45,8 @@ class FieldSignature:
 class PartSignature:
     """A signature in the body: SHA-256 of what it covers, and of the signature itself.
 
-    `size` is what it covers, in octets; `where` says in a few words where that stands.
+    `size` is what it covers, in octets; `where` says in a few words where that stands.  `fault`
+    says why it is not good as it came; empty where it may be.
     """
 
     kind: Kind
@@ -53,6 +54,7 @@ class PartSignature:
     proof: bytes
     size: int
     where: str
+    fault: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         """As a log has it."""

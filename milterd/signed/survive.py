@@ -87,7 +87,7 @@ class Held:
     def broken(self, edits: Sequence[Edit]) -> tuple[Signature, ...]:
         """The signatures that the edits, all together, would break.
 
-        One that no verifier can take (see :attr:`FieldSignature.fault`) cannot be broken."""
+        One that no verifier can take (see their `fault`) cannot be broken."""
         return self.broken_as(apply(self.mail, edits)) if self.touched(edits) else ()
 
     def broken_as(self, after: Mail) -> tuple[Signature, ...]:
@@ -108,7 +108,7 @@ class Held:
         broken = []
         for each in self.in_body:
             left[_mark(each)] -= 1
-            if left[_mark(each)] < 0:
+            if left[_mark(each)] < 0 and not each.fault:
                 broken.append(each)
         return broken
 

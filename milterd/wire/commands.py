@@ -9,6 +9,7 @@ frame can carry.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -238,7 +239,17 @@ CommandMessage = (
 
 
 def decode_negotiate(payload: bytes) -> Negotiate:
-    """An offer or its answer; PeerError for a short one or a macro list out of form."""
+    """An offer or its answer; PeerError for a short one or a macro list out of form.
+
+    Nobody changes the macro lists: a program negotiates alike on each of its connections, and
+    gets one object for the same octets.
+    """
+    if len(payload) <= _USUAL:
+        return _decode_usual(payload)
+    return _decode_negotiate(payload)
+
+
+def _decode_negotiate(payload: bytes) -> Negotiate:
     version, actions, protocol = (unpack_number(payload, at) for at in (0, 4, 8))
     macros: dict[Stage, tuple[str, ...]] = {}
     at, end = 12, len(payload)
@@ -250,6 +261,11 @@ def decode_negotiate(payload: bytes) -> Negotiate:
         macros[_stage(stage)] = _names(payload[at + 4 : stop])
         at = stop + 1
     return Negotiate(version, Actions(actions), Protocol(protocol), macros)
+
+
+_USUAL = 1024
+"""Octets of a negotiation up to which it is remembered."""
+_decode_usual = functools.lru_cache(maxsize=64)(_decode_negotiate)
 
 
 def _stage(number: int) -> Stage:
@@ -287,11 +303,13 @@ def _connect(payload: bytes) -> Connect:
     return Connect(host, family, _U16.unpack_from(rest)[0], address)
 
 
+_COMMANDS: dict[bytes, Command] = {each.value: each for each in Command}
+
+
 def _macros(payload: bytes) -> Macros:
-    try:
-        command = Command(payload[:1])
-    except ValueError:
-        raise PeerError(f"macros for command {payload[:1]!r}, which does not exist") from None
+    command = _COMMANDS.get(payload[:1])
+    if command is None:
+        raise PeerError(f"macros for command {payload[:1]!r}, which does not exist")
     if len(payload) == 1:
         return Macros(command)
     flat = unpack_strings(payload[1:])

@@ -210,9 +210,11 @@ class EditCollector:
                 raise LocalError("a body piece is not an edit of its own")
 
     def _peer_value(self, value: bytes) -> bytes:
-        if _BAD_VALUE.search(value.replace(b"\r\n", b"\n")):
-            raise PeerError("header value with a bare CR or a line that is no continuation")
-        return value_from_wire(value, self._leading_space)
+        if b"\n" in value or b"\r" in value or b"\0" in value:
+            if _BAD_VALUE.search(value.replace(b"\r\n", b"\n")):
+                raise PeerError("header value with a bare CR or a line that is no continuation")
+            return value_from_wire(value, self._leading_space)
+        return value if self._leading_space else b" " + value
 
 
 def _peer_name(name: bytes) -> bytes:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from milterd.wire.errors import FrameError
 
 _LENGTH = struct.Struct(">I")
-_SMALL = 2048
 HEAD = _LENGTH.size + 1
 """Octets of a frame before its payload."""
 
@@ -28,19 +27,28 @@ class FrameDecoder:
     its length is known, before its payload is gathered.
     """
 
-    __slots__ = ("_buffer", "_limit")
+    __slots__ = ("_at", "_buffer", "_limit")
 
     def __init__(self, limit: int) -> None:
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""
+        self._at = 0
         self._limit = limit
 
     @property
     def buffered(self) -> int:
         """Octets fed and not yet given out as frames."""
-        return len(self._buffer)
+        return len(self._buffer) - self._at
 
     def feed(self, data: bytes) -> None:
         """Take octets as they came from the peer."""
+        if self._at == len(self._buffer):
+            self._buffer, self._at = data, 0
+            return
+        if not isinstance(self._buffer, bytearray):
+            self._buffer = bytearray(self._buffer)
+        if self._at:
+            del self._buffer[: self._at]
+            self._at = 0
         self._buffer += data
 
     def next_frame(self) -> tuple[int, bytes] | None:
@@ -48,24 +56,54 @@ class FrameDecoder:
 
         Raises FrameError on a length of zero or over the limit.
         """
-        buffer = self._buffer
-        if len(buffer) < 4:
+        buffer, at = self._buffer, self._at
+        held = len(buffer) - at
+        if held < 4:
             return None
-        (length,) = _LENGTH.unpack_from(buffer)
+        (length,) = _LENGTH.unpack_from(buffer, at)
         if not 0 < length <= self._limit:
-            raise FrameError(f"frame of {length} octets, allowed are 1 to {self._limit}")
-        end = length + 4
-        if len(buffer) < end:
+            raise self._refused(length)
+        if held < length + 4:
             return None
-        code = buffer[4]
-        if length < _SMALL:
-            payload = bytes(buffer[5:end])
-        else:
-            # One copy instead of two, where that outweighs making the view.
+        self._at = end = at + length + 4
+        if isinstance(buffer, bytearray):
+            # One copy instead of two.
             with memoryview(buffer) as view:
-                payload = bytes(view[5:end])
-        del buffer[:end]
-        return code, payload
+                return buffer[at + 4], bytes(view[at + 5 : end])
+        return buffer[at + 4], buffer[at + 5 : end]
+
+    def split(self, data: bytes) -> tuple[list[tuple[int, bytes]], FrameError | None]:
+        """Take octets as they came, and give the whole frames at hand; besides, what is wrong with
+        the one behind them, after which no further ones are to be had."""
+        if self._at != len(self._buffer):
+            return self._split_more(data)
+        found: list[tuple[int, bytes]] = []
+        at, size, limit = 0, len(data), self._limit
+        while at + 4 <= size:
+            (length,) = _LENGTH.unpack_from(data, at)
+            if not 0 < length <= limit:
+                self._buffer, self._at = data, at
+                return found, self._refused(length)
+            end = at + length + 4
+            if end > size:
+                break
+            found.append((data[at + 4], data[at + 5 : end]))
+            at = end
+        self._buffer, self._at = data, at
+        return found, None
+
+    def _split_more(self, data: bytes) -> tuple[list[tuple[int, bytes]], FrameError | None]:
+        self.feed(data)
+        found: list[tuple[int, bytes]] = []
+        try:
+            while (one := self.next_frame()) is not None:
+                found.append(one)
+        except FrameError as error:
+            return found, error
+        return found, None
+
+    def _refused(self, length: int) -> FrameError:
+        return FrameError(f"frame of {length} octets, allowed are 1 to {self._limit}")
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         """The whole frames at hand; raises as `next_frame` does."""
@@ -74,4 +112,4 @@ class FrameDecoder:
 
     def clear(self) -> None:
         """Forget what is buffered."""
-        self._buffer.clear()
+        self._buffer, self._at = b"", 0

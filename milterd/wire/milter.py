@@ -24,6 +24,7 @@ from milterd.wire.constants import (
     OLDEST_VERSION,
     PROTOCOL_OF_VERSION,
     Actions,
+    Command,
     Protocol,
     Stage,
 )
@@ -33,6 +34,7 @@ from milterd.wire.limits import Limits
 from milterd.wire.replytext import parse_reply
 from milterd.wire.states import (
     AFTER_REPLY,
+    COMMAND_OF,
     EDIT_ACTIONS,
     EVENTS,
     NEXT,
@@ -45,6 +47,9 @@ from milterd.wire.states import (
     unanswered_commands,
     unsent_commands,
 )
+
+_MACRO = Command.MACRO[0]
+_WITH_BODY = {COMMAND_OF[kind][0]: kind.__name__ for kind in WITH_BODY}
 
 
 class MilterConnection:
@@ -65,6 +70,7 @@ class MilterConnection:
         "_macros",
         "_moves",
         "_offer",
+        "_packet",
         "_protocol",
         "_spoiled",
         "_state",
@@ -96,6 +102,7 @@ class MilterConnection:
         self._moves: Moves = NEXT
         self._unanswered: frozenset[CommandType] = frozenset()
         self._spoiled: WireError | None = None
+        self._packet: tuple[bytes, m.Macros | None] = (b"", None)
 
     @property
     def state(self) -> State:
@@ -200,23 +207,32 @@ class MilterConnection:
         found = self._frames.next_frame()
         if found is None:
             return None
-        event = m.decode_command(*found)
-        self._check_size(event, len(found[1]))
-        if not isinstance(event, m.Macros):
-            self._move(event)
-        elif self._state is State.START:
-            raise PeerError("macros before the negotiation")
+        code, payload = found
+        if code == _MACRO:
+            return self._macro_packet(payload)
+        if len(payload) > self._limits.body_chunk and code in _WITH_BODY:
+            raise PeerError(
+                f"{_WITH_BODY[code]} of {len(payload)} octets, allowed are "
+                f"{self._limits.body_chunk}"
+            )
+        event = m.decode_command(code, payload)
+        self._move(event)
         return event
 
-    def _check_size(self, event: m.CommandMessage, octets: int) -> None:
-        if isinstance(event, WITH_BODY):
-            most = self._limits.body_chunk
-        elif isinstance(event, m.Macros):
+    def _macro_packet(self, payload: bytes) -> m.Macros:
+        """MTAs send the same packet before each header field; so it is one object here too."""
+        if payload == self._packet[0] and self._packet[1] is not None:
+            return self._packet[1]
+        event = m.decode_command(_MACRO, payload)
+        if len(payload) > self._limits.macros:
             most = self._limits.macros
-        else:
-            return
-        if octets > most:
-            raise PeerError(f"{type(event).__name__} of {octets} octets, allowed are {most}")
+            raise PeerError(f"Macros of {len(payload)} octets, allowed are {most}")
+        if self._state is State.START:
+            raise PeerError("macros before the negotiation")
+        if not isinstance(event, m.Macros):
+            raise TypeError(f"a macro packet is no {type(event).__name__}")
+        self._packet = payload, event
+        return event
 
     def _move(self, event: m.CommandMessage) -> None:
         kind = type(event)

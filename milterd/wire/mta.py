@@ -9,6 +9,7 @@ must be dropped, and no edit that came on it counts.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +29,7 @@ from milterd.wire.limits import Limits
 from milterd.wire.replytext import parse_reply
 from milterd.wire.states import (
     AFTER_REPLY,
+    BEFORE_END,
     COMMAND_OF,
     EDIT_ACTIONS,
     EVENTS,
@@ -36,7 +38,10 @@ from milterd.wire.states import (
     TOLERATED,
     WITH_BODY,
     CommandType,
+    ReplyType,
     State,
+    allowed_edits,
+    route,
     unanswered_commands,
     unsent_commands,
 )
@@ -57,6 +62,13 @@ NOT_OFFERED = "protocol flags that were not offered"
 _NOTHING = Negotiated(OLDEST_VERSION, Actions.NONE, Protocol.NONE)
 
 
+@functools.lru_cache(maxsize=64)
+def _usual_offer(version: int, actions: Actions, protocol: Protocol) -> m.Negotiate:
+    return m.Negotiate(
+        version, actions & ACTIONS_OF_VERSION[version], protocol & PROTOCOL_OF_VERSION[version]
+    )
+
+
 class MtaConnection:
     """One connection to a milter, seen from the MTA.
 
@@ -70,6 +82,7 @@ class MtaConnection:
 
     __slots__ = (
         "_agreed",
+        "_allowed",
         "_asked",
         "_edit_octets",
         "_edits",
@@ -101,11 +114,7 @@ class MtaConnection:
             raise LocalError(f"there is no milter protocol version {version}")
         self._limits = limits or Limits()
         self._macros_always = macros_always
-        self._offer = offer or m.Negotiate(
-            version,
-            actions & ACTIONS_OF_VERSION[version],
-            protocol & PROTOCOL_OF_VERSION[version],
-        )
+        self._offer = offer or _usual_offer(version, actions, protocol)
         self._agreed = _NOTHING
         self._state = State.START
         self._frames = FrameDecoder(self._limits.frame)
@@ -114,6 +123,7 @@ class MtaConnection:
         self._spoiled: WireError | None = None
         self._unsent: frozenset[CommandType] = frozenset()
         self._unanswered: frozenset[CommandType] = frozenset()
+        self._allowed: frozenset[ReplyType] = frozenset()
         self._violations: dict[str, None] = {}
         self._edits = self._edit_octets = self._new_body = self._taken = 0
 
@@ -126,6 +136,11 @@ class MtaConnection:
     def awaiting(self) -> int:
         """How many answers are due: 0 or 1."""
         return 0 if self._asked is None else 1
+
+    @property
+    def asked(self) -> CommandType | None:
+        """The event whose answer is due."""
+        return self._asked
 
     @property
     def agreed_version(self) -> int:
@@ -148,14 +163,39 @@ class MtaConnection:
         return self._agreed.macros
 
     @property
+    def allowed(self) -> frozenset[ReplyType]:
+        """The kinds of edits that the milter said it may ask for."""
+        return self._allowed
+
+    @property
     def leading_space(self) -> bool:
         """Whether header values keep the space after their colon (HDR_LEADSPC)."""
         return Protocol.HDR_LEADSPC in self._agreed.protocol
 
     @property
+    def unsent(self) -> frozenset[CommandType]:
+        """The events that the milter does not want to hear of."""
+        return self._unsent
+
+    @property
+    def unanswered(self) -> frozenset[CommandType]:
+        """The events that the milter does not answer."""
+        return self._unanswered
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the milter answers nothing before the end of a message."""
+        return self._unanswered | self._unsent >= BEFORE_END
+
+    @property
     def violations(self) -> tuple[str, ...]:
         """What the milter did that it should not, and that was let pass; each once."""
         return tuple(self._violations)
+
+    @property
+    def violated(self) -> int:
+        """How many :attr:`violations` there are."""
+        return len(self._violations)
 
     @property
     def taken(self) -> int:
@@ -182,21 +222,46 @@ class MtaConnection:
         No macro packet goes out for None.  Raises LocalError for a move that is not
         legal now, or for a value that no frame can carry.
         """
+        wanted = self.move(type(command))
+        return self._encode(command, macros, wanted)
+
+    def move(self, kind: CommandType) -> bool:
+        """Go on to an event whose octets the caller has; whether the milter is to have them.
+
+        For those who show one event to many milters, and encode it once.  Raises as `send`.
+        """
         self._check()
-        kind = type(command)
         after = NEXT[self._state].get(kind)
         if after is None or kind is m.Negotiate:
             raise self._spoil(LocalError(f"{kind.__name__} may not come {self._state.value}"))
         if self._asked is not None and kind is not m.Quit:
             raise self._spoil(LocalError(f"{kind.__name__} while an answer is due"))
         wanted = self._is_wanted(kind)
-        octets = self._encode(command, macros, wanted)
         if kind is m.MailFrom:
             self._edits = self._edit_octets = self._new_body = 0
         self._state = after
         answered = wanted and kind in EVENTS and kind not in self._unanswered
         self._asked = kind if answered else None
-        return octets
+        return wanted
+
+    def run(self, kinds: tuple[CommandType, ...]) -> None:
+        """Go on over many events at once, whose octets the caller has; those of one kind in a
+        row may stand there once.
+
+        Only the last may be one that is answered.  Raises LocalError as `send` does.
+        """
+        if self._spoiled is not None:
+            self._check()
+        if self._asked is not None:
+            raise self._spoil(LocalError(f"{kinds[0].__name__} while an answer is due"))
+        found = route(self._state, kinds, self._unsent, self._unanswered)
+        if found is None:
+            names = ", ".join(each.__name__ for each in kinds)
+            raise self._spoil(LocalError(f"{names} may not come {self._state.value}"))
+        if m.MailFrom in kinds:
+            self._edits = self._edit_octets = self._new_body = 0
+        self._state, self._asked = found
+        self._skip = None
 
     def receive(self, data: bytes) -> list[m.Reply | Negotiated]:
         """What the milter answered.
@@ -206,17 +271,20 @@ class MtaConnection:
         not negotiated is given out all the same and noted in `violations`, as
         MTAs do.
         """
-        self._check()
+        if self._spoiled is not None:
+            self._check()
         if self._state is State.CLOSED:
             return []
+        frames, fault = self._frames.split(data)
+        found = []
         try:
-            self._frames.feed(data)
-            found = []
-            for code, payload in self._frames:
+            for code, payload in frames:
                 found.append(self._take(code, payload))
                 self._taken += len(payload) + HEAD
         except WireError as error:
             raise self._spoil(error) from None
+        if fault is not None:
+            raise self._spoil(fault)
         return found
 
     def eof(self) -> None:
@@ -283,6 +351,9 @@ class MtaConnection:
             self._note(f"{kind.__name__} in answer to {asked.__name__}")
         if kind in EDIT_ACTIONS:
             self._count(reply, len(payload))
+        elif kind is m.Continue:
+            self._asked = None
+            self._state = AFTER_REPLY[asked].get(kind, self._state)
         elif kind is not m.Progress:
             self._settle(asked, reply)
         return reply
@@ -300,7 +371,7 @@ class MtaConnection:
 
     def _count(self, reply: m.Reply, octets: int) -> None:
         """Hold an edit against the limits and the negotiation."""
-        if EDIT_ACTIONS[type(reply)] not in self._agreed.actions:
+        if type(reply) not in self._allowed:
             self._note(f"{type(reply).__name__} without having negotiated it")
         limits = self._limits
         if isinstance(reply, m.ReplaceBodyChunk):
@@ -331,6 +402,7 @@ class MtaConnection:
         self._agreed = Negotiated(reply.version, reply.actions, protocol, reply.macros)
         self._unsent = unsent_commands(protocol, reply.version)
         self._unanswered = unanswered_commands(protocol)
+        self._allowed = allowed_edits(reply.actions)
         self._state, self._asked = State.READY, None
         return self._agreed
 

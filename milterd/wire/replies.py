@@ -252,9 +252,12 @@ _Address = TypeVar("_Address", bound=AddRcptParReply | ChangeFromReply)
 
 
 def _empty(make: Callable[[], _Empty]) -> Callable[[bytes], _Empty]:
+    one = make()
+
     def decode(payload: bytes) -> _Empty:
-        unpack_nothing(payload)
-        return make()
+        if payload:
+            unpack_nothing(payload)
+        return one
 
     return decode
 
@@ -269,7 +272,7 @@ def _text(make: Callable[[bytes], _Text]) -> Callable[[bytes], _Text]:
 def _indexed(make: Callable[[int, bytes, bytes], _Indexed]) -> Callable[[bytes], _Indexed]:
     def decode(payload: bytes) -> _Indexed:
         index = unpack_number(payload)
-        name, value = unpack_strings(payload[4:], 2, 2)
+        name, value = _two(payload[4:])
         return make(index, name, value)
 
     return decode
@@ -283,8 +286,14 @@ def _address(make: Callable[[bytes, bytes], _Address]) -> Callable[[bytes], _Add
     return decode
 
 
+def _two(payload: bytes) -> list[bytes]:
+    strings = payload.split(b"\0")
+    # As unpack_strings has it, which says what is wrong with any other payload.
+    return strings[:2] if len(strings) == 3 and not strings[2] else unpack_strings(payload, 2, 2)
+
+
 def _add_header(payload: bytes) -> AddHeaderReply:
-    name, value = unpack_strings(payload, 2, 2)
+    name, value = _two(payload)
     return AddHeaderReply(name, value)
 
 
@@ -312,9 +321,23 @@ _DECODERS: dict[bytes, Callable[[bytes], Reply | Negotiate]] = {
 }
 _BY_CODE = {code[0]: decoder for code, decoder in _DECODERS.items()}
 
+_BARE: dict[int, Reply] = {
+    Response.CONTINUE[0]: Continue(),
+    Response.ACCEPT[0]: Accept(),
+    Response.REJECT[0]: Reject(),
+    Response.TEMPFAIL[0]: TempFail(),
+    Response.DISCARD[0]: Discard(),
+    Response.PROGRESS[0]: Progress(),
+}
+"""The commonest replies that have no payload."""
+
 
 def decode_reply(code: int, payload: bytes) -> Reply | Negotiate:
     """What a milter sent.  Raises PeerError for an unknown code or an ill-formed payload."""
+    if not payload:
+        bare = _BARE.get(code)
+        if bare is not None:
+            return bare
     decoder = _BY_CODE.get(code)
     if decoder is None:
         raise PeerError(f"unknown reply {bytes((code,))!r}")

@@ -124,6 +124,9 @@ EVENTS: Mapping[CommandType, Event] = {
 }
 """The commands that are answered.  ABORT, QUIT, QUIT_NC and macros never are."""
 
+BEFORE_END = frozenset(EVENTS) - {m.EndOfMessage}
+"""The events whose answers a milter can do without."""
+
 WITH_BODY = (m.BodyChunk, m.EndOfMessage)
 """The commands that carry body octets."""
 
@@ -228,6 +231,32 @@ def unsent_commands(protocol: Protocol, version: int) -> frozenset[CommandType]:
 def unanswered_commands(protocol: Protocol) -> frozenset[CommandType]:
     """The commands that get no answer under these flags."""
     return frozenset(kind for kind, event in EVENTS.items() if event.unanswered & protocol)
+
+
+@functools.lru_cache(maxsize=1024)
+def allowed_edits(actions: Actions) -> frozenset[ReplyType]:
+    """The edits that may be asked for by one who agreed to these actions."""
+    return frozenset(kind for kind, action in EDIT_ACTIONS.items() if action in actions)
+
+
+@functools.lru_cache(maxsize=1024)
+def route(
+    state: State,
+    kinds: tuple[CommandType, ...],
+    unsent: frozenset[CommandType],
+    unanswered: frozenset[CommandType],
+) -> tuple[State, CommandType | None] | None:
+    """Where these commands lead, and which of them is answered; None if one of them is not legal
+    there, or if one before the last is answered.  Repeated ones are looked at once only."""
+    asked: CommandType | None = None
+    for kind in kinds:
+        after = NEXT[state].get(kind)
+        if after is None or asked is not None or kind is m.Negotiate:
+            return None
+        state = after
+        if kind in EVENTS and kind not in unsent and kind not in unanswered:
+            asked = kind
+    return state, asked
 
 
 @functools.lru_cache(maxsize=256)

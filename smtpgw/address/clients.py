@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smtpgw.address.find import Maps
+from smtpgw.address.remembered import Changes, watched
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -32,6 +33,10 @@ class ClientList:
     """The list."""
 
     elements: Sequence[ClientElement] = ()
+
+    def changes(self) -> tuple[Changes, ...] | None:
+        """What to look at to know that the list is what it was; None if only asking tells."""
+        return watched(each.maps for each in self.elements)
 
     async def match(self, address: bytes) -> str:
         """What put an address into the list, for people; empty if it is not in it, or no IP

@@ -43,6 +43,8 @@ def quote(local: bytes) -> bytes:
 def internal(address: bytes) -> bytes:
     """What an external address means: quotes and quoted pairs resolved.  A quoted string that
     does not end is left as it is."""
+    if b'"' not in address:
+        return address
     return _QUOTED.sub(_meant, address)
 
 

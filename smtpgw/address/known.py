@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from smtpgw.address.find import Finder, Maps
+from smtpgw.address.remembered import Changes, watched
 from smtpgw.address.resolve import AddressClass, Resolved
 
 _CODE = re.compile(r"([45]\.\d{1,3}\.\d{1,3})\s+")
@@ -67,16 +68,19 @@ class Known:
     options: KnownOptions
     finder: Finder
 
+    def changes(self) -> tuple[Changes, ...] | None:
+        """What to look at to know that the same are known; None if only asking tells."""
+        return watched((*self.options.before, *self.options.lists.values()))
+
     async def check(self, resolved: Resolved) -> Unknown | None:
         """Why nobody is known by a resolved address, if that is so.  Raises Unavailable."""
         for each in self.options.before:
             if await self.finder.find(each, resolved.recipient):
                 return None
-        text = _shown(resolved.nexthop)
         if resolved.transport == b"error":
-            return self._undeliverable(550, text)
+            return self._undeliverable(550, _shown(resolved.nexthop))
         if resolved.transport == b"retry":
-            return self._undeliverable(450, text)
+            return self._undeliverable(450, _shown(resolved.nexthop))
         kind = resolved.address_class
         maps = self.options.lists.get(kind)
         if maps is None or _everybodys(resolved):

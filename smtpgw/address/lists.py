@@ -8,11 +8,12 @@ domain and for those above it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from smtpgw.address.find import Maps, Tried, ask
 from smtpgw.address.keys import Key, Strategy, domain_keys
+from smtpgw.address.remembered import Changes, watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,40 @@ class Element:
 
 
 @dataclass(frozen=True, slots=True)
+class _Names:
+    """A list of names alone: what each is and, where it stands for those below it, what these
+    end in; with their places in the list, since the first that fits is told."""
+
+    same: Mapping[bytes, tuple[int, str]]
+    ends: Mapping[bytes, tuple[int, str]]
+
+    def match(self, domain: bytes) -> str:
+        wanted = folded(domain)
+        first = self.same.get(wanted)
+        if self.ends:
+            at = wanted.find(b".")
+            while at >= 0:
+                found = self.ends.get(wanted[at:])
+                if found is not None and (first is None or found < first):
+                    first = found
+                at = wanted.find(b".", at + 1)
+        return first[1] if first is not None else ""
+
+
+def _names(elements: Sequence[Element], parents: bool, below: bool) -> _Names:
+    same: dict[bytes, tuple[int, str]] = {}
+    ends: dict[bytes, tuple[int, str]] = {}
+    for at, each in enumerate(elements):
+        name = folded(each.name)
+        place = at, each.name.decode("utf-8", "replace")
+        same.setdefault(name, place)
+        dotted = name.startswith(b".")
+        if below and dotted is not parents:
+            ends.setdefault(name if dotted else b"." + name, place)
+    return _Names(same, ends)
+
+
+@dataclass(frozen=True, slots=True)
 class DomainList:
     """`parents` says that a name stands for all below it as well
     (parent_domain_matches_subdomains); without it `.name` does, and only for those."""
@@ -33,10 +68,22 @@ class DomainList:
     parents: bool = False
     below: bool = True
     """Whether names above the domain count at all: string_match_list(3) looks at none."""
+    _names: _Names | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        plain = not any(each.maps is not None or each.negated for each in self.elements)
+        names = _names(self.elements, self.parents, self.below) if plain else None
+        object.__setattr__(self, "_names", names)
+
+    def changes(self) -> tuple[Changes, ...] | None:
+        """What to look at to know that the list is what it was; None if only asking tells."""
+        return watched(each.maps for each in self.elements)
 
     async def match(self, domain: bytes, tried: Tried | None = None) -> str:
         """What put the domain into the list, for people; empty if it is not in it.
         Raises Unavailable."""
+        if self._names is not None:
+            return self._names.match(domain)
         for each in self.elements:
             found = await self._fits(each, domain, tried)
             if found:

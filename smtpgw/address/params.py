@@ -82,8 +82,13 @@ _PRINTABLE = re.compile(rb"[ -~]+\Z")
 _TYPE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,62}\Z")
 
 
+_NO_MAIL_PARAMS, _NO_RCPT_PARAMS = MailParams(), RcptParams()
+
+
 def parse_mail_params(octets: bytes, announced: Collection[str]) -> MailParams:
     """The parameters after a reverse-path.  Raises ParamError."""
+    if not octets:
+        return _NO_MAIL_PARAMS
     args = _words(octets)
     found = _split(args, MAIL_KEYS, announced)
     return MailParams(
@@ -102,6 +107,8 @@ def parse_rcpt_params(octets: bytes, announced: Collection[str], *, utf8: bool) 
 
     Raises ParamError.
     """
+    if not octets:
+        return _NO_RCPT_PARAMS
     args = _words(octets)
     found = _split(args, RCPT_KEYS, announced)
     return RcptParams(

@@ -8,10 +8,11 @@ not parse raises :class:`PathError`.  Pure, and linear in the length of the inpu
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MAX_LOCAL = 64
 """Octets of a local part (RFC 5321 section 4.5.3.1.1)."""
@@ -49,16 +50,12 @@ class Path:
 
     local: bytes
     domain: bytes
+    address: bytes = field(init=False, repr=False, compare=False)
+    """The address without angle brackets; empty for the null sender."""
 
-    @property
-    def is_null(self) -> bool:
-        """Whether this is the null sender, `<>`."""
-        return not self.local and not self.domain
-
-    @property
-    def address(self) -> bytes:
-        """The address without angle brackets; empty for the null sender."""
-        return b"%b@%b" % (self.local, self.domain) if self.domain else self.local
+    def __post_init__(self) -> None:
+        address = b"%b@%b" % (self.local, self.domain) if self.domain else self.local
+        object.__setattr__(self, "address", address)
 
     @property
     def mailbox(self) -> bytes:
@@ -204,6 +201,7 @@ def _local_part(inner: bytes) -> bytes:
     return match[0]
 
 
+@functools.lru_cache(1000)
 def _domain(domain: bytes, strict: bool) -> bytes:
     if domain.startswith(b"["):
         if not is_literal(domain):

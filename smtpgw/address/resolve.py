@@ -19,6 +19,7 @@ from smtpgw.address.keys import Strategy
 from smtpgw.address.lists import NOTHING, DomainList
 from smtpgw.address.names import mail_host
 from smtpgw.address.path import literal_address
+from smtpgw.address.remembered import Changes, Remembered, watched
 from smtpgw.address.standard import Standard
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -30,6 +31,8 @@ UNDELIVERABLE = b"Address is undeliverable"
 
 class AddressClass(enum.Enum):
     """ADDRESS_CLASS_README: whose the domain is."""
+
+    __hash__ = object.__hash__  # there is one of each, and Enum's own way takes two calls
 
     LOCAL = "local"
     VIRTUAL_ALIAS = "virtual alias"
@@ -96,6 +99,36 @@ class Resolver:
     options: ResolveOptions
     standard: Standard
     delimiter: Delimiter
+    _resolved: Remembered[tuple[bytes, bytes], Resolved] = field(
+        init=False, repr=False, compare=False
+    )
+    _wrong: Remembered[bytes, bool] = field(init=False, repr=False, compare=False)
+    _by_sender: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        given = self.options
+        lists = (
+            given.mydestination, given.virtual_alias_domains, given.virtual_mailbox_domains,
+            given.relay_domains,
+        )  # fmt: skip
+        maps = (
+            given.sender_dependent_relayhost_maps, given.sender_dependent_default_transport_maps,
+            given.transport_maps, given.relocated_maps,
+        )  # fmt: skip
+        by_sender = any(each is not None for each in maps[:2])
+        # Frozen: what is kept here changes nothing that anybody sees.
+        object.__setattr__(self, "_by_sender", by_sender)
+        object.__setattr__(self, "_resolved", Remembered(watched((*lists, *maps))))
+        object.__setattr__(self, "_wrong", Remembered(watched((given.mydestination,))))
+
+    def changes(self) -> tuple[Changes, ...] | None:
+        """What to look at to know that addresses lead where they did; None if only asking tells."""
+        return self._resolved.changes
+
+    def wrong_now(self, address: bytes) -> bool | None:
+        """What :meth:`wrong` says, if that is known already."""
+        known = self._wrong.now()
+        return None if known is None else known.get(address)
 
     async def ours(self, domain: bytes) -> bool:
         """Whether `user` in a table stands for `user@domain`: myorigin, mydestination, or the
@@ -115,9 +148,25 @@ class Resolver:
     async def resolve(self, address: bytes, sender: bytes = b"") -> Resolved:
         """An internal address, a recipient of mail from `sender`.  Raises Unavailable: then
         nothing is known about it."""
+        known = self._resolved.now()
+        if known is None:
+            return await self._looked_up(address, sender)
+        key = address, sender if self._by_sender else b""
+        found = known.get(key)
+        if found is None:
+            found = known[key] = await self._looked_up(address, sender)
+        return found
+
+    def remembered(self, address: bytes, sender: bytes = b"") -> Resolved | None:
+        """The same, where it is known without a table."""
+        known = self._resolved.now()
+        return None if known is None else known.get((address, sender if self._by_sender else b""))
+
+    async def _looked_up(self, address: bytes, sender: bytes) -> Resolved:
         local, domain, mark = await self._stripped(address)
         recipient = b"%b@%b" % (local, domain)
-        found = Resolved(recipient, routed=any(each in local for each in (b"@", b"!", b"%")))
+        routed = b"@" in local or b"!" in local or b"%" in local
+        found = Resolved(recipient, routed=routed)
         if self._unreachable(local, domain):
             return replace(found, wrong=True)
         found = await self._classified(found, domain, sender, mark)
@@ -127,8 +176,14 @@ class Resolver:
     async def wrong(self, address: bytes) -> bool:
         """What Resolved.wrong says, found out without the tables of where mail goes.
         Raises Unavailable."""
-        local, domain, _ = await self._stripped(address)
-        return self._unreachable(local, domain)
+        known = self._wrong.now()
+        wrong = None if known is None else known.get(address)
+        if wrong is None:
+            local, domain, _ = await self._stripped(address)
+            wrong = self._unreachable(local, domain)
+            if known is not None:
+                known[address] = wrong
+        return wrong
 
     def _unreachable(self, local: bytes, domain: bytes) -> bool:
         return not mail_host(domain) or (local.startswith(b"-") and not self.options.allow_min_user)

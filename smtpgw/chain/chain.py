@@ -10,23 +10,22 @@ failure action that answers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 
-from milterd.core.actions import Edit
-from milterd.core.apply import apply
 from milterd.core.decision import Reason, Reply, Verdict
 from milterd.core.finding import Found
-from milterd.core.mail import Direction, Mail, Session
+from milterd.core.mail import Client, Direction, Mail, Session
+from milterd.wire import messages as wire
+from smtpgw.chain.events import Event
 from smtpgw.chain.health import Health
 from smtpgw.chain.macros import client_facts, recipient_facts, sender_facts
 from smtpgw.chain.member import Member
 from smtpgw.chain.options import EditLimits, MilterOptions
+from smtpgw.chain.passage import Passage
 from smtpgw.chain.results import ChainResult, StageResult
-from smtpgw.chain.shared import GO_ON, Log, Observer, SessionFacts, Shared
+from smtpgw.chain.shared import GO_ON, Log, Observer, SessionFacts, Shared, both, merge
 
-Ask = Callable[[Member], Awaitable[StageResult]]
 NOTHING: Mapping[str, bytes] = {}
 
 
@@ -59,7 +58,8 @@ class Chain:
         observe: Observer = _unobserved,
         passing: Iterable[Found] = (),
     ) -> None:
-        self._facts = SessionFacts(macros=dict(macros))
+        known = dict(macros)
+        self._facts = SessionFacts(_connect(Client(), known), macros=known)
         shared = Shared(
             facts=self._facts,
             limits=limits or EditLimits(),
@@ -82,6 +82,8 @@ class Chain:
         self._found: tuple[Found, ...] = ()
         self._discarded: tuple[Reason, ...] = ()
         self._lock = asyncio.Lock()
+        self._serving: list[Member] = []
+        self._serve(self._direction)
 
     async def connect(self, session: Session) -> StageResult:
         """The client connected; milters are reached at once and asked in order.
@@ -92,21 +94,20 @@ class Chain:
         if not self._members:
             return GO_ON
         async with self._lock:
-            self._direction = session.direction
-            self._facts.client = session.client
-            self._facts.macros |= client_facts(session.client, session.macros)
-            await asyncio.gather(*(each.open() for each in self._serving()))
-            return await self._each(lambda member: member.catch_up(helo=False))
+            self._serve(session.direction)
+            self._learn(client_facts(session.client, session.macros))
+            event = self._facts.connect = _connect(session.client, self._facts.macros)
+            await self._open()
+            return await self._each(event)
 
     async def helo(self, name: bytes, macros: Mapping[str, bytes] = NOTHING) -> StageResult:
         """HELO or EHLO, as often as the client sends it; `macros` hold the TLS facts."""
         if not self._members:
             return GO_ON
         async with self._lock:
-            self._facts.helo = name
-            self._facts.helo_serial += 1
-            self._facts.macros |= macros
-            return await self._each(lambda member: member.catch_up())
+            self._learn(macros)
+            event = self._facts.helo = Event("helo", wire.Helo(name), self._facts.macros)
+            return await self._each(event)
 
     async def mail(
         self,
@@ -126,22 +127,45 @@ class Chain:
             return GO_ON
         async with self._lock:
             self._end()
-            self._direction = direction or self._direction
+            if direction is not None and direction is not self._direction:
+                self._serve(direction)
             self._transaction = sender_facts(sender, macros)
-            parameters, facts = tuple(args), self._transaction
-            await asyncio.gather(*(each.open() for each in self._serving()))
-
-            async def ask(member: Member) -> StageResult:
-                late = await member.catch_up()
-                if late.verdict is not Verdict.CONTINUE:
-                    return late
-                result = await member.mail(sender, parameters, facts)
-                return result if result is late else _merge(late, result)
-
-            result = self._remember(await self._each(ask))
+            await self._open()
+            event = self._event("mail", wire.MailFrom(_path(sender), tuple(args)), {})
+            result = self._remember(await self._each(event))
             if result.refused:
                 self._end()
             return result
+
+    def mail_now(
+        self,
+        sender: bytes,
+        args: Sequence[bytes],
+        macros: Mapping[str, bytes],
+        direction: Direction,
+    ) -> bool:
+        """As :meth:`mail` where no milter has to be waited for; if one has, nobody was told."""
+        if not self._members:
+            return True
+        if self._lock.locked():
+            return False
+        self._end()
+        if direction is not self._direction:
+            self._serve(direction)
+        self._transaction = sender_facts(sender, macros)
+        event = self._event("mail", wire.MailFrom(_path(sender), tuple(args)), {})
+        return Member.put_off_mail(self._serving, event)
+
+    def rcpt_now(self, address: bytes, args: Sequence[bytes], macros: Mapping[str, bytes]) -> bool:
+        """As :meth:`rcpt`, in the same way."""
+        if not self._members:
+            return True
+        command = wire.RcptTo(_path(address), tuple(args))
+        return self._put_off("rcpt", command, recipient_facts(address, macros))
+
+    def data_now(self) -> bool:
+        """As :meth:`data`, in the same way."""
+        return not self._members or self._put_off("data", wire.Data(), {})
 
     async def rcpt(
         self, address: bytes, args: Sequence[bytes] = (), macros: Mapping[str, bytes] = NOTHING
@@ -149,14 +173,8 @@ class Chain:
         """RCPT; a refusal is of this recipient only."""
         if not self._members:
             return GO_ON
-        async with self._lock:
-            if self._discarded:
-                return GO_ON
-            facts = {**self._transaction, **recipient_facts(address, macros)}
-            parameters = tuple(args)
-            return self._remember(
-                await self._each(lambda member: member.rcpt(address, parameters, facts))
-            )
+        facts = recipient_facts(address, macros)
+        return await self._stage("rcpt", wire.RcptTo(_path(address), tuple(args)), facts)
 
     async def rcpt_rejected(
         self, address: bytes, args: Sequence[bytes] = (), reply: Reply | None = None
@@ -169,26 +187,26 @@ class Chain:
         async with self._lock:
             if self._discarded:
                 return
-            facts = {**self._transaction, "rcpt_mailer": b"error", "rcpt_addr": address}
+            facts = {"rcpt_mailer": b"error", "rcpt_addr": address}
             if reply is not None:
                 facts["rcpt_host"] = reply.enhanced.encode()
                 facts["rcpt_addr"] = reply.text.encode()
-            for member in self._serving():
-                await member.rcpt_rejected(address, tuple(args), facts)
+            event = self._event("rcpt", wire.RcptTo(_path(address), tuple(args)), facts)
+            for member in self._serving:
+                if member.hears_rejected and not member.put_off(event):
+                    await member.ask(event)
 
     async def data(self) -> StageResult:
         """DATA, or the first BDAT."""
         if not self._members:
             return GO_ON
-        async with self._lock:
-            if self._discarded:
-                return GO_ON
-            return self._remember(await self._each(lambda member: member.data(self._transaction)))
+        return await self._stage("data", wire.Data(), {})
 
     async def unknown(self, line: bytes) -> StageResult:
         """A command line that SMTP does not know."""
         async with self._lock:
-            return await self._each(lambda member: member.unknown(line))
+            event = Event("unknown", wire.Unknown(line), self._facts.macros)
+            return await self._each(event)
 
     async def message(self, mail: Mail, queue_id: str) -> ChainResult:
         """The whole message; ends the transaction whatever comes of it.
@@ -217,14 +235,53 @@ class Chain:
             for member in self._members:
                 member.close()
 
-    def _serving(self) -> list[Member]:
-        return [each for each in self._members if self._direction in each.options.directions]
+    def _learn(self, macros: Mapping[str, bytes]) -> None:
+        """Facts of the session; events keep those they were made with."""
+        self._facts.macros = {**self._facts.macros, **macros}
 
-    async def _each(self, ask: Ask) -> StageResult:
+    def _serve(self, direction: Direction) -> None:
+        """Whose mail it is decides who is asked."""
+        self._direction = direction
+        self._serving = [each for each in self._members if direction in each.options.directions]
+
+    async def _open(self) -> None:
+        """Reach those that are not connected yet, all at the same time."""
+        new = [each for each in self._serving if each.new]
+        if len(new) == 1:
+            await new[0].open()
+        elif new:
+            await asyncio.gather(*(each.open() for each in new))
+
+    def _event(self, stage: str, command: wire.CommandMessage, facts: Mapping[str, bytes]) -> Event:
+        """An event of the transaction."""
+        return Event(stage, command, self._facts.macros, self._transaction, facts)
+
+    async def _stage(
+        self, stage: str, command: wire.CommandMessage, facts: Mapping[str, bytes]
+    ) -> StageResult:
+        """An event between MAIL and the content."""
+        if self._put_off(stage, command, facts):
+            return GO_ON
+        async with self._lock:
+            if self._discarded:
+                return GO_ON
+            return self._remember(await self._each(self._event(stage, command, facts)))
+
+    def _put_off(
+        self, stage: str, command: wire.CommandMessage, facts: Mapping[str, bytes]
+    ) -> bool:
+        """Tell all milters later, which is all they want; whether it will do."""
+        if self._lock.locked() or self._discarded:
+            return False
+        return Member.put_off_all(self._serving, self._event(stage, command, facts))
+
+    async def _each(self, event: Event) -> StageResult:
         """Ask in order; the first that does not let the mail go on decides."""
         total = GO_ON
-        for member in self._serving():
-            total = _merge(total, await ask(member))
+        for member in self._serving:
+            if member.put_off(event):
+                continue
+            total = merge(total, await member.ask(event))
             if total.verdict is not Verdict.CONTINUE:
                 break
         return total
@@ -233,65 +290,29 @@ class Chain:
         """Keep what a stage says of the whole transaction."""
         if result.quarantine is not None:
             self._quarantine = result.quarantine
-            self._found = _both(self._found, result.found)
+            self._found = both(self._found, result.found)
         if result.verdict is Verdict.DISCARD:
             self._discarded = result.reasons
         return result
 
     def _end(self) -> None:
         """ABORT to all that took part, and forget the transaction."""
-        for member in self._members:
-            member.abort()
+        Member.abort_all(self._members)
         self._transaction, self._quarantine, self._discarded = {}, None, ()
         self._found = ()
 
     async def _message(self, mail: Mail, facts: Mapping[str, bytes]) -> ChainResult:
         if self._discarded:
             return ChainResult(mail, Verdict.DISCARD, reasons=self._discarded)
-        total = StageResult(quarantine=self._quarantine, found=self._found)
-        applied: list[tuple[str, tuple[Edit, ...]]] = []
-        for member in self._serving():
-            result, edits = await member.message(mail, facts)
-            total = _merge(total, result)
-            if total.verdict is not Verdict.CONTINUE:
-                break
-            if edits:
-                mail = apply(mail, edits)
-                applied.append((member.name, edits))
-        else:
-            total = self._nobody_left(mail, total)
-        return ChainResult(
-            mail=mail,
-            verdict=total.verdict,
-            reply=total.reply,
-            hangup=total.hangup,
-            quarantine=total.quarantine if total.verdict is Verdict.CONTINUE else None,
-            reasons=total.reasons,
-            edits=tuple(applied),
-            found=total.found,
-        )
-
-    def _nobody_left(self, mail: Mail, total: StageResult) -> StageResult:
-        """A mail whose every recipient was deleted is discarded."""
-        if mail.envelope.recipients:
-            return total
-        self._log.warning("milters deleted every recipient", action="discard")
-        reason = Reason("chain", "discard", {"stage": "eom", "recipients": "0"})
-        return replace(total, verdict=Verdict.DISCARD, reasons=(*total.reasons, reason))
+        before = StageResult(quarantine=self._quarantine, found=self._found)
+        passage = Passage(self._serving, mail, {**self._facts.macros, **facts}, before, self._log)
+        return await passage.run()
 
 
-def _merge(before: StageResult, result: StageResult) -> StageResult:
-    """One result of two: the later verdict, the reasons of both, a hold of either."""
-    if before is GO_ON:
-        return result
-    return replace(
-        result,
-        reasons=(*before.reasons, *result.reasons),
-        quarantine=result.quarantine or before.quarantine,
-        found=_both(before.found, result.found),
-    )
+def _connect(client: Client, macros: Mapping[str, bytes]) -> Event:
+    command = wire.Connect(client.name, client.family, client.port, client.address)
+    return Event("connect", command, dict(macros))
 
 
-def _both(before: tuple[Found, ...], more: tuple[Found, ...]) -> tuple[Found, ...]:
-    """Each once, in the order they came."""
-    return tuple(dict.fromkeys((*before, *more))) if more else before
+def _path(address: bytes) -> bytes:
+    return b"<%b>" % address

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import socket
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from milterd.base.alarm import Alarm
 from milterd.base.sockets import SocketAddress
-from milterd.base.waiting import within
+from milterd.wire.bulk import Octets
 from milterd.wire.errors import PeerError
 from milterd.wire.messages import (
     CommandMessage,
@@ -28,10 +29,8 @@ from milterd.wire.messages import (
     Reply,
 )
 from milterd.wire.mta import MtaConnection, Negotiated
+from milterd.wire.states import CommandType
 from smtpgw.chain.faults import FaultKind, MilterFault
-from smtpgw.chain.macros import Values
-
-T = TypeVar("T")
 
 BATCH = 65_536
 """Octets collected before they are written, where no reply is waited for."""
@@ -53,14 +52,18 @@ class MilterClient(asyncio.Protocol):
         self.fault: MilterFault | None = None
         self.early_hold: QuarantineReply | None = None
         self._transport: asyncio.Transport | None = None
-        self._out = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self._out: list[Octets] = []
+        self._kept = 0
         self._replies: deque[Reply | Negotiated] = deque()
         self._reading = True
-        self._arrived: asyncio.Future[None] | None = None
+        self._writable = True
+        self._dismissed = False
+        self._listener: Callable[[], None] | None = None
+        self._woken: asyncio.Future[None] | None = None
         self._alarm: Alarm | None = None
         self._patience = 0.0
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._until, self._total = math.inf, math.inf
 
     # --- asyncio calls these ---
 
@@ -77,11 +80,13 @@ class MilterClient(asyncio.Protocol):
             self._fail(MilterFault(FaultKind.PROTOCOL, error.reason))
             self.abort()
             return
+        if self._dismissed:
+            self._drop_dismissed()
+        if self._replies:
+            self._wake()
         if len(self._replies) > BACKLOG and self._reading and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
-        if self._replies:
-            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         detail = "the milter closed the connection" if exc is None else str(exc)
@@ -90,63 +95,122 @@ class MilterClient(asyncio.Protocol):
             self._alarm.close()
 
     def pause_writing(self) -> None:
-        self._writable.clear()
+        self._writable = False
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        self._writable = True
+        self._wake()
 
     def _fail(self, fault: MilterFault) -> None:
         self.fault = self.fault or fault
-        self._writable.set()
+        self._writable = True
         self._wake()
 
     def _wake(self) -> None:
-        if self._arrived is not None and not self._arrived.done():
-            self._arrived.set_result(None)
+        if self._listener is not None:
+            self._listener()
+        elif self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
 
     # --- the chain calls these ---
 
-    async def event(
-        self, command: CommandMessage, macros: Values = (), *, patience: float
-    ) -> Reply | None:
-        """Send a command after its macros; the reply, or None where none is due.
+    def dismiss(self) -> None:
+        """The answer that is due does not matter any more: it is dropped when it comes."""
+        self._dismissed = True
+        self._drop_dismissed()
 
-        What needs no reply is kept back until something does, or there is a
-        batch of it.  `patience`, in seconds, bounds each wait.  Raises MilterFault.
-        """
+    def _drop_dismissed(self) -> None:
+        self._replies.clear()
+        if not self._reading and self._transport is not None and self.fault is None:
+            self._reading = True
+            self._transport.resume_reading()
+        self._dismissed = self.connection.awaiting > 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether events may be sent: nothing failed, and no answer is due."""
+        return self.fault is None and not self.connection.awaiting
+
+    def check(self) -> None:
+        """Raises MilterFault if the milter failed."""
         if self.fault is not None:
             raise self.fault
-        self._out += self.connection.send(command, macros)
-        if self.connection.awaiting:
+
+    def begin(self, seconds: float) -> None:
+        """From now on all waits together end after so many seconds, until the next call."""
+        self._until, self._total = self._loop.time() + seconds, seconds
+
+    def show(self, seconds: float, kinds: tuple[CommandType, ...], parts: Sequence[Octets]) -> None:
+        """:meth:`begin`, :meth:`keep` and :meth:`write` in one."""
+        self._until, self._total = self._loop.time() + seconds, seconds
+        if self._out:
+            self.keep(kinds, parts)
+            self.write()
+            return
+        self.connection.run(kinds)
+        if self._transport is None or self.fault is not None:
+            return
+        if sum(map(len, parts)) < BATCH:
+            self._transport.write(b"".join(parts))
+        else:
+            self._transport.writelines(parts)
+
+    def keep(self, kinds: tuple[CommandType, ...], parts: Sequence[Octets]) -> None:
+        """Take many events at once, of which at most the last is answered: their frames but
+        those the milter does not want.  They go out with :meth:`flush`."""
+        self.connection.run(kinds)
+        self._out += parts
+        self._kept += sum(map(len, parts))
+
+    def add(self, kind: CommandType, *parts: Octets) -> None:
+        """Take one event, or several of a kind that is not answered; :meth:`heard` is next.
+        Raises MilterFault."""
+        self.check()
+        if self.connection.move(kind):
+            self._out += parts
+            self._kept += sum(map(len, parts))
+
+    async def heard(self, patience: float) -> Reply | None:
+        """The reply to what was added, or None where none is due.
+
+        What needs no reply is kept back until something does, or there is a batch of it.
+        `patience`, in seconds, bounds each wait.  Raises MilterFault.
+        """
+        asked = self.connection.asked
+        if asked is not None:
             await self.flush(patience)
             reply = await self.answer(patience)
-            while isinstance(reply, QuarantineReply) and not isinstance(command, EndOfMessage):
+            while isinstance(reply, QuarantineReply) and asked is not EndOfMessage:
                 self.early_hold = reply
                 reply = await self.answer(patience)
             return reply
-        if len(self._out) >= BATCH:
+        if self._kept >= BATCH:
             await self.flush(patience)
             # Let others run, and hear of a milter that hung up.
             await asyncio.sleep(0)
         return None
 
+    def write(self) -> None:
+        """Write what was kept; of no effect after a fault."""
+        out, small = self._out, self._kept < BATCH
+        if out and self._transport is not None and self.fault is None:
+            self._out, self._kept = [], 0
+            if small:
+                self._transport.write(b"".join(out))
+            else:
+                self._transport.writelines(out)
+
     async def flush(self, patience: float) -> None:
-        """Write what was kept back, and wait while the milter does not take it."""
-        if self._out and self._transport is not None and self.fault is None:
-            self._transport.write(bytes(self._out))
-            self._out.clear()
-        if not self._writable.is_set():
-            try:
-                async with asyncio.timeout(patience):
-                    await self._writable.wait()
-            except TimeoutError:
-                raise self._timed_out("taking what was sent", patience) from None
+        """Write what was kept, and wait while the milter does not take it."""
+        self.write()
+        while not self._writable:
+            await self.more(patience)
         if self.fault is not None and not self._replies:
             raise self.fault
 
     async def negotiate(self, patience: float) -> None:
         """Open the conversation."""
-        self._out += self.connection.negotiate()
+        self._out.append(self.connection.negotiate())
         await self.flush(patience)
         # The connection lets nothing but a negotiation answer an offer.
         await self._next(patience)
@@ -159,45 +223,67 @@ class MilterClient(asyncio.Protocol):
                 return reply
 
     async def _next(self, patience: float) -> Reply | Negotiated:
+        while (reply := self.poll()) is None:
+            await self.more(patience)
+        return reply
+
+    def poll(self) -> Reply | Negotiated | None:
+        """The next reply that has come; None while there is none, or while the milter still takes
+        what was sent.  Raises MilterFault where none will come."""
+        if not self._writable:
+            return None
         if not self._replies:
-            await self._arrival(patience)
-        if not self._replies and self.fault is not None:
-            raise self.fault
+            if self.fault is not None:
+                raise self.fault
+            return None
         reply = self._replies.popleft()
-        if not self._replies and not self._reading and self._transport and self.fault is None:
+        if not self._reading and not self._replies and self._transport and self.fault is None:
             self._reading = True
             self._transport.resume_reading()
         return reply
 
-    async def _arrival(self, patience: float) -> None:
+    async def more(self, patience: float) -> None:
+        """Until anything comes from the milter, or there is room to write, or it failed."""
         if self.fault is not None:
             raise self.fault
-        loop = asyncio.get_running_loop()
-        if self._alarm is None:
-            self._alarm = Alarm(loop, self._ring)
-        self._arrived, self._patience = loop.create_future(), patience
-        self._alarm.set(loop.time() + patience)
+        self._woken = self._loop.create_future()
+        self._wind(patience)
         try:
-            await self._arrived
+            await self._woken
         finally:
-            self._arrived = None
-            self._alarm.clear()
+            self._woken = None
+
+    def listen(self, patience: float, listener: Callable[[], None]) -> None:
+        """The same without waiting: `listener` is called each time, until :meth:`hush`.
+        `patience` bounds the time to the next one."""
+        self._listener = listener
+        self._wind(patience)
+
+    def hush(self) -> None:
+        """Nobody waits for the milter; the alarm may ring all the same."""
+        self._listener = None
+
+    def _wind(self, patience: float) -> None:
+        if self._alarm is None:
+            self._alarm = Alarm(self._loop, self._ring)
+        self._patience = patience
+        self._alarm.set(min(self._loop.time() + patience, self._until))
 
     def _ring(self) -> None:
-        self._timed_out("answering", self._patience)
-
-    def _timed_out(self, what: str, patience: float) -> MilterFault:
-        fault = MilterFault(FaultKind.TIMEOUT, f"{what} took longer than {patience:g} s")
-        self._fail(fault)
+        if self._listener is None and self._woken is None:
+            return
+        what = "answering" if self._writable else "taking what was sent"
+        detail = f"{what} took longer than {self._patience:g} s"
+        if self._loop.time() >= self._until:
+            detail = f"no verdict within {self._total:g} s"
+        self._fail(MilterFault(FaultKind.TIMEOUT, detail))
         self.abort()
-        return fault
 
     def send_now(self, command: CommandMessage) -> None:
         """Send a command that has no reply (ABORT), without waiting; of no effect after a fault."""
-        if self.fault is None and self._transport is not None:
-            self._out += self.connection.send(command)
-            self._transport.write(bytes(self._out))
-            self._out.clear()
+        if self.fault is None:
+            self._out.append(self.connection.send(command))
+            self.write()
 
     def close(self) -> None:
         """Send QUIT and close; a milter that does not take it is cut off."""
@@ -211,7 +297,7 @@ class MilterClient(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cut the connection; anything still to come is dropped."""
-        self._out.clear()
+        self._out, self._kept = [], 0
         if self._transport is not None:
             self._transport.abort()
 
@@ -224,8 +310,12 @@ async def connect(
     Raises MilterFault.
     """
     try:
-        async with asyncio.timeout(connecting):
-            client = await _dial(address, connection)
+        opened = _connected(address.path) if address.kind == "unix" else None
+        if opened is not None:  # there is nothing to wait for
+            client = await _taken(opened, connection)
+        else:
+            async with asyncio.timeout(connecting):
+                client = await _dial(address, connection)
     except TimeoutError:
         detail = f"connecting took longer than {connecting:g} s"
         raise MilterFault(FaultKind.TIMEOUT, detail) from None
@@ -247,7 +337,15 @@ async def _dial(address: SocketAddress, connection: MtaConnection) -> MilterClie
             lambda: MilterClient(connection), address.host, address.port
         )
         return client
-    opened = await _connect_unix(address.path)
+    pause = 0.005
+    while (opened := _connected(address.path)) is None:
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 0.2)
+    return await _taken(opened, connection)
+
+
+async def _taken(opened: socket.socket, connection: MtaConnection) -> MilterClient:
+    loop = asyncio.get_running_loop()
     try:
         _, client = await loop.create_unix_connection(lambda: MilterClient(connection), sock=opened)
     except BaseException:
@@ -256,27 +354,13 @@ async def _dial(address: SocketAddress, connection: MtaConnection) -> MilterClie
     return client
 
 
-async def _connect_unix(path: str) -> socket.socket:
-    """A connected socket.  A full backlog is EAGAIN there (unix(7)), so it is tried again."""
-    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    pause = 0.005
-    try:
-        opened.setblocking(False)
-        while (code := opened.connect_ex(path)) != 0:
-            if code not in {errno.EAGAIN, errno.EINTR}:
-                raise OSError(code, os.strerror(code))  # noqa: TRY301 - the socket closes below
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.2)
-    except BaseException:
-        opened.close()
-        raise
-    return opened
-
-
-async def in_all(seconds: float, step: Coroutine[Any, Any, T]) -> T:
-    """Bound a whole event, however often the milter says that it is still at work."""
-    try:
-        return await within(seconds, step)
-    except TimeoutError:
-        detail = f"no verdict within {seconds:g} s"
-        raise MilterFault(FaultKind.TIMEOUT, detail) from None
+def _connected(path: str) -> socket.socket | None:
+    """A connected socket; None while the milter's backlog is full, which is EAGAIN (unix(7))."""
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    code = opened.connect_ex(path)
+    if not code:
+        return opened
+    opened.close()
+    if code in {errno.EAGAIN, errno.EINTR}:
+        return None
+    raise OSError(code, os.strerror(code))

@@ -48,11 +48,13 @@ def review(edits: Iterable[Edit], limits: EditLimits) -> Review:
     refused: list[str] = []
     quarantine: bytes | None = None
     for edit in edits:
+        # One after the other is what match does; most edits are of the first kind.
         match edit:
-            case Quarantine():
-                quarantine = hold_text(edit.reason)
-            case AddHeader() | InsertHeader() | ChangeHeader():
-                _keep(edit, _check_size(edit, limits), kept, refused)
+            case InsertHeader() | AddHeader() | ChangeHeader():
+                if len(edit.name) + len(edit.value) + 3 <= limits.field_size:
+                    kept.append(edit)
+                else:
+                    _keep(edit, _too_long(edit, limits), kept, refused)
             case ReplaceBody() | DeleteRecipient():
                 kept.append(edit)
             case AddRecipient():
@@ -61,6 +63,8 @@ def review(edits: Iterable[Edit], limits: EditLimits) -> Review:
             case ChangeSender():
                 known = _known(edit, edit.args, _SENDER_PARAMETERS, refused)
                 _keep(known, limits.sender(edit.address), kept, refused)
+            case Quarantine():
+                quarantine = hold_text(edit.reason)
     return Review(tuple(kept), quarantine, tuple(refused))
 
 
@@ -71,10 +75,8 @@ def _keep(edit: Edit, fault: str | None, kept: list[Edit], refused: list[str]) -
         refused.append(f"{type(edit).__name__}: {fault}")
 
 
-def _check_size(edit: AddHeader | InsertHeader | ChangeHeader, limits: EditLimits) -> str | None:
-    if len(edit.name) + len(edit.value) + 3 > limits.field_size:
-        return f"field {edit.name[:40]!r} longer than {limits.field_size} octets"
-    return None
+def _too_long(edit: AddHeader | InsertHeader | ChangeHeader, limits: EditLimits) -> str:
+    return f"field {edit.name[:40]!r} longer than {limits.field_size} octets"
 
 
 def _known(

@@ -8,14 +8,14 @@ braces, as Sendmail writes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from milterd.core import finding
 from milterd.core.mail import Client, Family
+from milterd.wire import bulk
 from milterd.wire.constants import Command, Stage
-
-Values = tuple[tuple[bytes, bytes], ...]
 
 DEFAULTS: Mapping[Stage, tuple[str, ...]] = MappingProxyType(
     {
@@ -54,18 +54,55 @@ STAGES: Mapping[Command, Stage] = MappingProxyType(
 )
 
 
-def select(
-    command: Command, wanted: Mapping[Stage, Iterable[str]], facts: Mapping[str, bytes]
-) -> Values:
-    """The macros to send before `command`; a name with no fact is left out."""
+class Chosen:
+    """The macros that a milter hears at one stage; one object for all milters that hear the same.
+
+    `names` are as the milter wrote them; `daemon_name`, unless empty, is its own {daemon_name}.
+    """
+
+    __slots__ = ("_daemon_name", "_pairs")
+
+    def __init__(self, names: tuple[str, ...], daemon_name: str) -> None:
+        plain = [bare(each) for each in names]
+        self._pairs = [(each, braced(each)) for each in plain]
+        self._daemon_name = daemon_name.encode() if "daemon_name" in plain else b""
+
+    def packet(self, command: Command, facts: Mapping[str, bytes]) -> bytes:
+        """The packet to send before `command`; a name with no fact is left out."""
+        if command is Command.MAIL and finding.MACRO in facts:
+            # Asked for by nobody: only we send it.
+            pairs = [*self._pairs, (finding.MACRO, braced(finding.MACRO))]
+            return bulk.macros(command, self._strings(pairs, facts))
+        return bulk.macros(command, self.strings(facts))
+
+    def strings(self, facts: Mapping[str, bytes]) -> bytes:
+        """Names and values as they stand in the packet; the same for all commands."""
+        return self._strings(self._pairs, facts)
+
+    def _strings(self, pairs: list[tuple[str, bytes]], facts: Mapping[str, bytes]) -> bytes:
+        own = self._daemon_name
+        told = []
+        for name, wire in pairs:
+            if name in facts:
+                value = own if own and name == "daemon_name" else facts[name]
+                told.append(b"%b\0%b\0" % (wire, value.replace(b"\0", b"?")))
+        return b"".join(told)
+
+
+NO_MACROS = Chosen((), "")
+
+
+@functools.lru_cache(maxsize=512)
+def _chosen(names: tuple[str, ...], daemon_name: str) -> Chosen:
+    return Chosen(names, daemon_name)
+
+
+def chosen(command: Command, wanted: Mapping[Stage, tuple[str, ...]], daemon_name: str) -> Chosen:
+    """What a milter that asked for `wanted` hears before `command`."""
     stage = STAGES.get(command)
     if stage is None:
-        return ()
-    names = wanted.get(stage, DEFAULTS[stage])
-    plain = [bare(each) for each in names]
-    if command is Command.MAIL and finding.MACRO in facts:
-        plain.append(finding.MACRO)  # asked for by nobody: only we send it
-    return tuple((braced(each), _safe(facts[each])) for each in plain if each in facts)
+        return NO_MACROS
+    return _chosen(wanted.get(stage, DEFAULTS[stage]), daemon_name)
 
 
 def bare(name: str) -> str:
@@ -76,11 +113,6 @@ def bare(name: str) -> str:
 def braced(name: str) -> bytes:
     """The name as it stands on the wire."""
     return (name if len(name) == 1 else "{" + name + "}").encode("latin-1", "replace")
-
-
-def _safe(value: bytes) -> bytes:
-    """A value that a C string can carry."""
-    return value.replace(b"\0", b"?")
 
 
 def client_facts(client: Client, given: Mapping[str, bytes]) -> dict[str, bytes]:

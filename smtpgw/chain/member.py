@@ -1,381 +1,295 @@
 """One milter in one SMTP session: what it has been told, and what it is still asked.
 
-The states are those of Postfix's milter8.c.  A milter that accepted the connection
-is out for the session, one that refused it or failed gives the same answer to
-every later event, one that accepted a message is left alone until the next.
+A milter that answers nothing before the end of message is told of everything else together with
+it, or once the transaction is over without one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
-from milterd.core.actions import Edit
-from milterd.core.decision import Reason, Reply, Verdict
-from milterd.core.finding import HOLD_QUEUE, MACRO, Found, macro_value
-from milterd.core.mail import Mail
+from milterd.core.decision import Verdict
+from milterd.core.finding import MACRO, macro_value
 from milterd.wire import messages as wire
-from milterd.wire.constants import Actions, Protocol
-from milterd.wire.constants import Command as Code
-from milterd.wire.errors import PeerError
-from milterd.wire.mta import MtaConnection
-from smtpgw.chain import replies
-from smtpgw.chain.client import MilterClient, connect, in_all
-from smtpgw.chain.content import Outcome, Showing
-from smtpgw.chain.edits import hold_text, review
+from milterd.wire.states import CommandType
+from smtpgw.chain.client import MilterClient
+from smtpgw.chain.concluding import Answer, conclude
+from smtpgw.chain.content import Content
+from smtpgw.chain.events import Event
 from smtpgw.chain.faults import FaultKind, MilterFault
-from smtpgw.chain.macros import select
-from smtpgw.chain.options import DefaultAction, MilterOptions
+from smtpgw.chain.link import Link
+from smtpgw.chain.options import MilterOptions
 from smtpgw.chain.results import StageResult
-from smtpgw.chain.shared import GO_ON, Shared, State
+from smtpgw.chain.shared import GO_ON, Shared, State, merge
+from smtpgw.chain.showing import Outcome, Showing
+
+PUT_OFF = 128
+"""Events that a milter is told of later, at most."""
+_SESSION = frozenset[CommandType]({wire.Connect, wire.Helo, wire.MailFrom})
+_ABORT = Event("abort", wire.Abort(), {})
+_BROKEN_OFF = MilterFault(FaultKind.CLOSED, "we broke off")
 
 
-class Member:
+class Member(Link):
     """One milter in one session.  No method raises for what a milter does."""
 
     def __init__(self, options: MilterOptions, shared: Shared) -> None:
-        self.options = options
-        self._shared = shared
-        self._client: MilterClient | None = None
-        self._state = State.NEW
-        self._fixed = GO_ON
-        self._passed = GO_ON
+        super().__init__(options, shared)
         self._told_connect = False
-        self._told_helo = 0
-        self._dirty = False
-        self._noted = 0
+        self._told_helo: Event | None = None
+        self._showing: Showing | None = None
+        self._began = 0.0
+        self._dirty = self._ended = self._hidden = False
 
     @property
-    def name(self) -> str:
-        """The milter's name in configuration."""
-        return self.options.name
+    def begun(self) -> bool:
+        """Whether it was shown the message at once, and its verdict is not taken yet."""
+        return self._showing is not None
 
-    # --- the connection ---
+    @staticmethod
+    def abort_all(members: Sequence[Member]) -> None:
+        """The transaction is over: ABORT to those who were told of one."""
+        for each in members:
+            if each._dirty or each._showing is not None or each._standing.state is State.PASSED:
+                each._abort()
 
-    async def open(self) -> None:
-        """Connect and negotiate, unless that was done; failure is remembered, not raised."""
-        if self._state is not State.NEW:
-            return
-        options, health = self.options, self._shared.health
-        if not health.may_try(self.name):
-            self._failed("open", MilterFault(FaultKind.PAUSED, "it timed out too often of late"))
-            return
-        try:
-            self._client = await connect(
-                options.endpoint,
-                MtaConnection(limits=self._shared.wire_limits),
-                connecting=options.connect_timeout,
-                patience=options.command_timeout,
-            )
-        except MilterFault as fault:
-            if fault.kind is FaultKind.TIMEOUT:
-                health.timed_out(self.name)
-            else:
-                health.answered(self.name)
-            self._failed("open", fault)
-        else:
-            health.answered(self.name)
-            self._state = State.OPEN
-
-    def close(self) -> None:
-        """QUIT, where the milter still listens."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-
-    def abort(self) -> None:
-        """The transaction is over: ABORT, where the milter was told of one."""
-        if self._dirty and self._client is not None:
-            self._client.send_now(wire.Abort())
-        self._dirty = False
-        if self._state is State.PASSED:
-            self._state = State.OPEN
+    def _abort(self) -> None:
+        client = self._client
+        if self._dirty and client is not None:
+            self._later.append(_ABORT)
+            # Nobody is in a hurry to hear it who has answered the message, or still judges it.
+            if not (self._quiet and (self._ended or client.connection.awaiting)):
+                self._tell_now(client)
+        self._dirty = self._ended = False
+        if self._showing is not None:
+            self.dismiss()
+        if self._standing.state is State.PASSED:
+            self._standing.transaction_over()
 
     # --- events before the content ---
 
-    async def catch_up(self, helo: bool = True) -> StageResult:
-        """Tell a milter of the connection and the HELO it has not been told of."""
-        await self.open()
-        facts = self._shared.facts
-        if self._state is State.OPEN and not self._told_connect:
-            self._told_connect = True
-            client = facts.client
-            command = wire.Connect(client.name, client.family, client.port, client.address)
-            result = await self._ask("connect", Code.CONNECT, command, {})
-            if result.verdict is not Verdict.CONTINUE:
-                return result
-        if helo and facts.helo is not None and self._told_helo != facts.helo_serial:
-            self._told_helo = facts.helo_serial
-            return await self._ask("helo", Code.HELO, wire.Helo(facts.helo), {})
-        return self._unasked()
+    def put_off(self, event: Event) -> bool:
+        """Tell the milter of an event later, which is all it wants; whether it will do."""
+        session = event.kind in _SESSION
+        if self._hidden and session:
+            self._look_at_hidden()
+        if not self._can_wait():
+            return False
+        if not session:
+            self._later.append(event)
+            self._dirty = True
+            return True
+        self._put_off(event)
+        return True
 
-    async def mail(
-        self, sender: bytes, args: tuple[bytes, ...], facts: Mapping[str, bytes]
-    ) -> StageResult:
-        """MAIL; begins a transaction.  One of our filters hears what it is to pass over."""
-        keys = [each.key for each in self._shared.passing if each.milter == self.name and each.key]
-        if keys:
-            facts = {**facts, MACRO: macro_value(keys)}
-        return await self._ask("mail", Code.MAIL, wire.MailFrom(_path(sender), args), facts)
+    def _put_off(self, event: Event) -> None:
+        """Keep an event of the session, or MAIL, and what should have been told before it."""
+        due = self._due(event)
+        self._later += due
+        self._dirty = self._dirty or (bool(due) and event.kind is wire.MailFrom)
 
-    async def rcpt(
-        self, address: bytes, args: tuple[bytes, ...], facts: Mapping[str, bytes]
-    ) -> StageResult:
-        """RCPT."""
-        return await self._ask("rcpt", Code.RCPT, wire.RcptTo(_path(address), args), facts)
-
-    async def rcpt_rejected(
-        self, address: bytes, args: tuple[bytes, ...], facts: Mapping[str, bytes]
-    ) -> None:
-        """RCPT that was refused, for a milter that asked to hear of those."""
+    def _can_wait(self) -> bool:
         client = self._client
-        if client is not None and Protocol.RCPT_REJ in client.connection.agreed_protocol:
-            await self.rcpt(address, args, facts)
+        return (
+            self._quiet
+            and client is not None
+            and client.fault is None
+            and self._standing.state is State.OPEN
+            and len(self._later) < PUT_OFF
+        )
 
-    async def data(self, facts: Mapping[str, bytes]) -> StageResult:
-        """DATA."""
-        return await self._ask("data", Code.DATA, wire.Data(), facts)
+    @staticmethod
+    def put_off_all(members: Sequence[Member], event: Event) -> bool:
+        """The same for RCPT or DATA and all milters; if it will not do for one of them, nobody is
+        told."""
+        for each in members:
+            # As _can_wait has it: this is done for every command of every mail.
+            client = each._client
+            if not each._quiet or client is None or client.fault is not None:
+                return False
+            if each._standing.state is not State.OPEN or len(each._later) >= PUT_OFF:
+                return False
+        for each in members:
+            each._later.append(event)
+            each._dirty = True
+        return True
 
-    async def unknown(self, line: bytes) -> StageResult:
-        """A command that SMTP does not know."""
-        return await self._ask("unknown", Code.UNKNOWN, wire.Unknown(line), {})
+    @staticmethod
+    def put_off_mail(members: Sequence[Member], event: Event) -> bool:
+        """The same for MAIL."""
+        for each in members:
+            if each._hidden:
+                each._look_at_hidden()
+            if not each._can_wait():
+                return False
+        for each in members:
+            each._put_off(event)
+        return True
 
-    async def _ask(
-        self, stage: str, code: Code, command: wire.CommandMessage, facts: Mapping[str, bytes]
-    ) -> StageResult:
-        if self._state is not State.OPEN or self._client is None:
-            return self._unasked()
-        self._dirty = self._dirty or stage in {"mail", "rcpt", "data", "unknown"}
+    def _due(self, event: Event) -> list[Event]:
+        """The event, and before it the connection and HELO, where the milter has not been told."""
+        if event.kind not in _SESSION:
+            return [event]
+        facts = self._shared.facts
+        due: list[Event] = []
+        if not self._told_connect:
+            self._told_connect = True
+            due.append(facts.connect)
+        if event.kind is not wire.Connect and self._told_helo is not facts.helo:
+            self._told_helo = facts.helo
+            due += [facts.helo] if facts.helo is not None else ()
+        if event.kind is wire.MailFrom:
+            due.append(self._with_keys(event) if self._shared.passing else event)
+        return due
+
+    def _with_keys(self, event: Event) -> Event:
+        """MAIL as one of our filters hears it that is to pass something over."""
+        passing = self._shared.passing
+        keys = [each.key for each in passing if each.milter == self.options.name and each.key]
+        return event.with_facts({MACRO: macro_value(keys)}) if keys else event
+
+    async def ask(self, event: Event) -> StageResult:
+        """Tell it of an event now, and of what it should have been told before."""
+        if event.kind in _SESSION:
+            await self.open()
+        if not self.asked:
+            return self._standing.unasked
+        total = GO_ON
+        for each in self._due(event):
+            result = await self._ask(each)
+            # Why a connection goes on is told with the message.
+            if each.kind is not wire.Connect or result.verdict is not Verdict.CONTINUE:
+                total = merge(total, result)
+            if result.verdict is not Verdict.CONTINUE:
+                break
+        return total
+
+    async def _ask(self, event: Event) -> StageResult:
+        if not self.asked or self._client is None:
+            return self._standing.unasked
         client, began = self._client, self._shared.clock()
-        macros = select(code, client.connection.wanted, self._macros(facts))
+        patience = self.options.command_timeout
+        client.begin(self.options.total_timeout)
         try:
-            step = client.event(command, macros, patience=self.options.command_timeout)
-            reply = await in_all(self.options.total_timeout, step)
-            result = self._with_hold(client, stage, self._judge(stage, reply))
+            client.check()
+            self._tell(client)
+            self._dirty = self._dirty or event.kind not in (wire.Connect, wire.Helo)
+            unsent = event.kind in client.connection.unsent
+            client.add(event.kind, b"" if unsent else event.octets(self._hearing))
+            reply = await client.heard(patience)
+            result = self._with_hold(client, event.stage, self._standing.judge(event.stage, reply))
         except MilterFault as fault:
-            result = self._failed(stage, fault)
+            result = self._standing.failed(event.stage, fault)
         except BaseException:
-            self._failed(stage, MilterFault(FaultKind.CLOSED, "we broke off"))
+            self._standing.failed(event.stage, _BROKEN_OFF)
+            self._drop()
             raise
-        self._note(stage, began, result)
+        self._note(event.stage, began, result)
         return result
-
-    def _unasked(self) -> StageResult:
-        """What stands in for an answer; why the mail goes on is told with the message."""
-        return self._fixed if self._fixed.refused else GO_ON
 
     # --- the content ---
 
-    async def message(
-        self, mail: Mail, facts: Mapping[str, bytes]
-    ) -> tuple[StageResult, tuple[Edit, ...]]:
-        """Header, body and end of message; the edits to apply if the verdict is CONTINUE."""
-        if self._state is not State.OPEN or self._client is None:
-            return self._passed if self._state is State.PASSED else self._fixed, ()
+    def begin(self, content: Content) -> bool:
+        """Show the message to a milter that answers nothing but its end, and that can take it at
+        once; whether that was done.  :meth:`take` gets the answer."""
+        client = self._client
+        if client is None or not content.small or not self._can_wait():
+            return False
         self._dirty = True
-        client, began = self._client, self._shared.clock()
-        edits: tuple[Edit, ...] = ()
-        showing = Showing(
-            client,
-            mail,
-            self._macros(facts),
-            patience=self.options.content_timeout,
-            limits=self._shared.wire_limits,
-        )
+        self._began = self._shared.clock()
         try:
-            outcome = await in_all(self.options.total_timeout, showing.run())
-            result, edits = self._conclude(outcome)
-            result = self._with_hold(client, "message", result)
-        except MilterFault as fault:
-            result = self._failed("message", fault)
-            if fault.kind is FaultKind.CLOSED and self._shared.health.crashed(self.name, mail):
-                result = self._poison()
+            kinds, parts = self._told()
+            more, frames = content.whole(self._hearing)
+            client.show(self.options.total_timeout, (*kinds, *more), [*parts, *frames])
         except BaseException:
-            self._failed("message", MilterFault(FaultKind.CLOSED, "we broke off"))
+            self.break_off()
             raise
-        self._note("message", began, result)
+        self._showing = self._show(client, content)
+        return True
+
+    def _show(self, client: MilterClient, content: Content) -> Showing:
+        patience = self.options.content_timeout
+        return Showing(client, content, self._hearing, patience, self._limits)
+
+    def break_off(self) -> None:
+        """Nobody will take the milter's answer: it is asked no more."""
+        self._standing.failed("message", _BROKEN_OFF)
+        self._drop()
+
+    def dismiss(self) -> None:
+        """The message was begun, and its answer does not matter any more: another milter has
+        refused it, and this one is to be as if it had not been asked."""
+        if self._showing is not None and self._client is not None:
+            self._client.dismiss()
+            self._hidden = True
+        self._showing = None
+
+    def _look_at_hidden(self) -> None:
+        """A milter that failed over such a message, or still judges it, is connected to anew."""
+        self._hidden = False
+        if self._client is not None and not self._client.usable:
+            self._drop()
+            self._standing.state = State.NEW
+            self._told_connect, self._told_helo = False, None
+
+    def take(self, content: Content) -> Answer | None:
+        """What the milter says to the message, if that is known: it is not to be asked, or was
+        shown it by :meth:`begin` and has answered."""
+        standing, client, showing = self._standing, self._client, self._showing
+        if client is None or standing.state is not State.OPEN:
+            return standing.passed if standing.state is State.PASSED else standing.fixed, ()
+        if showing is None:
+            return None
+        try:
+            outcome = showing.outcome()
+            if outcome is None:
+                return None
+            self._showing = None
+            client.hush()
+            return self._concluded(client, outcome)
+        except MilterFault as fault:
+            self._showing = None
+            client.hush()
+            return self._failed_over(content, fault)
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Have `heard` called, once or more often, when :meth:`take` may have what is due."""
+        if self._client is not None:
+            self._client.listen(self.options.content_timeout, heard)
+
+    async def message(self, content: Content) -> Answer:
+        """Show header, body and end of message as the milter answers; what it says to them."""
+        client = self._client
+        if client is None:
+            return self._standing.fixed, ()
+        self._dirty = True
+        self._began = self._shared.clock()
+        client.begin(self.options.total_timeout)
+        try:
+            client.check()
+            self._tell(client)
+            return self._concluded(client, await self._show(client, content).run())
+        except MilterFault as fault:
+            return self._failed_over(content, fault)
+        except BaseException:
+            self.break_off()
+            raise
+
+    def _concluded(self, client: MilterClient, outcome: Outcome) -> Answer:
+        result, edits = conclude(self._standing, self._shared, outcome)
+        result = self._with_hold(client, "message", result)
+        self._ended = outcome.stage == "eom"
+        self._note("message", self._began, result)
         return result, edits
 
-    def _conclude(self, outcome: Outcome) -> tuple[StageResult, tuple[Edit, ...]]:
-        """What an outcome means; edits count only where the mail goes on."""
-        result = self._judge(outcome.stage, outcome.reply)
-        if result.verdict is not Verdict.CONTINUE:
-            if outcome.edits:
-                self._shared.log.info(
-                    "milter edits dropped", milter=self.name, verdict=result.verdict.value
-                )
-            return result, ()
-        checked = review(outcome.edits, self._shared.limits)
-        reasons = list(result.reasons)
-        if checked.edits:
-            reasons.append(self._reason("edited", outcome.stage, edits=str(len(checked.edits))))
-        elif not reasons:
-            reasons.append(self._reason("continue", outcome.stage))
-        for each in (*outcome.refused, *checked.refused):
-            self._shared.log.warning("milter edit refused", milter=self.name, edit=each)
-            reasons.append(self._reason("edit refused", outcome.stage, edit=each))
-        result = StageResult(reasons=tuple(reasons))
-        if checked.quarantine is not None:
-            result = self._caught(result, outcome.stage, checked.quarantine)
-        return result, checked.edits
-
-    def _with_hold(self, client: MilterClient, stage: str, result: StageResult) -> StageResult:
-        """The result with what the milter let slip before its verdict."""
-        for each in client.connection.violations[self._noted :]:
-            self._noted += 1
-            self._shared.log.warning("milter protocol violation", milter=self.name, what=each)
-        hold, client.early_hold = client.early_hold, None
-        if hold is None or Actions.QUARANTINE not in client.connection.agreed_actions:
-            return result
-        return self._caught(result, stage, hold_text(hold.reason))
-
-    def _caught(
-        self, result: StageResult, stage: str, text: bytes, *, told: bool = True
-    ) -> StageResult:
-        """The result with a quarantine, unless the mail was released in spite of this finding."""
-        said = text.decode("ascii")
-        found = Found.of(self.name, said)
-        if found in self._shared.passing:
-            reason = self._reason("released", stage, text=said)
-            return replace(result, reasons=(*result.reasons, reason))
-        reasons = result.reasons
-        if told:
-            reasons = (*reasons, self._reason("quarantine", stage, text=said))
-        kept = () if found.filter == HOLD_QUEUE else (found,)
-        return replace(result, reasons=reasons, quarantine=text, found=(*result.found, *kept))
-
-    # --- verdicts ---
-
-    def _judge(self, stage: str, reply: wire.Reply | None) -> StageResult:
-        """A milter's reply as a result, and what it makes of the session."""
-        early = stage in {"connect", "helo"}
-        match reply:
-            case None | wire.Continue() | wire.Skip():
-                return GO_ON
-            case wire.Accept():
-                result = StageResult(reasons=(self._reason("accept", stage),))
-                if early:
-                    self._fixed = result
-                else:
-                    self._passed = result
-                self._settle(State.OUT if early else State.PASSED)
-                return result
-            case wire.Discard() if early:
-                self._shared.log.warning("milter discard ignored", milter=self.name, stage=stage)
-                return StageResult(reasons=(self._reason("discard ignored", stage),))
-            case wire.Discard():
-                self._settle(State.PASSED)
-                found = Found(self.name, "discard", "discard")
-                if found in self._shared.passing:
-                    return self._let_pass(stage, found, early=False)
-                reasons = (self._reason("discard", stage),)
-                return StageResult(Verdict.DISCARD, reasons=reasons, found=(found,))
-            case wire.Reject():
-                return self._refuse(stage, replies.REJECT, fixed=early)
-            case wire.TempFail():
-                return self._refuse(stage, replies.TEMPFAIL, fixed=early)
-            case wire.ConnFail():
-                return self._refuse(stage, replies.TEMPFAIL, fixed=True)
-            case wire.Shutdown():
-                return self._refuse(stage, replies.SHUTDOWN, fixed=True)
-            case wire.ReplyCode(text=text):
-                try:
-                    parsed = replies.parse_reply(text)
-                except PeerError as error:
-                    raise MilterFault(FaultKind.PROTOCOL, error.reason) from error
-                return self._refuse(stage, parsed, fixed=early)
-            case _:
-                what = type(reply).__name__
-                raise MilterFault(FaultKind.PROTOCOL, f"{what} is no answer to {stage}")
-
-    def _refuse(self, stage: str, reply: Reply, *, fixed: bool) -> StageResult:
-        found: tuple[Found, ...] = ()
-        verdict = Verdict.REJECT if reply.code >= 500 else Verdict.TEMPFAIL
-        if verdict is Verdict.REJECT:
-            one = Found(self.name, f"reject {reply}", str(reply))
-            if one in self._shared.passing:
-                return self._let_pass(stage, one, early=fixed)
-            found = (one,)
-        reasons = (self._reason(verdict.value, stage, reply=str(reply)),)
-        result = StageResult(verdict, reply, reply.code in {421, 521}, reasons, found=found)
-        if fixed:
-            self._fixed = result
-            self._settle(State.FIXED)
-        return result
-
-    def _let_pass(self, stage: str, found: Found, *, early: bool) -> StageResult:
-        """A verdict that a postmaster released the mail in spite of; the milter is asked no more,
-        since it believes the mail is gone."""
-        result = StageResult(reasons=(self._reason("released", stage, text=found.text),))
-        if stage == "rcpt":
-            return result  # of one recipient: the milter goes on by itself
-        if early:
-            self._fixed = result
-        else:
-            self._passed = result
-        self._settle(State.OUT if early else State.PASSED)
-        return result
-
-    def _settle(self, state: State) -> None:
-        """Enter a state; a milter that is asked no more this session is hung up on."""
-        self._state = state
-        if state in {State.OUT, State.FIXED}:
-            self._drop()
-
-    def _failed(self, stage: str, fault: MilterFault) -> StageResult:
-        """The failure action, for this event and the rest of the session."""
-        action = self.options.action
-        self._shared.log.warning(
-            "milter failed",
-            milter=self.name,
-            stage=stage,
-            fault=str(fault.kind),
-            detail=fault.detail,
-            action=str(action),
-        )
-        reason = self._reason(
-            "failed", stage, fault=str(fault.kind), detail=fault.detail, action=str(action)
-        )
-        match action:
-            case DefaultAction.ACCEPT:
-                self._fixed = StageResult(reasons=(reason,))
-            case DefaultAction.QUARANTINE:
-                text = hold_text(b"milter %b failed" % self.name.encode())
-                plain = StageResult(reasons=(reason,))
-                self._fixed = self._caught(plain, stage, text, told=False)
-            case _:
-                reply = replies.UNAVAILABLE[action]
-                verdict = Verdict.REJECT if reply.code >= 500 else Verdict.TEMPFAIL
-                self._fixed = StageResult(verdict, reply, reply.code == 421, (reason,))
-        self._settle(State.FIXED)
-        return self._fixed
-
-    def _poison(self) -> StageResult:
-        """A message that keeps killing the milter is held, not refused for ever."""
-        self._shared.log.warning("milter killed by message", milter=self.name, action="hold")
-        reasons = (*self._fixed.reasons, self._reason("quarantine", "message", text="poison"))
-        text = hold_text(b"milter %b fails on this message" % self.name.encode())
-        return self._caught(StageResult(reasons=reasons), "message", text, told=False)
+    def _failed_over(self, content: Content, fault: MilterFault) -> Answer:
+        result = self._standing.failed("message", fault)
+        crashed = self._shared.health.crashed
+        if fault.kind is FaultKind.CLOSED and crashed(self.name, content.mail):
+            result = self._standing.poison()
+        self._note("message", self._began, result)
+        return result, ()
 
     def _drop(self) -> None:
-        """Hang up without QUIT, as Postfix does; nothing is asked of it again."""
-        if self._client is not None:
-            self._client.abort()
-            self._client = None
-
-    def _macros(self, facts: Mapping[str, bytes]) -> Mapping[str, bytes]:
-        own = self.options.macro_daemon_name
-        named = {"daemon_name": own.encode()} if own else {}
-        return {**self._shared.facts.macros, **facts, **named}
-
-    def _reason(self, outcome: str, stage: str, **facts: str) -> Reason:
-        return Reason(f"milter {self.name}", outcome, {"stage": stage, **facts})
-
-    def _note(self, stage: str, began: float, result: StageResult) -> None:
-        outcome = "failed" if result is self._fixed and self._state is State.FIXED else ""
-        seconds = self._shared.clock() - began
-        self._shared.observe(self.name, stage, seconds, outcome or result.verdict.value)
-
-
-def _path(address: bytes) -> bytes:
-    return b"<%b>" % address
+        super()._drop()
+        self._showing = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from milterd.core.finding import Found
-from milterd.core.mail import Client
 from milterd.wire.limits import Limits
+from smtpgw.chain.events import Event
 from smtpgw.chain.health import Health
 from smtpgw.chain.options import EditLimits
 from smtpgw.chain.results import StageResult
@@ -42,9 +43,8 @@ class State(enum.Enum):
 class SessionFacts:
     """What a session knows that milters are told; one object, shared by its members."""
 
-    client: Client = field(default_factory=Client)
-    helo: bytes | None = None
-    helo_serial: int = 0
+    connect: Event
+    helo: Event | None = None
     macros: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -65,4 +65,26 @@ class Shared:
     def wire_limits(self) -> Limits:
         """The edit limits as the connection enforces them."""
         limits = self.limits
-        return Limits(edits=limits.count, edit_octets=limits.octets, replaced_body=limits.body_size)
+        return _wire_limits(limits.count, limits.octets, limits.body_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _wire_limits(edits: int, octets: int, body: int) -> Limits:
+    return Limits(edits=edits, edit_octets=octets, replaced_body=body)
+
+
+def merge(before: StageResult, result: StageResult) -> StageResult:
+    """One result of two: the later verdict, the reasons of both, a hold of either."""
+    if before is GO_ON:
+        return result
+    return replace(
+        result,
+        reasons=(*before.reasons, *result.reasons),
+        quarantine=result.quarantine or before.quarantine,
+        found=both(before.found, result.found),
+    )
+
+
+def both(before: tuple[Found, ...], more: tuple[Found, ...]) -> tuple[Found, ...]:
+    """Each once, in the order they came."""
+    return tuple(dict.fromkeys((*before, *more))) if more else before

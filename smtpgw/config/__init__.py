@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from milterd.base import row, settings, toml_file
-from milterd.base.fields import Duration, Size
+from milterd.base.fields import Days, Duration, Hours, Size
 from milterd.base.toml_file import ConfigError
 from smtpgw import queue_place
 from smtpgw.config.addresses import Addresses, Service, written
@@ -149,13 +149,13 @@ class Queue(settings.Table):
     maximal_backoff_time: Duration = Field(
         default=4000.0, gt=0, description="greatest time between attempts"
     )
-    maximal_queue_lifetime: Duration = Field(
+    maximal_queue_lifetime: Days = Field(
         default=432000.0, description="when mail is returned to its sender as undeliverable"
     )
-    bounce_queue_lifetime: Duration = Field(
+    bounce_queue_lifetime: Days = Field(
         default=432000.0, description="the same for mail from the null sender"
     )
-    delay_warning_time: Duration = Field(
+    delay_warning_time: Hours = Field(
         default=0.0, description="when the sender is told of a delay; 0 means never"
     )
     queue_minfree: Size = Field(

@@ -69,7 +69,7 @@ class Peers(Delivery):
         default=120.0, gt=0, description="for the answer to DATA"
     )
     smtp_data_xfer_timeout: Duration = Field(
-        default=180.0, gt=0, description="for room to send a piece of the message"
+        default=180.0, gt=0, description="in which the peer has to read some of what is sent"
     )
     smtp_data_done_timeout: Duration = Field(
         default=600.0, gt=0, description="for the answer after the final dot"
@@ -93,7 +93,7 @@ class Peers(Delivery):
         default=120.0, gt=0, description="for the answer to DATA"
     )
     lmtp_data_xfer_timeout: Duration = Field(
-        default=180.0, gt=0, description="for room to send a piece of the message"
+        default=180.0, gt=0, description="in which the peer has to read some of what is sent"
     )
     lmtp_data_done_timeout: Duration = Field(
         default=600.0, gt=0, description="for the answers after the final dot"

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from milterd.base import settings
-from milterd.base.fields import VERBATIM, Duration
+from milterd.base.fields import VERBATIM, Days, Duration, Hours
 from smtpgw.screen import sites
 
 Action = Literal["ignore", "enforce", "drop"]
@@ -59,7 +59,7 @@ class Screen(settings.Table):
         "[smtpgw.stress] for what Postfix does",
     )
     postscreen_greet_action: Action = Field(default="ignore", description=_ACTIONS)
-    postscreen_greet_ttl: Duration = Field(
+    postscreen_greet_ttl: Days = Field(
         default=86400.0, gt=0, description="how long silence before the banner is remembered"
     )
     postscreen_dnsbl_sites: tuple[str, ...] = Field(
@@ -86,10 +86,10 @@ class Screen(settings.Table):
     postscreen_dnsbl_min_ttl: Duration = Field(
         default=60.0, gt=0, description="that the lists had nothing is remembered so long at least"
     )
-    postscreen_dnsbl_max_ttl: Duration = Field(
+    postscreen_dnsbl_max_ttl: Hours = Field(
         default=3600.0, gt=0, description="and that long at most"
     )
-    postscreen_dnsbl_ttl: Duration = Field(
+    postscreen_dnsbl_ttl: Hours = Field(
         default=0.0, description="takes the place of postscreen_dnsbl_max_ttl if it is not 0"
     )
     postscreen_dnsbl_reply_map: str = Field(
@@ -103,7 +103,7 @@ class Screen(settings.Table):
         "which it was not told it may",
     )
     postscreen_pipelining_action: Action = Field(default="enforce", description=_ACTIONS)
-    postscreen_pipelining_ttl: Duration = Field(
+    postscreen_pipelining_ttl: Days = Field(
         default=2592000.0, gt=0, description="how long it is remembered that it does not"
     )
     postscreen_non_smtp_command_enable: bool = Field(
@@ -112,14 +112,14 @@ class Screen(settings.Table):
         "octets that are no UTF-8 for commands",
     )
     postscreen_non_smtp_command_action: Action = Field(default="drop", description=_ACTIONS)
-    postscreen_non_smtp_command_ttl: Duration = Field(
+    postscreen_non_smtp_command_ttl: Days = Field(
         default=2592000.0, gt=0, description="how long it is remembered that it does not"
     )
     postscreen_bare_newline_enable: bool = Field(
         default=False, description="test whether a client ends lines in LF alone"
     )
     postscreen_bare_newline_action: Action = Field(default="ignore", description=_ACTIONS)
-    postscreen_bare_newline_ttl: Duration = Field(
+    postscreen_bare_newline_ttl: Days = Field(
         default=2592000.0, gt=0, description="how long it is remembered that it does not"
     )
     postscreen_deep_defer: bool = Field(
@@ -165,10 +165,10 @@ class Screen(settings.Table):
     postscreen_whitelist_interfaces: tuple[str, ...] = Field(
         default=(), description="its name before Postfix 3.6"
     )
-    postscreen_cache_retention_time: Duration = Field(
+    postscreen_cache_retention_time: Days = Field(
         default=604800.0, description="how long a client is remembered whose passes have ended"
     )
-    postscreen_cache_cleanup_interval: Duration = Field(
+    postscreen_cache_cleanup_interval: Hours = Field(
         default=43200.0, description="time between two cleanings of the cache; 0: never"
     )
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from milterd.base import settings
-from milterd.base.fields import VERBATIM, Duration
+from milterd.base.fields import VERBATIM, Days, Duration, Hours
 
 
 class Polls(settings.Table):
@@ -33,21 +33,21 @@ class Verification(settings.Table):
         "path is below the queue's directory; empty keeps it in the memory of each worker",
         json_schema_extra={VERBATIM: True},
     )
-    address_verify_positive_expire_time: Duration = Field(
+    address_verify_positive_expire_time: Days = Field(
         default=31 * 86400.0, gt=0, description="when a good address is known no more"
     )
-    address_verify_positive_refresh_time: Duration = Field(
+    address_verify_positive_refresh_time: Days = Field(
         default=7 * 86400.0,
         gt=0,
         description="when a good address is probed again; meanwhile it counts as good",
     )
-    address_verify_negative_expire_time: Duration = Field(
+    address_verify_negative_expire_time: Days = Field(
         default=3 * 86400.0, gt=0, description="when any other address is known no more"
     )
-    address_verify_negative_refresh_time: Duration = Field(
+    address_verify_negative_refresh_time: Hours = Field(
         default=3 * 3600.0, gt=0, description="when an address that was refused is probed again"
     )
-    address_verify_deferred_refresh_time: Duration | None = Field(
+    address_verify_deferred_refresh_time: Hours | None = Field(
         default=None,
         gt=0,
         description="when an address is probed again whose host said 4xx or could not be reached; "
@@ -58,7 +58,7 @@ class Verification(settings.Table):
         default=True,
         description="keep addresses that are not good too; without, each question makes a probe",
     )
-    address_verify_cache_cleanup_interval: Duration = Field(
+    address_verify_cache_cleanup_interval: Hours = Field(
         default=12 * 3600.0, ge=0, description="time between two cleanings of the file; 0 for none"
     )
     address_verify_sender: str = Field(

@@ -7,14 +7,19 @@ its queue id, which its answer carries too.
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Protocol
+
+from milterd.base import chance
+from milterd.base.json_text import encoder
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 """No character that is taken for another one when it is read out."""
 WIDTH = 8
-_MOST = len(ALPHABET) ** WIDTH
+_PAIRS = tuple(one + other for one in ALPHABET for other in ALPHABET)
+_MOST = len(_PAIRS) ** (WIDTH // 2)
 LONGEST = 16_384
 """Octets of a decision that are kept; of one with more, the first steps and this note."""
 _TEXT = 1000
@@ -23,15 +28,15 @@ _TEXT = 1000
 
 def new_reference() -> str:
     """An id that has not been given before, but for one chance in 850 thousand million."""
-    number = secrets.randbelow(_MOST)  # one look at the system's randomness, not eight
-    found = []
-    for _ in range(WIDTH):
-        number, at = divmod(number, len(ALPHABET))
-        found.append(ALPHABET[at])
-    return "".join(found)
+    number = chance.below(_MOST)
+    text = ""
+    while len(text) < WIDTH:
+        number, at = divmod(number, len(_PAIRS))
+        text += _PAIRS[at]
+    return text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # there is one for each mail, and to freeze it costs as much as a call each
 class Decision:
     """`at` is in seconds since the epoch.  `source` is the rule, the milter or the limit that had
     the last word, `outcome` what became of it: accepted, held, discarded, rejected, tempfailed or
@@ -64,7 +69,7 @@ class Decision:
 
     def _values(self) -> dict[str, object]:
         """The fields as they are: nothing is copied that is only to be written."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return dict(zip(_NAMES, _values(self), strict=True))
 
     def _shortened(self) -> str:
         short = {k: v[:_TEXT] if isinstance(v, str) else v for k, v in self._values().items()}
@@ -81,13 +86,31 @@ class Decision:
         return _json(short)
 
 
+class Kept(Protocol):
+    """A decision, or what is written as one."""
+
+    reference: str
+
+    @property
+    def queue_id(self) -> str: ...
+
+    @property
+    def session(self) -> str: ...
+
+    def encode(self) -> str: ...
+
+
+_NAMES = tuple(each.name for each in fields(Decision))
+_values = attrgetter(*_NAMES)
+
+
 def decode(text: str) -> Decision:
     """The same again.  Raises ValueError, TypeError for what is no decision."""
     return Decision(**json.loads(text))
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), default=str)
+to_json = _json = encoder(str, ",", ":")
+"""A part of a decision as it stands in one."""
 
 
 def _cut(facts: Mapping[str, object]) -> dict[str, object]:

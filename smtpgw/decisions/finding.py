@@ -36,7 +36,13 @@ def find(queue: Path, name: str) -> Found:
     """Those with this reference or queue id, or of this session, in the files of all workers."""
     found: list[Decision] = []
     unread: list[tuple[Path, str]] = []
-    for file in sorted((queue / DIRECTORY).glob("*.sqlite")):
+    try:
+        files = sorted(each for each in (queue / DIRECTORY).iterdir() if each.suffix == ".sqlite")
+    except FileNotFoundError:
+        files = []
+    except OSError as error:  # a glob would find nothing
+        files, unread = [], [(queue / DIRECTORY, str(error.strerror))]
+    for file in files:
         try:
             found.extend(_read(file, name))
         except (sqlite3.Error, ValueError, TypeError) as error:

@@ -7,21 +7,22 @@ write, is lost, counted and said in the log.  It never has a part in what a clie
 from __future__ import annotations
 
 import contextlib
-import queue
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
-from smtpgw.decisions.decision import Decision
+from smtpgw.decisions.decision import Kept
 
+_Row = tuple[str, str, str, str]
 VERSION = 1
 BATCH = 500
 """Decisions in one transaction."""
-GATHER = 0.2
+GATHER = 0.5
 """Seconds that the first of a batch waits for others."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS decision (
@@ -54,31 +55,39 @@ class DecisionStore:
     ) -> None:
         self._options, self._log, self._lost = options, log, lost
         self.kept = options.kept
-        self._waiting: queue.Queue[Decision | None] = queue.Queue(options.waiting)
+        self._waiting: deque[Callable[[], Kept]] = deque()
+        self._some, self._closing = threading.Event(), threading.Event()
+        self._called = False
         self._thread = threading.Thread(target=self._run, name="decisions", daemon=True)
         self._broken = False
         self._thread.start()
 
-    def note(self, decision: Decision) -> None:
-        """Keep it, soon.  Neither waits nor raises."""
-        try:
-            self._waiting.put_nowait(decision)
-        except queue.Full:
+    def note(self, make: Callable[[], Kept]) -> None:
+        """Keep what `make` makes, which is called in the thread, soon.  Neither waits nor
+        raises."""
+        if len(self._waiting) >= self._options.waiting:
             self._lost(1)
+            return
+        self._waiting.append(make)
+        if not self._called:  # or else the thread has still to look
+            self._called = True
+            self._some.set()
 
     def close(self, patience: float = 5.0) -> None:
         """Write what waits, within so many seconds."""
-        with contextlib.suppress(queue.Full):
-            self._waiting.put(None, timeout=patience)
+        self._closing.set()
+        self._some.set()
         self._thread.join(patience)
 
     # -- in the thread -----------------------------------------------------------------
 
     def _run(self) -> None:
         db: sqlite3.Connection | None = None
-        going = True
-        while going:
-            batch, going = self._gather()
+        while True:
+            waiting = self._gather()
+            if not waiting:
+                break
+            batch = self._made(waiting)
             try:
                 db = db or _open(self._options.file)
                 _write(db, batch, self.kept)
@@ -89,19 +98,28 @@ class DecisionStore:
                 db = None
         _close(db)
 
-    def _gather(self) -> tuple[list[Decision], bool]:
-        """The next decisions, and whether there may be more."""
-        batch: list[Decision] = []
-        each = self._waiting.get()
-        while each is not None:
-            batch.append(each)
-            if len(batch) >= BATCH:
-                return batch, True
+    def _made(self, waiting: list[Callable[[], Kept]]) -> list[_Row]:
+        """The rows of decisions; one that cannot be made is lost, and no other."""
+        rows: list[_Row] = []
+        for make in waiting:
             try:
-                each = self._waiting.get(timeout=GATHER)
-            except queue.Empty:
-                return batch, True
-        return batch, False
+                each = make()
+                rows.append((each.reference, each.queue_id, each.session, each.encode()))
+            except Exception as error:  # noqa: BLE001 - our fault, for which the others do not pay
+                self._lost(1)
+                self._log.error("a decision is lost", exc_info=error)
+        return rows
+
+    def _gather(self) -> list[Callable[[], Kept]]:
+        """The next decisions; none when the store is closed."""
+        while not self._waiting:
+            if self._closing.is_set():
+                return []
+            self._some.wait()
+            self._closing.wait(GATHER)
+            self._some.clear()
+            self._called = False  # before the look: who comes after it calls again
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
 
     def _failed(self, count: int, error: Exception) -> None:
         self._lost(count)
@@ -127,7 +145,7 @@ def _connect(file: Path) -> sqlite3.Connection:
     db = sqlite3.connect(file, isolation_level=None, timeout=5)
     try:
         # Nothing of it is worth a wait for the disk: the last second may be lost.
-        for each in ("journal_mode=WAL", "synchronous=OFF", "wal_autocheckpoint=500"):
+        for each in ("journal_mode=WAL", "synchronous=OFF", "wal_autocheckpoint=4000"):
             db.execute(f"PRAGMA {each}")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         _check(version)
@@ -144,8 +162,7 @@ def _check(version: int) -> None:
         raise sqlite3.DatabaseError(f"version {version}")
 
 
-def _write(db: sqlite3.Connection, batch: list[Decision], kept: int) -> None:
-    rows = [(each.reference, each.queue_id, each.session, each.encode()) for each in batch]
+def _write(db: sqlite3.Connection, rows: list[_Row], kept: int) -> None:
     db.execute("BEGIN")
     try:
         db.executemany(

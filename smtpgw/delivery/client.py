@@ -7,15 +7,19 @@ may so arrive twice, never not at all.
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import math
 from collections.abc import Sequence
 
 from smtpgw.delivery import commands, content
 from smtpgw.delivery.content import Traits
 from smtpgw.delivery.dialogue import Dialogue, Stale
 from smtpgw.delivery.encode import Plan
-from smtpgw.delivery.outcome import Deferred, Failed, Job, Outcome, clean
+from smtpgw.delivery.outcome import Failed, Job, Outcome, clean
 from smtpgw.delivery.parts import Unclear
 from smtpgw.delivery.replies import Reply
+from smtpgw.delivery.swift import Done, Swift
 from smtpgw.delivery.transaction import Message, Transaction
 from smtpgw.delivery.wire import Lost
 
@@ -51,9 +55,47 @@ class Connection(Dialogue):
 
     async def deliver(self, job: Job) -> Sequence[Outcome]:
         """An outcome for each target.  Raises :class:`Stale` if nothing was tried at all."""
+        found = asyncio.get_running_loop().create_future()
+        swift = self.begin(job, math.inf, functools.partial(_answer, found))
+        if swift is None:
+            return await self._deliver(job)
+        try:
+            result: Sequence[Outcome] | BaseException = await found
+        except asyncio.CancelledError:
+            swift.cancel()
+            raise
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def begin(self, job: Job, until: float, done: Done) -> Swift | None:
+        """Begin a delivery that needs no task and ends by `until` (loop time), if this is one:
+        see :class:`Swift`.  `done` is called later, never from here."""
+        if len(job.targets) != 1 or b"PIPELINING" not in self.offered:
+            return None
+        octets = content.at_hand(job)
+        if octets is None:
+            return None
+        traits = content.look_at(octets, self.options.smtp_line_length_limit)
+        message = self._fit_as_it_is(job, traits)
+        if not isinstance(message, Message) or message.chunked or message.fold:
+            return None
+        (target,) = job.targets
+        if not (commands.sendable(target.address) and commands.sendable(job.sender)):
+            return None
+        message.octets = octets
+        swift = Swift(self, message, until, done)
+        swift.begin()
+        return swift
+
+    async def _deliver(self, job: Job) -> Sequence[Outcome]:
         done: dict[int, Outcome] = {}
         rest = []
-        traits = await content.examine(job, self.options.smtp_line_length_limit)
+        octets, limit = content.at_hand(job), self.options.smtp_line_length_limit
+        if octets is not None:
+            traits = content.look_at(octets, limit)
+        else:
+            traits = await content.examine(job, limit)
         message = await self._fit(job, traits)
         for each in job.targets:
             if not isinstance(message, Message):
@@ -66,7 +108,8 @@ class Connection(Dialogue):
         first, begun = True, False
         try:
             while rest and isinstance(message, Message):
-                transaction = Transaction(self, message, rest, done)
+                message.octets = octets
+                transaction = Transaction(self, message, rest, done, first=first)
                 try:
                     rest = await transaction.run()
                 finally:
@@ -75,36 +118,18 @@ class Connection(Dialogue):
         except Stale:
             if not first:  # this very connection carried the first part: no second try from the top
                 lost = Lost("connection lost between two transactions", next_host=True)
-                self._defer_rest(job, done, lost)
+                self.defer_rest(job, done, lost)
             else:
                 raise
         except Lost as error:
-            lost = Lost(error.text, error.enhanced, next_host=not begun)
-            self._defer_rest(job, done, lost)
+            self.defer_rest(job, done, Lost(error.text, error.enhanced, next_host=not begun))
         return [done[each.number] for each in job.targets]
-
-    def _defer_rest(self, job: Job, done: dict[int, Outcome], why: Lost) -> None:
-        self.drop()
-        for each in job.targets:
-            lost = Deferred(
-                each.number,
-                why.text,
-                self.remote,
-                why.enhanced,
-                tls=self.tls,
-                next_host=why.next_host,
-            )
-            done.setdefault(each.number, lost)
 
     async def _fit(self, job: Job, traits: Traits) -> Message | tuple[str, str]:
         """The message as this peer can have it; else status and reason (RFC 1870, 6152, 6531)."""
-        limit = self.offered.get(b"SIZE", b"")
-        if limit.isdigit() and len(limit) < 20 and 0 < int(limit) < job.size:
-            return "5.3.4", f"message of {job.size} octets is over the peer's limit of {int(limit)}"
-        if commands.needs_utf8(job) and b"SMTPUTF8" not in self.offered:
-            return "5.6.7", "message needs SMTPUTF8, which the peer does not offer"
-        if not traits.eight_bit or b"8BITMIME" in self.offered:
-            return self._message(job, traits, None)
+        found = self._fit_as_it_is(job, traits)
+        if found is not None:
+            return found
         if self.options.disable_mime_output_conversion:
             return "5.6.3", "message is 8-bit, which the peer does not take"
         try:
@@ -113,6 +138,18 @@ class Connection(Dialogue):
             return "5.6.3", (
                 f"message is 8-bit, which the peer does not take, and cannot be converted: {why}"
             )
+
+    def _fit_as_it_is(self, job: Job, traits: Traits) -> Message | tuple[str, str] | None:
+        """The same for a message that needs no conversion; None for one that does."""
+        offered = self.offered
+        limit = offered.get(b"SIZE", b"")
+        if limit.isdigit() and len(limit) < 20 and 0 < int(limit) < job.size:
+            return "5.3.4", f"message of {job.size} octets is over the peer's limit of {int(limit)}"
+        if commands.needs_utf8(job) and b"SMTPUTF8" not in offered:
+            return "5.6.7", "message needs SMTPUTF8, which the peer does not offer"
+        if traits.eight_bit and b"8BITMIME" not in offered:
+            return None
+        return self._message(job, traits, None)
 
     def _message(self, job: Job, traits: Traits, plan: Plan | None) -> Message:
         options = self.options
@@ -124,3 +161,11 @@ class Connection(Dialogue):
         # What was converted may keep long lines in parts that must not be touched.
         fold = options.smtp_line_length_limit if traits.long_lines and not chunked else 0
         return Message(job, plan, traits.eight_bit and plan is None, chunked, fold)
+
+
+def _answer(
+    found: asyncio.Future[Sequence[Outcome] | BaseException],
+    result: Sequence[Outcome] | BaseException,
+) -> None:
+    if not found.done():
+        found.set_result(result)

@@ -6,8 +6,9 @@ command line or a path is not sent (RFC 5321 section 4.1.2).
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from smtpgw.delivery.outcome import Job, Target
 from smtpgw.delivery.replies import Reply
@@ -20,6 +21,7 @@ _NAME = re.compile(rb"[0-9A-Za-z](?:[0-9A-Za-z.-]{0,253}[0-9A-Za-z])?\Z|\[[0-9A-
 Extensions = Mapping[bytes, bytes]
 
 
+@functools.lru_cache(2000)
 def sendable(address: bytes) -> bool:
     """Whether an address can stand between angle brackets without ending them."""
     if address.startswith(b'"'):
@@ -73,13 +75,21 @@ def _parameters(args: Iterable[bytes], wanted: tuple[bytes, ...]) -> bytes:
     return out
 
 
-def has_parameter(args: Iterable[bytes], name: bytes) -> bool:
+def has_parameter(args: Sequence[bytes], name: bytes) -> bool:
     """Whether an ESMTP parameter of that name was given."""
-    return any(each.partition(b"=")[0].upper() == name for each in args)
+    return bool(args) and any(each.partition(b"=")[0].upper() == name for each in args)
+
+
+def declared_8bit(args: Sequence[bytes]) -> bool:
+    """Whether BODY=8BITMIME was given."""
+    return bool(args) and any(each.upper() == b"BODY=8BITMIME" for each in args)
 
 
 def needs_utf8(job: Job) -> bool:
     """Whether only a peer with SMTPUTF8 can take this (RFC 6531 section 3.6)."""
-    if not all(each.isascii() for each in (job.sender, *(t.address for t in job.targets))):
+    if not job.sender.isascii():
         return True
+    for each in job.targets:
+        if not each.address.isascii():
+            return True
     return has_parameter(job.sender_args, b"SMTPUTF8") and not job.head.isascii()

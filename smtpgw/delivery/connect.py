@@ -21,6 +21,8 @@ from smtpgw.delivery.tls import TlsPolicies, TlsPolicy, facts, objection, server
 from smtpgw.delivery.wire import Lost, Wire
 
 IN_THE_CLEAR = TlsPolicy("none")
+_WAYS = 1000
+"""Hosts of which the way is remembered, where no file with passwords may change it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class Way:
     policy: TlsPolicy
     credentials: Credentials | None
 
+    def __hash__(self) -> int:
+        """The same for policies that differ alone, which hosts that differ hardly are."""
+        return hash((self.address, self.port))
+
     @property
     def hop(self) -> Hop:
         """Where to, without its nexthop."""
@@ -49,6 +55,7 @@ class Connector:
     def __init__(self, options: PoolOptions) -> None:
         self._options = options
         self._tls = TlsPolicies(options.tls)
+        self._ways: dict[Hop, Way] = {}
         sasl = options.sasl
         usable = sasl.smtp_sasl_auth_enable and sasl.smtp_sasl_password_maps
         self._passwords = (
@@ -57,12 +64,27 @@ class Connector:
             else None
         )
 
+    @property
+    def constant(self) -> bool:
+        """Whether the way to a host never changes."""
+        return self._passwords is None
+
     def client(self, way: Way) -> ClientOptions:
         """How to speak on it."""
         return self._options.lmtp if way.lmtp else self._options.smtp
 
     def way(self, hop: Hop) -> Way:
         """By which TLS and as whom mail goes there.  Raises :class:`Lost`."""
+        if self._passwords is None:
+            found = self._ways.get(hop)
+            if found is None:
+                if len(self._ways) >= _WAYS:
+                    self._ways.clear()
+                found = self._ways[hop] = self._way(hop)
+            return found
+        return self._way(hop)
+
+    def _way(self, hop: Hop) -> Way:
         credentials = None
         if self._passwords is not None and not hop.local:
             try:

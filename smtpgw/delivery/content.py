@@ -14,6 +14,11 @@ from smtpgw.delivery.emit import long_lines
 from smtpgw.delivery.encode import Plan, convert, survey
 from smtpgw.delivery.outcome import Job
 
+SMALL = 2**16
+"""Octets of a piece in which a large message leaves."""
+AT_HAND = 2**18
+"""Octets of a message in memory that leaves in one piece."""
+
 
 @dataclass(frozen=True, slots=True)
 class Traits:
@@ -44,6 +49,26 @@ def look(octets: Iterable[bytes], limit: int) -> Traits:
         if limit and not long:
             long, column = long_lines(each, limit, column)
     return Traits(eight_bit, long, nul)
+
+
+_PLAIN, _EIGHT_BIT = Traits(), Traits(eight_bit=True)
+
+
+def look_at(octets: bytes, limit: int) -> Traits:
+    """The traits of a whole message."""
+    nul = b"\0" in octets
+    long = limit > 0 and long_lines(octets, limit)[0]
+    if nul or long:
+        return Traits(not octets.isascii(), long, nul)
+    return _PLAIN if octets.isascii() else _EIGHT_BIT
+
+
+def at_hand(job: Job) -> bytes | None:
+    """A message that is in memory and not large, in one piece."""
+    if type(job.body) is not BytesBody:
+        return None
+    head, octets = job.head, job.body.octets
+    return head + octets if len(head) + len(octets) < AT_HAND else None
 
 
 async def examine(job: Job, limit: int) -> Traits:

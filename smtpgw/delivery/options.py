@@ -16,8 +16,8 @@ class Timeouts:
     """Seconds; each is Postfix's smtp_NAME_timeout or lmtp_NAME_timeout (`helo`:
     lmtp_lhlo_timeout), except that `starttls` bounds the handshake too.
 
-    `data_xfer` bounds each piece sent, the queue's lease_time all of them; `quit`, how long
-    a connection may take to close.
+    `data_xfer` bounds a stretch in which the peer reads nothing of the message, the queue's
+    lease_time the whole; `quit`, how long a connection may take to close.
     """
 
     connect: float = 30.0

@@ -1,4 +1,6 @@
-"""What goes into a delivery and what comes out of it: frozen values.
+"""What goes into a delivery and what comes out of it: values, which nobody changes.
+
+Those that are made for each mail are not frozen, which would double the time to make them.
 
 Every recipient gets exactly one outcome.  `text` is the peer's own words where it
 spoke, ours where it did not; either way one line of printable characters.
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from milterd.base.values import value
 from milterd.core.mail import Body
 
 TEXT_LIMIT = 1000
@@ -18,14 +21,16 @@ TEXT_LIMIT = 1000
 def clean(text: bytes | str, limit: int = TEXT_LIMIT) -> str:
     """A peer's words as one line: UTF-8 where it is, no control characters, at most `limit`."""
     words = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
-    words = "".join(each if each.isprintable() else " " for each in words[: 4 * limit])
+    words = words[: 4 * limit]
+    if not words.isprintable():
+        words = "".join(each if each.isprintable() else " " for each in words)
     return " ".join(words.split())[:limit]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Target:
-    """One recipient to deliver to; `number` is its place in the queued mail, `original` whom
-    the sender named, if that was another."""
+    """One recipient to deliver to, not to be changed; `number` is its place in the queued mail,
+    `original` whom the sender named, if that was another."""
 
     number: int
     address: bytes
@@ -33,9 +38,9 @@ class Target:
     original: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Job:
-    """One mail for some recipients of one destination.
+    """One mail for some recipients of one destination, not to be changed.
 
     `head` ends with the blank line; `attempt` counts from 1; `arrived` is wall time.
     """
@@ -55,11 +60,11 @@ class Job:
         return len(self.head) + self.body.size
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Delivered:
-    """Another has it now.  `relayed` says that it does not promise DSNs (RFC 3461 5.2.2);
-    `passed_on` that NOTIFY went along, so that reporting is the peer's business; `tls` how
-    the connection was encrypted, '' if not."""
+    """Another has it now; not to be changed.  `relayed` says that it does not promise DSNs
+    (RFC 3461 5.2.2); `passed_on` that NOTIFY went along, so that reporting is the peer's
+    business; `tls` how the connection was encrypted, '' if not."""
 
     number: int
     text: str
@@ -118,6 +123,7 @@ class Destination:
     nexthop: str = field(default="")
     service: str = field(default="")
     user: str = field(default="")
+    _text: str = field(default="", init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -125,8 +131,10 @@ class Destination:
         return self.service or self.transport
 
     def __str__(self) -> str:
-        user = f" {self.user}" if self.user else ""
-        return f"{self.name}:{self.nexthop}{user}"
+        if not self._text:
+            user = f" {self.user}" if self.user else ""
+            object.__setattr__(self, "_text", f"{self.name}:{self.nexthop}{user}")
+        return self._text
 
 
 class Deliverer(Protocol):

@@ -22,6 +22,8 @@ from smtpgw.delivery.outcome import Destination
 
 WAITING = 5
 """Deliveries that wait for a turn at once; further ones are put off."""
+KNOWN = 1000
+"""Names of which is kept whether they have pauses, which does not change."""
 
 
 class NoTurn(Exception):  # noqa: N818 - the name says what happened
@@ -56,6 +58,7 @@ class Paces:
         self._destinations, self._transports = destinations, transports
         self._clock, self._poll, self._freed = clock, poll, freed
         self._gates: dict[str, _Gate] = {}
+        self._paced: dict[str, bool] = {}
 
     def __len__(self) -> int:
         return len(self._gates)
@@ -63,12 +66,12 @@ class Paces:
     def paced(self, name: str) -> bool:
         """Whether deliveries to a destination, or by a transport if there is no colon in the
         name, come one at a time."""
-        return self._delay(name) > 0
-
-    def pausing(self, name: str, now: float) -> bool:
-        """Whether none may begin there now, though none is under way."""
-        found = self._gates.get(name)
-        return found is not None and now < found.free
+        found = self._paced.get(name)
+        if found is None:
+            if len(self._paced) >= KNOWN:
+                self._paced.clear()
+            found = self._paced[name] = self._delay(name) > 0
+        return found
 
     def paused(self, now: float) -> list[str]:
         """All such destinations and transports; those without a pause or a delivery are

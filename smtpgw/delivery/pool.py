@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +19,19 @@ from smtpgw.delivery.client import Connection
 from smtpgw.delivery.connect import Connector, Way
 from smtpgw.delivery.dialogue import Stale
 from smtpgw.delivery.hop import Hop
-from smtpgw.delivery.options import PoolOptions
+from smtpgw.delivery.options import PoolOptions, Reuse
 from smtpgw.delivery.outcome import Deferred, Destination, Job, Outcome
+from smtpgw.delivery.swift import Done, Swift
 from smtpgw.delivery.wire import Lost
 
 
 @dataclass(slots=True, eq=False)
 class _Kept:
+    """`until`: while it is idle, when it is let go."""
+
     connection: Connection
     opened: float
-    timer: asyncio.TimerHandle | None = None
+    until: float = 0.0
 
 
 _INET = re.compile(
@@ -37,6 +41,8 @@ SOCKETS = Path("/var/spool/postfix")
 """Where a socket is whose path is relative: below Postfix's queue_directory, in which the
 settings of Dovecot and others have put it, `private/dovecot-lmtp`, whoever delivers."""
 LMTP_PORT = 24
+_WAYS = 1000
+"""Destinations of which the way is remembered."""
 
 
 def parse_nexthop(nexthop: str) -> str | tuple[str, int]:
@@ -74,8 +80,12 @@ class Pool:
     def __init__(self, options: PoolOptions) -> None:
         self._options, self._connector = options, Connector(options)
         self._idle: dict[Way, list[_Kept]] = {}
+        self._ways: dict[tuple[str, str], Way] = {}
         self._resting = 0
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._sweep_at = math.inf
         self._closing: set[asyncio.Task[None]] = set()
+        self._reuse = options.limits(lmtp=False), options.limits(lmtp=True)
         self.opened = 0
 
     async def deliver(self, destination: Destination, job: Job) -> Sequence[Outcome]:
@@ -88,6 +98,41 @@ class Pool:
                 for each in job.targets
             ]
 
+    def begin(self, destination: Destination, job: Job, until: float, done: Done) -> Swift | None:
+        """Deliver over a kept connection without a task, if there is one and the mail is small and
+        plain; `done` is called later."""
+        key = destination.transport, destination.nexthop
+        way = self._ways.get(key)
+        if way is None:
+            try:
+                way = self._connector.way(hop_of(destination))
+            except Lost:
+                return None
+            if self._connector.constant:
+                if len(self._ways) >= _WAYS:
+                    self._ways.clear()
+                self._ways[key] = way
+        kept = self._take(way)
+        if kept is None:
+            return None
+        ended = functools.partial(self._ended, way, kept, done)
+        try:
+            swift = kept.connection.begin(job, until, ended)
+        except BaseException:
+            kept.connection.drop()
+            raise
+        if swift is None:
+            self._idle[way].append(kept)
+            self._resting += 1
+        return swift
+
+    def _ended(
+        self, way: Way, kept: _Kept, done: Done, result: Sequence[Outcome] | BaseException
+    ) -> None:
+        if not isinstance(result, BaseException):
+            self._give_back(way, kept)
+        done(result)
+
     async def deliver_to(self, hop: Hop, job: Job) -> Sequence[Outcome]:
         """An outcome for each target from this very host.
 
@@ -95,18 +140,22 @@ class Pool:
         has to be, refused at its greeting.  With `next_host` the next one may be tried.
         """
         way = self._connector.way(hop)
-        while True:
-            kept = self._take(way) or await self._open(way, job)
+        kept = self._take(way)
+        if kept is not None:
             try:
-                outcomes = await kept.connection.deliver(job)
+                return await self._deliver(way, kept, job)
             except Stale:
-                kept.connection.drop()
-                continue
-            except BaseException:
-                kept.connection.drop()
-                raise
-            self._give_back(way, kept)
-            return outcomes
+                pass  # where one is, others may be: the next is a new one
+        return await self._deliver(way, await self._open(way, job), job)
+
+    async def _deliver(self, way: Way, kept: _Kept, job: Job) -> Sequence[Outcome]:
+        try:
+            outcomes = await kept.connection.deliver(job)
+        except BaseException:
+            kept.connection.drop()
+            raise
+        self._give_back(way, kept)
+        return outcomes
 
     async def _open(self, way: Way, job: Job) -> _Kept:
         connection = await self._connector.open(way, again=job.attempt > 1)
@@ -115,47 +164,62 @@ class Pool:
 
     def _take(self, way: Way) -> _Kept | None:
         """The connection that was used last, if one is fit."""
-        idle = self._idle.get(way, [])
+        idle = self._idle.get(way)
         while idle:
             kept = idle.pop()
-            self._woken(kept)
+            self._resting -= 1
             if kept.connection.usable:
                 return kept
             kept.connection.drop()
         return None
 
-    def _woken(self, kept: _Kept) -> None:
-        self._resting -= 1
-        if kept.timer is not None:
-            kept.timer.cancel()
-
     def _give_back(self, way: Way, kept: _Kept) -> None:
-        idle = self._idle.setdefault(way, [])
-        if not self._fit(way, kept) or len(idle) >= self._options.kept:
+        idle = self._idle.get(way)
+        if idle is None:
+            idle = self._idle[way] = []
+        loop, limits = asyncio.get_running_loop(), self._reuse[way.lmtp]
+        now = loop.time()
+        if len(idle) >= self._options.kept or not self._fit(limits, kept, now):
             self._quit(kept)
             return
         idle.append(kept)
         self._resting += 1
-        keep = self._options.limits(lmtp=way.lmtp).cache_time
-        expire = functools.partial(self._expire, way, kept)
-        kept.timer = asyncio.get_running_loop().call_later(keep, expire)
+        kept.until = until = now + limits.cache_time
+        if until < self._sweep_at:
+            self._sweep_then(loop, until)
 
-    def _fit(self, way: Way, kept: _Kept) -> bool:
+    def _sweep_then(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        self._sweep_at = at
+        self._sweeping = loop.call_at(at, self._sweep) if at < math.inf else None
+
+    def _sweep(self) -> None:
+        """Let go of those that were idle too long, and look again when the next will be."""
+        loop = asyncio.get_running_loop()
+        now, following = loop.time(), math.inf
+        for way, idle in list(self._idle.items()):
+            over = [each for each in idle if each.until <= now]
+            for kept in over:
+                idle.remove(kept)
+                self._resting -= 1
+                self._quit(kept)
+            if idle:
+                following = min(following, *(each.until for each in idle))
+            else:
+                del self._idle[way]
+        self._sweep_then(loop, following)
+
+    def _fit(self, limits: Reuse, kept: _Kept, now: float) -> bool:
         """Whether it may carry another mail."""
-        limits = self._options.limits(lmtp=way.lmtp)
-        age = asyncio.get_running_loop().time() - kept.opened
-        fresh = age < limits.reuse_time and limits.cache_time > 0
-        spare = not limits.reuse_count or kept.connection.carried < limits.reuse_count
-        return kept.connection.usable and fresh and spare and self._resting < self._options.idle
-
-    def _expire(self, way: Way, kept: _Kept) -> None:
-        idle = self._idle.get(way, [])
-        if kept in idle:
-            idle.remove(kept)
-            self._woken(kept)
-            self._quit(kept)
-        if not idle:
-            self._idle.pop(way, None)
+        connection = kept.connection
+        return (
+            connection.usable
+            and limits.cache_time > 0
+            and now - kept.opened < limits.reuse_time
+            and (not limits.reuse_count or connection.carried < limits.reuse_count)
+            and self._resting < self._options.idle
+        )
 
     def _quit(self, kept: _Kept) -> None:
         task = asyncio.ensure_future(kept.connection.quit())
@@ -164,9 +228,11 @@ class Pool:
 
     async def close(self) -> None:
         """Close every idle connection."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         for idle in self._idle.values():
             for kept in idle:
-                self._woken(kept)
                 self._quit(kept)
+        self._resting = 0
         self._idle.clear()
         await asyncio.gather(*self._closing)

@@ -7,12 +7,17 @@ caller then takes the peer's state as unknown, defers, and closes the connection
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from smtpgw.delivery.outcome import clean
 
 LINE_LIMIT = 2048
 LINES_LIMIT = 100
+_KNOWN = 8
+"""Answers of a peer that are remembered."""
+_KNOWN_OCTETS = 512
 
-_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\r\n]*))?\Z", re.DOTALL)
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\r\n]*))?\r\Z", re.DOTALL)
 _ENHANCED = re.compile(rb"([245])\.(\d{1,3})\.(\d{1,3})(?=\s|\Z)")
 
 
@@ -20,30 +25,41 @@ class BadReply(Exception):  # noqa: N818 - it is the peer's fault, not an error 
     """The peer said something that is no reply, or too much of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Reply:
-    """A whole reply: its code and the text of each line."""
+    """A whole reply: its code, 2, 3, 4 or 5 of it as `kind`, and the text of each line.  Not to be
+    changed: one object may stand for the same octets heard twice."""
 
     code: int
     lines: tuple[bytes, ...]
+    kind: int = field(compare=False, repr=False)
+    _words: str | None = field(compare=False, repr=False)
+    _enhanced: str | None = field(compare=False, repr=False)
 
-    @property
-    def kind(self) -> int:
-        """2, 3, 4 or 5."""
-        return self.code // 100
+    def __init__(self, code: int, lines: tuple[bytes, ...]) -> None:
+        self.code, self.lines, self.kind = code, lines, code // 100
+        self._words = self._enhanced = None
 
     @property
     def enhanced(self) -> str | None:
         """The enhanced status code, if there is one of the reply's own class (RFC 2034)."""
-        match = _ENHANCED.match(self.lines[0])
-        if match is None or int(match[1]) != self.kind:
-            return None
-        return match[0].decode()
+        if self._enhanced is None:
+            match = _ENHANCED.match(self.lines[0])
+            same = match is not None and int(match[1]) == self.kind
+            self._enhanced = match[0].decode() if match is not None and same else ""
+        return self._enhanced or None
 
     @property
     def octets(self) -> bytes:
         """Code and text, lines joined by a space."""
         return b"%d %b" % (self.code, b" ".join(self.lines))
+
+    @property
+    def words(self) -> str:
+        """The same as one line for people, at most so long (:func:`clean`)."""
+        if self._words is None:
+            self._words = clean(self.octets)
+        return self._words
 
 
 class ReplyParser:
@@ -51,10 +67,11 @@ class ReplyParser:
 
     def __init__(self, line_limit: int = LINE_LIMIT, lines_limit: int = LINES_LIMIT) -> None:
         self._line_limit, self._lines_limit = line_limit, lines_limit
-        self._buffer = bytearray()
+        self._buffer = b""
         self._code = 0
         self._lines: list[bytes] = []
         self.replies: list[Reply] = []
+        self._known: dict[bytes, tuple[Reply, ...]] = {}
 
     @property
     def idle(self) -> bool:
@@ -62,20 +79,36 @@ class ReplyParser:
         return not (self._buffer or self._lines or self.replies)
 
     def feed(self, data: bytes) -> None:
-        """Take octets.  Raises :class:`BadReply`; replies before the fault are kept."""
-        self._buffer += data
-        start = 0
-        while (end := self._buffer.find(b"\n", start)) >= 0:
-            if end + 1 - start > self._line_limit:
+        """Take octets.  Raises :class:`BadReply`; replies before the fault are kept.
+
+        Most peers say the same to each envelope: what was understood once, from its first octet
+        to its last, is not read again.
+        """
+        if self._buffer or self._lines:
+            self._feed(self._buffer + data)
+            return
+        known = self._known.get(data)
+        if known is not None:
+            self.replies += known
+            return
+        before = len(self.replies)
+        self._feed(data)
+        if len(data) <= _KNOWN_OCTETS and not self._buffer and not self._lines:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[data] = tuple(self.replies[before:])
+
+    def _feed(self, data: bytes) -> None:
+        *lines, self._buffer = data.split(b"\n")
+        for each in lines:
+            if len(each) >= self._line_limit:
                 raise BadReply(f"reply line over {self._line_limit} octets")
-            self._take(bytes(self._buffer[start : end + 1]))
-            start = end + 1
-        del self._buffer[:start]
+            self._take(each)
         if len(self._buffer) > self._line_limit:
             raise BadReply(f"reply line over {self._line_limit} octets")
 
     def _take(self, line: bytes) -> None:
-        match = _LINE.match(line[:-2]) if line.endswith(b"\r\n") else None
+        match = _LINE.match(line)
         if match is None:
             raise BadReply(f"not a reply: {line[:80]!r}")
         code = int(match[1])

@@ -6,29 +6,31 @@ By DATA, or in chunks (RFC 3030) where the message was found to be better off so
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from smtpgw.delivery import commands
+from smtpgw.delivery import commands, content
 from smtpgw.delivery.content import outgoing
 from smtpgw.delivery.dialogue import Dialogue, Stale
-from smtpgw.delivery.emit import DotStuffer, LineEnds
+from smtpgw.delivery.emit import DotStuffer, LineEnds, stuffed
 from smtpgw.delivery.encode import Plan
-from smtpgw.delivery.outcome import Deferred, Delivered, Failed, Job, Outcome, Target, clean
+from smtpgw.delivery.outcome import Deferred, Delivered, Failed, Job, Outcome, Target
 from smtpgw.delivery.replies import Reply
-from smtpgw.delivery.wire import Lost
+from smtpgw.delivery.wire import Lost, Wait
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """A job as a peer can have it: converted by `plan` if there is one, `eight_bit` as it
-    leaves, in chunks or by DATA, its lines broken after `fold` octets (0: not at all)."""
+    leaves, in chunks or by DATA, its lines broken after `fold` octets (0: not at all).
+    `octets` is a small message in memory."""
 
     job: Job
     plan: Plan | None
     eight_bit: bool
     chunked: bool
     fold: int
+    octets: bytes | None = None
 
     def stuffed(self) -> Iterator[bytes]:
         """What follows DATA; the last piece ends it."""
@@ -53,20 +55,35 @@ class Message:
                 pending = pending[_PIECE:]
         yield pending + ends.finish()
 
+    def whole(self) -> bytes | None:
+        """The same in one piece, where it is small and goes as it is."""
+        if self.octets is None or self.plan is not None or self.fold:
+            return None
+        return stuffed(self.octets)
 
-_PIECE = 2**16
+
+_PIECE = content.SMALL
+_END = "end of data"
 
 
 class Transaction:
-    """For some targets of a message; outcomes go to `done`.  `begun`: the peer may have got
-    some of the message."""
+    """For some targets of a message; outcomes go to `done`.  `first`: none was begun for this
+    message before.  `accepted` are those for whom the peer wants the message; `begun`: it may have
+    got some of it."""
 
     def __init__(
-        self, peer: Dialogue, message: Message, targets: list[Target], done: dict[int, Outcome]
+        self,
+        peer: Dialogue,
+        message: Message,
+        targets: list[Target],
+        done: dict[int, Outcome],
+        *,
+        first: bool,
     ) -> None:
         self._peer, self._message, self._targets, self._done = peer, message, targets, done
+        self._kept = first and peer.carried > 0
         self._limits = peer.options.timeouts
-        self._accepted: list[Target] = []
+        self.accepted: list[Target] = []
         self._again: list[Target] = []
         self.begun = False
 
@@ -75,8 +92,12 @@ class Transaction:
 
         Raises :class:`Lost` and :class:`Stale`.
         """
-        data = await self._envelope()
-        if not self._accepted:
+        batched = b"PIPELINING" in self._peer.offered
+        return await self.go_on(await (self._batch() if batched else self._envelope()))
+
+    async def go_on(self, data: Reply | None) -> list[Target]:
+        """The same from the envelope's answers on, `data` that to DATA if it was sent."""
+        if not self.accepted:
             if data is not None and data.kind == 3:
                 self._peer.drop()  # it waits for a message that nobody is to get (RFC 2920 3.1)
         elif self._message.chunked:
@@ -84,48 +105,129 @@ class Transaction:
         elif data is None or data.kind == 3:
             await self._content()
         elif data.kind == 2:  # success before there was a message means nothing
-            raise Lost(f"reply out of place: {clean(data.octets)}", "4.5.0")
+            raise Lost(f"reply out of place: {data.words}", "4.5.0")
         else:
             self._settle_all(data)
-        retry = self._again if self._accepted and self._peer.usable else []
+        retry = self._again if self.accepted and self._peer.usable else []
         for each in retry:
             del self._done[each.number]
         return retry
 
     async def _envelope(self) -> Reply | None:
-        """RSET, MAIL, RCPT and DATA; the reply to DATA if it was sent."""
+        """RSET, MAIL, RCPT and DATA one after the other; the reply to DATA if it was sent."""
         peer, limits = self._peer, self._limits
         mail, rcpts = self._lines()
         if peer.carried:
             await self._reset()
-        peer.carried += 1
-        batched = b"PIPELINING" in peer.offered
-        data = b"" if self._message.chunked else b"DATA\r\n"
-        if batched:
-            await peer.wire.send(b"".join([mail, *rcpts, data]), limits.mail, "MAIL")
-        reply = await self._one(b"" if batched else mail, limits.mail, "MAIL")
+        peer.carried, peer.open = peer.carried + 1, True
+        reply = await peer.ask(mail, limits.mail, "MAIL")
         if reply.kind != 2:
-            for each in self._targets:
-                self._settle(each, reply)
-            if not batched:
-                return None
-        for each, line in zip(self._targets, rcpts, strict=True):
-            answer = await self._one(b"" if batched else line, limits.rcpt, "RCPT")
+            self._refused_sender(reply)
+            return None
+        for each, line in zip(self._targets, rcpts.splitlines(keepends=True), strict=True):
+            self._rcpt(each, await peer.ask(line, limits.rcpt, "RCPT"))
+        if self._message.chunked or not self.accepted:
+            return None
+        return await peer.ask(b"DATA\r\n", limits.data_init, "DATA")
+
+    async def _batch(self) -> Reply | None:
+        """The same in one write."""
+        octets, due = self.batch()
+        try:
+            await self._peer.wire.send(octets, due[0][0], due[0][1])
+        except Lost:
+            if self._kept:
+                raise Stale from None
+            raise
+        await self._peer.several(due)
+        return self.answers(due)
+
+    def batch(self) -> tuple[bytes, Sequence[Wait]]:
+        """The whole envelope and DATA (RFC 2920 section 3.1), with RSET only if the last
+        transaction may not be over; and the replies that are due."""
+        mail, rcpts = self._lines()
+        if self._peer.open:
+            mail = b"RSET\r\n" + mail
+        data = b"" if self._message.chunked else b"DATA\r\n"
+        return b"%b%b%b" % (mail, rcpts, data), self._due()
+
+    def answers(self, due: Sequence[Wait]) -> Reply | None:
+        """Take what is said to a batch; the reply to DATA if it was sent.
+
+        A kept connection that is dead, or out of step, shows by the first reply, or by a DATA
+        that comes to nothing: no message was sent yet, so another connection may have it.
+        Raises :class:`Lost` and :class:`Stale`.
+        """
+        peer = self._peer
+        try:
+            reply = peer.taken(due[0][1])
+            if peer.open and reply.kind == 2:
+                reply = peer.taken("MAIL")
+        except Lost:
+            if self._kept:
+                raise Stale from None
+            raise
+        if self._kept and reply.kind != 2:
+            raise Stale
+        peer.carried, peer.open = peer.carried + 1, True
+        return self._answers(reply)
+
+    def _due(self) -> Sequence[Wait]:
+        """The replies to a batch; for one recipient they are the same from mail to mail."""
+        peer, count = self._peer, len(self._targets)
+        key = self._kept, peer.open, self._message.chunked
+        due = peer.dues.get(key) if count == 1 else None
+        if due is None:
+            due = self._new_due(count)
+            if count == 1:
+                peer.dues[key] = due
+        return due
+
+    def _new_due(self, count: int) -> Sequence[Wait]:
+        """On a kept connection MAIL may take as long as RSET, by which the peer would be asked
+        otherwise whether it is there."""
+        limits = self._limits
+        mail = min(limits.mail, limits.rset) if self._kept else limits.mail
+        due = [(mail, "MAIL"), *[(limits.rcpt, "RCPT")] * count]
+        if self._peer.open:
+            due.insert(0, (limits.rset, "RSET"))
+        if not self._message.chunked:
+            due.append((limits.data_init, "DATA"))
+        return due
+
+    def _answers(self, reply: Reply) -> Reply | None:
+        """Take what is said to a batch, `reply` to its MAIL; return what is said to its DATA."""
+        if reply.kind != 2:
+            self._refused_sender(reply)
+        for each in self._targets:
+            answer = self._peer.taken("RCPT")
             if reply.kind == 2:
                 self._rcpt(each, answer)
-        if self._message.chunked or not (batched or self._accepted):
+        if self._message.chunked:
             return None
-        return await self._one(b"" if batched else data, limits.data_init, "DATA")
+        data = self._peer.taken("DATA")
+        if self._kept and data.kind == 2:
+            raise Stale
+        return data
 
-    def _lines(self) -> tuple[bytes, list[bytes]]:
-        offered, job = self._peer.offered, self._message.job
-        declared = any(each.upper() == b"BODY=8BITMIME" for each in job.sender_args)
-        eight_bit = self._message.eight_bit or (declared and self._message.plan is None)
+    def _refused_sender(self, reply: Reply) -> None:
+        for each in self._targets:
+            self._settle(each, reply)
+
+    def _lines(self) -> tuple[bytes, bytes]:
+        """MAIL, and every RCPT."""
+        offered, message = self._peer.offered, self._message
+        job = message.job
+        eight_bit = message.eight_bit or (
+            message.plan is None and commands.declared_8bit(job.sender_args)
+        )
         utf8 = b"SMTPUTF8" in offered and (
             commands.needs_utf8(job) or commands.has_parameter(job.sender_args, b"SMTPUTF8")
         )
         mail = commands.mail_from(job, offered, eight_bit=eight_bit, utf8=utf8)
-        return mail, [commands.rcpt_to(each, offered) for each in self._targets]
+        if len(self._targets) == 1:
+            return mail, commands.rcpt_to(self._targets[0], offered)
+        return mail, b"".join([commands.rcpt_to(each, offered) for each in self._targets])
 
     async def _reset(self) -> None:
         """See that a kept connection lives and is in step, before anything depends on it."""
@@ -137,14 +239,9 @@ class Transaction:
         if reply.kind != 2 or peer.wire.unread:
             raise Stale
 
-    async def _one(self, line: bytes, limit: float, what: str) -> Reply:
-        if line:
-            return await self._peer.ask(line, limit, what)
-        return await self._peer.next(limit, what)
-
     def _rcpt(self, target: Target, reply: Reply) -> None:
         if reply.kind == 2:
-            self._accepted.append(target)
+            self.accepted.append(target)
             return
         if reply.code in (452, 552) and (reply.enhanced or "x.5.3")[1:3] != ".2":
             self._again.append(target)  # RFC 5321 4.5.3.1.10: too many at a time
@@ -152,7 +249,7 @@ class Transaction:
 
     def _settle(self, target: Target, reply: Reply, *, rcpt: bool = False) -> None:
         number, remote, tls = target.number, self._peer.remote, self._peer.tls
-        text = clean(reply.octets)
+        text = reply.words
         if reply.kind == 2:
             offered = b"DSN" in self._peer.offered
             passed_on = offered and commands.has_parameter(target.args, b"NOTIFY")
@@ -169,7 +266,7 @@ class Transaction:
             raise Lost(f"reply out of place: {text}", "4.5.0")
 
     def _settle_all(self, reply: Reply) -> None:
-        for each in self._accepted:
+        for each in self.accepted:
             self._settle(each, reply)
 
     async def _content(self) -> None:
@@ -188,16 +285,43 @@ class Transaction:
 
     async def _final(self) -> None:
         """What the peer makes of the whole message."""
-        limit = self._limits.data_done
-        if not self._peer.lmtp:
-            self._settle_all(await self._peer.next(limit, "end of data"))
-            return
-        for each in self._accepted:  # RFC 2033 4.2: one reply for each, in RCPT order
-            self._settle(each, await self._peer.next(limit, "end of data"))
+        await self._peer.several(self.last_due())
+        self.final()
+
+    def last_due(self) -> list[Wait]:
+        """The replies to the message: RFC 2033 4.2 has one for each recipient."""
+        count = len(self.accepted) if self._peer.lmtp else 1
+        return [(self._limits.data_done, _END)] * count
+
+    def final(self) -> None:
+        """Take them, in the order of the RCPTs.  Raises :class:`Lost`."""
+        peer = self._peer
+        if not peer.lmtp:
+            self._settle_all(peer.taken(_END))
+        else:
+            for each in self.accepted:
+                self._settle(each, peer.taken(_END))
+        peer.open = False
+
+    def post(self) -> bool:
+        """Send the whole of a small message; whether the peer reads.  Raises :class:`Lost`."""
+        self.begun = True
+        wire = self._peer.wire
+        wire.post(self._message.whole() or b"")
+        return wire.writable
+
+    async def posted(self) -> None:
+        """What comes after that, where it does not read at once."""
+        await self._peer.wire.drain(self._limits.data_xfer, "the message")
+        await self._final()
 
     async def _send_content(self) -> bool:
         """Send it all, but for a peer that answers before the end (then True)."""
         wire, limit = self._peer.wire, self._limits.data_xfer
+        whole = self._message.whole()
+        if whole is not None and not wire.unread:
+            await wire.send(whole, limit, "the message")
+            return False
         pending = b""
         for piece in self._message.stuffed():
             if pending:

@@ -28,23 +28,31 @@ class WindowOptions:
     rest: float = 300.0
 
 
-@dataclass(slots=True)
-class _Window:
-    """`until`: when its last failure is to be forgotten, and, if it is dead, its rest ends."""
+Turn = asyncio.Future[None]
+_NEVER = float("-inf")
 
+
+@dataclass(slots=True)
+class Window:
+    """One destination's.  `until`: when its last failure is to be forgotten, and, if it is dead,
+    its rest ends."""
+
+    options: WindowOptions
     size: float
     busy: int = 0
     cohorts: float = 0.0
     dead: bool = False
-    until: float = float("-inf")
+    until: float = _NEVER
     text: str = ""
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    waiting: deque[Turn] = field(default_factory=deque)
 
     def rests(self, now: float) -> bool:
+        """Whether it is to be left alone."""
         return self.dead and now < self.until
 
     def forget(self) -> None:
-        self.cohorts, self.dead, self.until, self.text = 0.0, False, float("-inf"), ""
+        """Know of no failure."""
+        self.cohorts, self.dead, self.until, self.text = 0.0, False, _NEVER, ""
 
 
 class Windows:
@@ -57,7 +65,7 @@ class Windows:
         options_of: Callable[[str], WindowOptions] | None = None,
     ) -> None:
         self._options_of = options_of or (lambda _: options)
-        self._windows: dict[str, _Window] = {}
+        self._windows: dict[str, Window] = {}
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -66,6 +74,10 @@ class Windows:
         """What a destination begins with."""
         options = self._options_of(name)
         return min(options.initial_destination_concurrency, options.limit)
+
+    def _new(self, name: str) -> Window:
+        options = self._options_of(name)
+        return Window(options, min(options.initial_destination_concurrency, options.limit))
 
     def size(self, name: str, now: float) -> int:
         """How many deliveries it may have at once now; 0 while it rests."""
@@ -87,36 +99,67 @@ class Windows:
         """One of its deliveries; waits, first come first served, until there is room."""
         return _Slot(self, name)
 
-    async def enter(self, name: str) -> _Window:
-        """Wait for a slot of the window that is returned; who has it gives it back by
-        :meth:`leave`."""
+    def enter_now(self, name: str) -> Window | None:
+        """A slot of the window that is returned, if there is room."""
         window = self._windows.get(name)
         if window is None:
-            window = self._windows[name] = _Window(self.start(name))
-        if not window.waiting and window.busy < int(window.size):
-            window.busy += 1
-            return window
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        window.waiting.append(turn)
+            window = self._windows[name] = self._new(name)
+        if window.waiting or window.busy >= int(window.size):
+            return None
+        window.busy += 1
+        return window
+
+    async def enter(self, name: str) -> Window:
+        """Wait for a slot of the window that is returned; who has it gives it back by
+        :meth:`leave`."""
+        free = self.enter_now(name)
+        if free is not None:
+            return free
+        window, turn = self.line_up(name)
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.leave(name, window)  # the turn came, and is not wanted any more
-            elif turn in window.waiting:  # not if one that left has passed it by already
-                window.waiting.remove(turn)
+            self.give_up(name, window, turn)
             raise
         return window
 
-    def leave(self, name: str, window: _Window) -> None:
+    def line_up(self, name: str) -> tuple[Window, Turn]:
+        """A place in the line for a slot of the window, where :meth:`enter_now` had none."""
+        window = self._windows[name]
+        turn: Turn = asyncio.get_running_loop().create_future()
+        window.waiting.append(turn)
+        return window, turn
+
+    def give_up(self, name: str, window: Window, turn: Turn) -> None:
+        """Leave the line."""
+        if turn.done() and not turn.cancelled():
+            self.leave(name, window)  # the turn came, and is not wanted any more
+        elif turn in window.waiting:  # not if one that left has passed it by already
+            window.waiting.remove(turn)
+
+    def leave(self, name: str, window: Window) -> None:
         """Give a slot back."""
         window.busy -= 1
         self._admit(window)
         if not window.busy and not window.waiting and not window.cohorts and not window.text:
             self._windows.pop(name, None)
 
+    def through(self, name: str, window: Window) -> None:
+        """:meth:`answered` and :meth:`leave` in one step."""
+        if window.until > _NEVER:
+            window.forget()
+        options = window.options
+        grows = window.size < window.busy + options.initial_destination_concurrency
+        if grows and window.size < options.limit:
+            window.size = min(window.size + options.positive_feedback, float(options.limit))
+        window.busy -= 1
+        if window.waiting:
+            self._admit(window)
+        elif not window.busy:
+            self._windows.pop(name, None)
+
     @staticmethod
-    def _admit(window: _Window) -> None:
+    def _admit(window: Window) -> None:
         while window.waiting and window.busy < int(window.size):
             turn = window.waiting.popleft()
             if not turn.done():
@@ -129,7 +172,7 @@ class Windows:
         if window is None:
             return
         window.forget()
-        options = self._options_of(name)
+        options = window.options
         # As qmgr_feedback.c: no growth that nobody makes use of.
         if window.size < window.busy + options.initial_destination_concurrency:
             grown = window.size + options.positive_feedback
@@ -138,10 +181,10 @@ class Windows:
 
     def failed(self, name: str, now: float, text: str) -> float | None:
         """It could not be reached.  When its rest ends, if it is dead by this failure."""
-        window = self._windows.setdefault(name, _Window(self.start(name)))
+        window = self._windows.setdefault(name, self._new(name))
         if window.rests(now):
             return None  # a try that began before it was dead says nothing new
-        options = self._options_of(name)
+        options = window.options
         window.text, window.until, window.dead = text, now + options.rest, False
         window.cohorts += 1.0 / window.size
         window.size = max(window.size - options.negative_feedback, 1.0)
@@ -174,7 +217,7 @@ class _Slot(AbstractAsyncContextManager[None]):
 
     def __init__(self, windows: Windows, name: str) -> None:
         self._windows, self._name = windows, name
-        self._window: _Window | None = None
+        self._window: Window | None = None
 
     async def __aenter__(self) -> None:
         self._window = await self._windows.enter(self._name)

@@ -7,7 +7,10 @@ answers too early or too often is found out before its words are taken for an an
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 import ssl
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from milterd.base.alarm import Alarm
@@ -15,6 +18,9 @@ from smtpgw.delivery.replies import BadReply, Reply, ReplyParser
 
 _UNREAD_LIMIT = 2100
 """Replies to hold unread: more than any pipelined batch awaits, so a flood ends early."""
+
+_LAST_WORD = 421
+"""After it the peer says nothing more (RFC 5321 section 3.8)."""
 
 _SHUTDOWN = 5.0
 """Seconds a peer has to answer the end of TLS."""
@@ -32,13 +38,21 @@ class Lost(Exception):  # noqa: N818 - it is the peer's doing, not an error of o
         self.text, self.enhanced, self.next_host = text, enhanced, next_host
 
 
+Wait = tuple[float, str]
+"""Seconds for a reply, and what it answers."""
+
+
 class Wire(asyncio.Protocol):
-    """The connection."""
+    """The connection.  `replies` are those that are whole and unread."""
 
     def __init__(self) -> None:
         self._parser = ReplyParser()
+        self.replies = self._parser.replies
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._ready: Callable[[], None] | None = None
+        self._due: Sequence[Wait] = ()
+        self._until = math.inf
         self._writable = asyncio.Event()
         self._writable.set()
         self._lost: Lost | None = None
@@ -52,14 +66,19 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._lost is not None:
             return
+        replies = self.replies
+        before = len(replies)
         try:
             self._parser.feed(data)
         except BadReply as error:
             self._end(Lost(f"bad reply from peer: {error}", "4.5.0"))
-        else:
-            if len(self._parser.replies) > _UNREAD_LIMIT:
-                self._end(Lost("more replies than were asked for", "4.5.0"))
-        self._wake()
+            return
+        if len(replies) > _UNREAD_LIMIT:
+            self._end(Lost("more replies than were asked for", "4.5.0"))
+        elif len(replies) >= len(self._due) or _LAST_WORD in [each.code for each in replies]:
+            self._wake()
+        elif self._alarm is not None and len(replies) > before:
+            self._await_next(self._alarm)
 
     def eof_received(self) -> bool:
         self._end(Lost("connection closed by peer"))
@@ -82,13 +101,15 @@ class Wire(asyncio.Protocol):
         if self._lost is None:
             self._lost = why
         self._writable.set()
-        self._wake()
         if self._transport is not None:
             self._transport.abort()
+        self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            self._due = ()  # so that the alarm rings for nothing, if it rings before the next wait
+            ready()
 
     @property
     def alive(self) -> bool:
@@ -101,52 +122,104 @@ class Wire(asyncio.Protocol):
         return not self._parser.idle
 
     @property
+    def quiet(self) -> bool:
+        """Whether octets may still be sent, and the peer said nothing that is unread."""
+        return self._lost is None and self._parser.idle
+
+    @property
+    def writable(self) -> bool:
+        """Whether the peer reads what it is sent, as far as can be seen."""
+        return self._writable.is_set()
+
+    @property
     def answered(self) -> int:
         """How many whole replies are unread."""
-        return len(self._parser.replies)
+        return len(self.replies)
 
-    async def reply(self, limit: float, what: str) -> Reply:
-        """The next reply, within `limit` seconds.  Raises :class:`Lost`."""
-        if not self._parser.replies:
-            await self._arrival(limit, what)
-        return self._parser.replies.pop(0)
+    def taken(self, what: str) -> Reply:
+        """The next reply, which has come, or never will.  Raises :class:`Lost`."""
+        if self.replies:
+            return self.replies.pop(0)
+        if self._lost is None:
+            raise Lost(f"no reply to {what}")
+        if self._lost is self._late:
+            raise Lost(self._lost.text)
+        text = f"{self._lost.text} while awaiting the reply to {what}"
+        raise Lost(text, self._lost.enhanced)
 
-    async def _arrival(self, limit: float, what: str) -> None:
-        loop, late = asyncio.get_running_loop(), Lost(f"timed out waiting for the reply to {what}")
-        if self._alarm is None:
-            self._alarm = Alarm(loop, self._ring)
-        self._late = late
-        self._alarm.set(loop.time() + limit)
+    async def arrival(self, due: Sequence[Wait]) -> None:
+        """Wait for what :meth:`expect` tells of."""
+        if len(self.replies) >= len(due) or self._lost is not None:
+            return
+        waiter = self._loop.create_future()
+        self.expect(due, functools.partial(_set, waiter))
         try:
-            while not self._parser.replies:
-                if self._lost is late:
-                    raise Lost(late.text)
-                if self._lost is not None:
-                    text = f"{self._lost.text} while awaiting the reply to {what}"
-                    raise Lost(text, self._lost.enhanced)
-                self._waiter = loop.create_future()
-                await self._waiter
+            await waiter
         finally:
+            self.expect_nothing()
+
+    def expect(
+        self, due: Sequence[Wait], ready: Callable[[], None], until: float = math.inf
+    ) -> None:
+        """Call `ready` once, when there are so many replies, each with a time of its own from the
+        one before, and no later than `until` (loop time); or a 421, after which nothing is said;
+        or the end of the connection.  Whoever takes the replies sees which it was."""
+        if self._lost is not None:
+            ready()
+            return
+        self._due, self._ready, self._until = due, ready, until
+        if self._alarm is None:
+            self._alarm = Alarm(self._loop, self._ring)
+        limit = due[len(self.replies)][0]
+        self._alarm.set(min(self._loop.time() + limit, until))
+
+    def expect_nothing(self) -> None:
+        """Nobody waits any more."""
+        self._due, self._ready = (), None
+        if self._alarm is not None:
             self._alarm.clear()
 
+    def _await_next(self, alarm: Alarm) -> None:
+        """Let the time run of the reply that is next, if one is waited for."""
+        if self._due:
+            limit = self._due[len(self.replies)][0]
+            alarm.set(min(self._loop.time() + limit, self._until))
+
     def _ring(self) -> None:
-        if self._late is not None:
+        if self._due:
+            what = self._due[len(self.replies)][1]
+            self._late = Lost(f"timed out waiting for the reply to {what}")
             self._end(self._late)
 
-    async def send(self, data: bytes, limit: float, what: str) -> None:
-        """Send, waiting while the peer does not read.  Raises :class:`Lost`."""
+    def post(self, data: bytes) -> None:
+        """Send, whether the peer reads or not.  Raises :class:`Lost`."""
         if self._lost is not None or self._transport is None:
             raise self._lost or Lost("not connected")
         self._transport.write(data)
-        if self._writable.is_set():
-            return
-        try:
-            async with asyncio.timeout(limit):
-                await self._writable.wait()
-        except TimeoutError:
-            self._end(Lost(f"timed out sending {what}"))
+
+    async def send(self, data: bytes, limit: float, what: str) -> None:
+        """Send, waiting while the peer does not read.  Raises :class:`Lost`."""
+        self.post(data)
+        if not self._writable.is_set():
+            await self.drain(limit, what)
+
+    async def drain(self, limit: float, what: str) -> None:
+        """Wait until the peer has read most of what was sent, as long as it reads some of it in
+        each `limit` seconds.  Raises :class:`Lost`."""
+        left = self._unsent()
+        while not self._writable.is_set():
+            try:
+                async with asyncio.timeout(limit):
+                    await self._writable.wait()
+            except TimeoutError:
+                before, left = left, self._unsent()
+                if left >= before:
+                    self._end(Lost(f"timed out sending {what}"))
         if self._lost is not None:
             raise self._lost
+
+    def _unsent(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
     async def start_tls(
         self, context: ssl.SSLContext, name: str | None, limit: float
@@ -179,6 +252,11 @@ class Wire(asyncio.Protocol):
     def abort(self) -> None:
         """Drop the connection at once."""
         self._end(Lost("connection dropped"))
+
+
+def _set(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _reason(error: Exception) -> str:

@@ -15,39 +15,40 @@ JUNK = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "RSET", "VRFY", "EXPN", "ETRN"
 class Budget:
     """Counts for one session; an accepted mail restores them."""
 
-    __slots__ = ("_errors", "_junk", "_limits", "_overshoot")
+    __slots__ = ("_errors", "_junk", "_limits", "_overshoot", "delay")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._errors = 0
         self._junk = 0
         self._overshoot = 0
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether there is nothing left to say but :data:`TOO_MANY_ERRORS`."""
-        return self._errors >= self._limits.hard_error_limit
-
-    @property
-    def delay(self) -> float:
+        self.delay = 0.0
         """Seconds that each reply is held back."""
-        slow = self._errors >= self._limits.soft_error_limit
-        return self._limits.error_sleep_time if slow else 0.0
+        self._slow()
 
     def restore(self) -> None:
         """A mail was accepted."""
         self._errors = self._junk = self._overshoot = 0
+        self._slow()
 
-    def spend(self, verb: str, answer: Answer | None) -> None:
-        """A command was answered.  Junk beyond its limit is an error even where the answer is
+    def spend(self, verb: str, answer: Answer | None) -> bool:
+        """A command was answered; whether there is nothing left to say then but
+        :data:`TOO_MANY_ERRORS`.  Junk beyond its limit is an error even where the answer is
         positive; a recipient too many is none until there are too many of those."""
         if answer is not None and not answer.positive:
             self._errors += self._is_error(answer)
+            self._slow()
         elif verb == "MAIL":
             self._overshoot = 0
         if verb in JUNK:
             self._errors += self._junk > self._limits.junk_command_limit
             self._junk += 1
+            self._slow()
+        return self._errors >= self._limits.hard_error_limit
+
+    def _slow(self) -> None:
+        slow = self._errors >= self._limits.soft_error_limit
+        self.delay = self._limits.error_sleep_time if slow else 0.0
 
     def _is_error(self, answer: Answer) -> bool:
         if answer is not TOO_MANY_RECIPIENTS:

@@ -6,6 +6,7 @@ commands) gets an answer that closes the connection (RFC 5321 section 7.8).
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ _FOREIGN = re.compile(
 _WORD = re.compile(rb"[A-Za-z][A-Za-z0-9-]*\Z")
 _PLAIN = re.compile(rb"[\t -~]*\Z")
 
+_OFTEN = frozenset({b"MAIL", b"RCPT", b"DATA", b"RSET", b"QUIT", b"NOOP"})
+"""How lines begin that come again and again, and hold no secret."""
+_SHORT = 128
+"""Octets of such a line that is kept."""
+
 _OWN_RULES = frozenset({"MAIL", "RCPT"})
 """Verbs whose argument has a parser with an answer of its own for odd octets."""
 
@@ -58,6 +64,17 @@ def is_foreign_octet(first: bytes) -> bool:
 
 def parse_command(line: bytes) -> Command | Answer:
     """The command in `line`, which ends in LF, or what to answer instead."""
+    if line[:4] in _OFTEN and len(line) <= _SHORT:
+        return usual(line)
+    return _parsed(line)
+
+
+def is_usual(line: bytes) -> bool:
+    """Whether a line that begins with a verb in :data:`_OFTEN` is one line, and a short one."""
+    return line.find(b"\n") + 1 == len(line) <= _SHORT
+
+
+def _parsed(line: bytes) -> Command | Answer:
     bare_lf = not line.endswith(b"\r\n")
     text = line[: -1 if bare_lf else -2]
     if not text:
@@ -75,6 +92,13 @@ def parse_command(line: bytes) -> Command | Answer:
     return Command(verb, argument, bare_lf)
 
 
+usual = functools.lru_cache(1000)(_parsed)
+"""The same for a line that :func:`is_usual`, which comes again."""
+
+
 def _cut(text: bytes) -> tuple[bytes, bytes]:
-    at = min((each for each in (text.find(b" "), text.find(b"\t")) if each >= 0), default=len(text))
-    return text[:at], text[at:].strip(b" \t")
+    word, _, argument = text.partition(b" ")
+    if b"\t" in word:
+        word = word.partition(b"\t")[0]
+        argument = text[len(word) :]
+    return word, argument.strip(b" \t")

@@ -31,6 +31,7 @@ from typing import ClassVar, TypeVar, cast
 from aiosmtpd.smtp import SMTP
 from structlog.typing import FilteringBoundLogger
 
+from milterd.base import metrics
 from milterd.base.alarm import Alarm
 from smtpgw.edge import commands
 from smtpgw.edge.inbox import AttentionError, DeadlineError, EndOfInputError, Inbox
@@ -83,8 +84,8 @@ class Conversation(SMTP):
         self._since, self._until = 0.0, math.inf
         self._waiting = False
         self._alarm = Alarm(self.loop, self._expired)
+        self._blocked = False
         self._taken = asyncio.Event()
-        self._taken.set()
         self.inbox = Inbox()
         self.log = log
         self.secure = False
@@ -127,11 +128,16 @@ class Conversation(SMTP):
     def pause_writing(self) -> None:
         """The client does not take what is sent."""
         super().pause_writing()
+        self._blocked = True
         self._taken.clear()
 
     def resume_writing(self) -> None:
         """It does again."""
         super().resume_writing()
+        self._unblock()
+
+    def _unblock(self) -> None:
+        self._blocked = False
         self._taken.set()
 
     def eof_received(self) -> bool:
@@ -143,7 +149,7 @@ class Conversation(SMTP):
         """Give up what was under way; a hand-over is not ours to give up."""
         self._closing = True
         self._alarm.close()
-        self._taken.set()
+        self._unblock()
         self.inbox.end()
         super().connection_lost(error)
         self._release()
@@ -165,13 +171,18 @@ class Conversation(SMTP):
             self._wire.abort()
 
     async def _handle_client(self) -> None:
+        end = "lost"
         try:
             await self.converse()
-        except (Goodbye, EndOfInputError, ConnectionError):
-            pass  # the usual ends of a dialogue
+        except Goodbye:
+            end = "goodbye"
+        except (EndOfInputError, ConnectionError):
+            pass  # the client's end of a dialogue
         except Exception:
+            end = "failed"
             self.log.exception("session failed")
         finally:
+            metrics.sessions(self.options.listener, end).inc()
             self._closing = True
             self._alarm.close()
             if self.transport is not None:
@@ -195,11 +206,16 @@ class Conversation(SMTP):
             line = self.inbox.line(limit)
             if line is not None:
                 return line
-            if response is None and commands.is_foreign_octet(self.inbox.first):
-                await self.say(commands.NOT_SMTP)
-            if self._draining and not self.in_transaction:
-                await self.say(SHUTDOWN)
+            await self._no_line(command=response is None)
             await self._wait(began)
+
+    async def _no_line(self, *, command: bool = True) -> None:
+        """Say what need not wait for the end of a line."""
+        first = self.inbox.first
+        if first and command and commands.is_foreign_octet(first):
+            await self.say(commands.NOT_SMTP)
+        if self._draining and not self.in_transaction:
+            await self.say(SHUTDOWN)
 
     async def some(self, until: float, limit: int | None = None) -> bytes:
         """Some octets of a message, at most `limit`, before `until` on the loop's clock."""
@@ -218,11 +234,13 @@ class Conversation(SMTP):
     async def _wait(self, began: float, until: float = math.inf) -> None:
         """Until more input, with all replies sent (RFC 2920 section 3.2): smtpd_timeout from
         `began` on, and not beyond `until`."""
-        await self.flush()
+        if self._out:
+            await self.flush()
         self._since, self._until, self._waiting = began, until, True
-        self._alarm.set(min(began + self.deadlines.smtpd_timeout, until))
+        due = began + self.deadlines.smtpd_timeout
+        self._alarm.set(due if due < until else until)
         try:
-            await self.inbox.more()
+            await self.inbox.coming(self.loop)
         except AttentionError:
             return
         except DeadlineError:
@@ -278,19 +296,26 @@ class Conversation(SMTP):
             answer = answer.softened()
         self._out += answer.encode()
         last = answer.hangup or answer.code == 421
-        if last or len(self._out) >= _FLUSH_AT or not self.inbox.has_line:
-            await self.flush()
+        hold = self.inbox.has_line and not last and len(self._out) < _FLUSH_AT
+        if not hold and not self._sent():
+            await self._until_taken()
         if last:
             raise Goodbye
 
     async def flush(self) -> None:
         """Send what is queued; a client that does not take it in time is dropped."""
+        if not self._sent():
+            await self._until_taken()
+
+    def _sent(self) -> bool:
+        """Send what is queued; whether there is nothing to wait for then."""
         if not self._out or self._closing or self._wire is None:
-            return
+            return True
         out, self._out = bytes(self._out), bytearray()
         self._wire.write(out)
-        if self._taken.is_set():
-            return
+        return not self._blocked
+
+    async def _until_taken(self) -> None:
         self._flushing = True
         self._alarm.set(self.loop.time() + self.deadlines.smtpd_timeout)
         try:

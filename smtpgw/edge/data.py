@@ -7,16 +7,19 @@ line here: every step is one search or one replacement over a whole piece.
 
 from __future__ import annotations
 
+from milterd.core.mail import CRLF
 from smtpgw.edge.content import Content
 from smtpgw.edge.framing import LineEnds
 from smtpgw.edge.options import ContentOptions
 from smtpgw.edge.road import Answer
 from smtpgw.edge.sink import ContentSink
 
-END_OF_DATA = b"\r\n.\r\n"
+_DOT = "\r\n."
+_END = "\r\n.\r\n"
 
-_UNDECIDED = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\n", b"\r")
-"""How a piece may end so that the next one decides what it means."""
+_UNDECIDED = (b"\r\n.\r", b"\r\n.", b"\n", b"\r")
+"""How a piece may end so that the next one decides what it means; of a line end that is whole it is
+enough to know that it was there."""
 
 DRAIN_FACTOR = 2
 """A refused message is read to its end up to this many times the size limit."""
@@ -56,12 +59,10 @@ class _Reader:
         """Give the message up."""
         self._sink.discard()
 
-    def _take(self, part: bytes, *, dots: bool, skip: int = 0) -> None:
-        if not part or self._sink.fault is not None:
-            return
-        octets = self._ends.clean(part, dots=dots)
+    def _write(self, octets: bytes) -> None:
+        """Keep what is clean now; what was not is a fault."""
         if self._ends.fault is None:
-            self._sink.write(octets[skip:])
+            self._sink.write(octets)
         else:
             self._sink.refuse(self._ends.fault)
 
@@ -72,33 +73,45 @@ class DataReader(_Reader):
     def __init__(self, options: ContentOptions) -> None:
         super().__init__(options)
         self.finished = False
-        self._held = b"\r\n"  # 354 stands at a line's start; these two are not content
-        self._skip = 2
+        self._at_start = True  # of a line, as far as octets were passed on
+        self._passed = 0  # octets of what is held that were passed on, or are no content
 
     def feed(self, data: bytes) -> int:
         """Take `data`; how many octets of it belong to the message.
 
         Fewer than all only once `finished`: the rest is the next command.
         """
+        if self._at_start and data.startswith(b"."):
+            # It is the line end before it that gives the dot its sense.
+            self._held, self._passed = CRLF, len(CRLF)
         held = len(self._held)
         buffer = self._held + data if held else data
-        end = buffer.find(END_OF_DATA)
+        text = str(buffer, "latin-1")
+        # The end of data begins as a line with a transparency dot does: one search finds either.
+        dot = end = text.find(_DOT)
+        if dot >= 0 and not text.startswith(_END, dot):
+            end = text.find(_END, dot + len(_DOT))
         if end >= 0:
+            after = end + len(_END)
             self.finished = True
-            self._held = b""
-            self._received += end + len(END_OF_DATA) - held
-            self._emit(buffer[: end + 2])
-            return end + len(END_OF_DATA) - held
+            self._received += after - held
+            # What ends the data is clean: the scanners may see it too.
+            self._emit(buffer, text[:after], end + len(CRLF), dots=dot < end)
+            return after - held
         self._received += len(data)
         self._held = _undecided(buffer)
-        self._emit(buffer[: len(buffer) - len(self._held)])
+        self._at_start = not self._held and buffer.endswith(CRLF)
+        size = len(buffer) - len(self._held)
+        if size:
+            self._emit(buffer, text[:size], size, dots=dot >= 0)
         return len(data)
 
-    def _emit(self, part: bytes) -> None:
-        """Pass `part` on, without the line end that 354 stands for."""
-        if part:
-            self._take(part, dots=True, skip=self._skip)
-            self._skip = 0
+    def _emit(self, buffer: bytes, text: str, size: int, *, dots: bool) -> None:
+        """Pass on the first `size` octets."""
+        passed, self._passed = self._passed, 0
+        if size > passed and self._sink.fault is None:
+            octets = self._ends.unstuffed(buffer[:size], text, dots=dots)
+            self._write(octets[passed:])
 
 
 class BdatReader(_Reader):
@@ -109,16 +122,22 @@ class BdatReader(_Reader):
         self._received += len(data)
         buffer = self._held + data if self._held else data
         self._held = b"\r" if buffer.endswith(b"\r") else b""
-        self._take(buffer[: len(buffer) - len(self._held)], dots=False)
+        self._take(buffer[: len(buffer) - len(self._held)])
 
     def finish(self) -> Content | Answer:
         """As for DATA; a CR that nothing follows is a bare one."""
-        self._take(self._held, dots=False)
+        self._take(self._held)
         return super().finish()
+
+    def _take(self, part: bytes) -> None:
+        if part and self._sink.fault is None:
+            self._write(self._ends.clean(part, str(part, "latin-1")))
 
 
 def _undecided(buffer: bytes) -> bytes:
     """The end of `buffer` that may begin the end of data, or half a line end."""
+    if buffer.endswith(CRLF):
+        return b""
     for each in _UNDECIDED:
         if buffer.endswith(each):
             return each

@@ -3,13 +3,15 @@
 Smuggling lives on two servers seeing lines end in different places, so behind
 the edge there is one line end only.  A bare LF is made CRLF or refused, a bare
 CR and a NUL are refused.  Works on large pieces: a clean one is looked at twice
-by C code and goes on uncopied.
+by C code and goes on uncopied.  That code looks at `text`, the same octets as a str, one a
+character: str has the faster scanners.
 """
 
 from __future__ import annotations
 
 from io import IncrementalNewlineDecoder
 
+from milterd.core.mail import CRLF
 from smtpgw.edge.options import BareNewline
 from smtpgw.edge.road import Answer
 
@@ -34,20 +36,25 @@ class LineEnds:
         self.notes: tuple[str, ...] = ()
         self._normalize = bare_newline == "normalize"
 
-    def clean(self, part: bytes, *, dots: bool = False) -> bytes:
-        """`part` with CRLF line ends; with `dots`, transparency dots removed.
+    def clean(self, part: bytes, text: str) -> bytes:
+        """`part` with CRLF line ends."""
+        return part if self._is_clean(text) else self._repair(part)
+
+    def unstuffed(self, part: bytes, text: str, *, dots: bool) -> bytes:
+        """The same without transparency dots; `dots` says whether one stands after a CRLF.
 
         A dot goes after a bare LF too: whoever ends lines so stuffs them so.
         """
-        text = str(part, "latin-1")  # str has the faster scanners; one octet a character
+        if self._is_clean(text):
+            return part.replace(b"\r\n.", CRLF) if dots else part
+        return self._repair(part.replace(b"\n.", b"\n"))
+
+    def _is_clean(self, text: str) -> bool:
         if "\0" in text:
             self.fault = self.fault or NUL
-        if dots and "\n." in text:
-            part = part.replace(b"\n.", b"\n")
-            text = str(part, "latin-1")
         scanner = IncrementalNewlineDecoder(None, translate=False)
         scanner.decode(text, final=True)
-        return part if scanner.newlines in _CLEAN else self._repair(part)
+        return scanner.newlines in _CLEAN
 
     def _repair(self, part: bytes) -> bytes:
         if part.count(b"\r") != part.count(b"\r\n"):

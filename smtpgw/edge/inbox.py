@@ -67,7 +67,11 @@ class Inbox:
         if len(self._buffer) >= HIGH_WATER and not self._paused and self._flow is not None:
             self._flow.pause_reading()
             self._paused = True
-        self._wake(None)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def end(self) -> None:
         """No more will come."""
@@ -99,7 +103,7 @@ class Inbox:
     @property
     def has_line(self) -> bool:
         """Whether a complete line is unread."""
-        return self._buffer.find(b"\n", self._searched) >= 0
+        return bool(self._buffer) and self._buffer.find(b"\n", self._searched) >= 0
 
     def line(self, limit: int) -> bytes | None:
         """The next line with its end, if it is complete.
@@ -116,6 +120,8 @@ class Inbox:
             self._drop(end + 1)
             self._skipped = 0
             raise LineTooLongError
+        if end + 1 == len(self._buffer):
+            return self.take()
         line = bytes(self._buffer[: end + 1])
         self._drop(end + 1)
         return line
@@ -125,7 +131,8 @@ class Inbox:
         if len(self._buffer) <= limit:
             taken, self._buffer = bytes(self._buffer), bytearray()
             self._searched = 0
-            self._resume()
+            if self._paused:
+                self._resume()
             return taken
         taken = bytes(self._buffer[:limit])
         self._drop(limit)
@@ -145,13 +152,33 @@ class Inbox:
 
     async def more(self) -> None:
         """Wait until more octets came.  Raises EndOfInputError, DeadlineError, AttentionError."""
+        await self.coming(asyncio.get_running_loop())
+
+    def coming(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """The same to be awaited, for who knows the running loop."""
         if self._ended:
             raise EndOfInputError
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        waiter = self._waiter = loop.create_future()
+        return waiter
+
+    def leave(self) -> None:
+        """Whoever waits is not woken by what comes, until :meth:`await_by`."""
+        self._waiter = None
+
+    def await_by(self, waiter: asyncio.Future[None]) -> None:
+        """The same goes on waiting."""
+        self._waiter = waiter
+
+    def whole_line(self, limit: int) -> bytes | None:
+        """The next line, if it is there to its end and not longer than it may be."""
+        size = self._buffer.find(b"\n", self._searched) + 1
+        if not 0 < size <= limit or self._skipped:
+            return None
+        if size == len(self._buffer):
+            return self.take()
+        line = bytes(self._buffer[:size])
+        self._drop(size)
+        return line
 
     def _skip(self, octets: int) -> None:
         self._skipped += octets

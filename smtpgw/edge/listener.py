@@ -16,6 +16,8 @@ from milterd.base import logs
 from smtpgw.edge.conversation import Conversation
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.peer import connection_of
+from smtpgw.edge.prompt import PromptSession
+from smtpgw.edge.promptly import PromptSMTP
 from smtpgw.edge.protocol import Admit, GatewaySMTP
 from smtpgw.edge.proxy import Header
 from smtpgw.edge.road import Answer, Note, Road, no_note
@@ -90,7 +92,7 @@ class Listener:
         stressed = self._look(len(self._sessions) + 1)
         options = self._stressed if stressed else self._options
         admit = self._admit(trace, log, stressed=stressed)
-        return GatewaySMTP(options, admit, self._gone, log)
+        return PromptSMTP(options, admit, self._gone, log)
 
     def _admit(self, trace: str, log: FilteringBoundLogger, *, stressed: bool) -> Admit:
         def admit(
@@ -116,7 +118,7 @@ class Listener:
                 bound.exception("no road for a session", trace=trace)
                 self._turned_away.add(protocol)
                 return Answer(421, "4.3.0", f"Internal error, reference {trace}", hangup=True)
-            session = Session(
+            session = PromptSession(
                 road,
                 options,
                 spawn=self._spawn,

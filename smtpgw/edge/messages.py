@@ -13,6 +13,7 @@ from dataclasses import replace
 from structlog.typing import FilteringBoundLogger
 
 from smtpgw.edge.budget import Budget
+from smtpgw.edge.content import Content
 from smtpgw.edge.conversation import Conversation
 from smtpgw.edge.data import DRAIN_FACTOR, BdatReader, DataReader
 from smtpgw.edge.options import Deadlines, EdgeOptions
@@ -20,6 +21,7 @@ from smtpgw.edge.pace import Pace
 from smtpgw.edge.road import Answer
 from smtpgw.edge.session import Session
 from smtpgw.edge.sink import TOO_LARGE
+from smtpgw.edge.turns import Turns
 
 EARLY_MESSAGE = Answer(503, "5.5.0", "Improper command pipelining", hangup=True)
 FAR_TOO_LARGE = Answer(421, "4.3.4", "Message far beyond the size limit", hangup=True)
@@ -31,7 +33,7 @@ NO_ARGUMENT = Answer(501, "5.5.4", "No argument allowed")
 _BDAT = re.compile(rb"([0-9]{1,19})(?:[ \t]+(LAST))?\Z", re.IGNORECASE)
 
 
-class MessageVerbs(Conversation):
+class MessageVerbs(Turns):
     """A conversation that takes messages; whose they are and what becomes of them is the
     :attr:`dialogue`'s affair."""
 
@@ -65,7 +67,12 @@ class MessageVerbs(Conversation):
         return await self._receive(DataReader(self.options.content))
 
     async def _receive(self, reader: DataReader) -> Answer:
-        pace = self._pace = self._new_pace()
+        """Take the message that 354 asks for."""
+        self._pace = self._new_pace()
+        return await self._receive_on(reader, self._pace)
+
+    async def _receive_on(self, reader: DataReader, pace: Pace) -> Answer:
+        """Take it to its end; some of it may be there already."""
         try:
             while not (reader.finished or reader.overrun):
                 data = await self.some(pace.until)
@@ -76,7 +83,7 @@ class MessageVerbs(Conversation):
         finally:
             if not reader.finished:
                 reader.discard()
-        return await self._complete(reader) if reader.finished else FAR_TOO_LARGE
+        return await self._complete(reader.finish()) if reader.finished else FAR_TOO_LARGE
 
     def hurry(self, deadlines: Deadlines) -> None:
         super().hurry(deadlines)
@@ -87,9 +94,9 @@ class MessageVerbs(Conversation):
         deadlines = self.deadlines
         return Pace(self.loop.time(), deadlines.grace, deadlines.min_data_rate)
 
-    async def _complete(self, reader: DataReader | BdatReader) -> Answer:
+    async def _complete(self, content: Content | Answer) -> Answer:
         recipients = self.dialogue.recipients if self.options.dialogue.lmtp else 1
-        answer = await self.dialogue.message(reader.finish())
+        answer = await self.dialogue.message(content)
         if answer.positive:
             self._budget.restore()
         for _ in range(recipients - 1):  # RFC 2033 section 4.2: one for each, in their order
@@ -138,7 +145,7 @@ class MessageVerbs(Conversation):
             raise RuntimeError("a chunk without its reader")
         if last:
             self._chunks = None
-            return await self._complete(reader)
+            return await self._complete(reader.finish())
         if reader.fault is not None:
             self._drop_chunks()
             return await self.dialogue.message(reader.fault)

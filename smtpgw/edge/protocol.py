@@ -10,9 +10,9 @@ is ever taken for a command.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from structlog.typing import FilteringBoundLogger
 
@@ -81,13 +81,15 @@ class GatewaySMTP(MessageVerbs):
         self.note: Note = no_note
         self.screened: Screened | None = None
         self._admitted: Session | Answer = SHUTDOWN
+        self._offered = LMTP_OFFERED if options.dialogue.lmtp else OFFERED
 
     @property
     def dialogue(self) -> Session:
         """The session of an admitted client."""
-        if isinstance(self._admitted, Answer):
-            raise RuntimeError("the client was not admitted")  # noqa: TRY004 - a broken rule of ours
-        return self._admitted
+        admitted = self._admitted
+        if admitted.__class__ is Answer:
+            raise RuntimeError("the client was not admitted")
+        return cast(Session, admitted)
 
     @property
     def in_transaction(self) -> bool:
@@ -102,8 +104,7 @@ class GatewaySMTP(MessageVerbs):
         try:
             await self._header()
             await self._greet()
-            while True:
-                await self._one_command()
+            await self.serve()
         finally:
             self._drop_chunks()
             if self.screened is not None:
@@ -145,12 +146,12 @@ class GatewaySMTP(MessageVerbs):
         self.log.info("turned away", code=said.code, reason=said.text, reference=said.reference)
         await self.say(closing(said))
 
-    async def _one_command(self) -> None:
-        try:
-            line = await self._filtered(await self.next_line())
-        except LineTooLongError as error:
-            await self._refuse(commands.ENDLESS if error.endless else commands.TOO_LONG)
-            return
+    async def too_long(self, error: LineTooLongError) -> None:
+        await self._refuse(commands.ENDLESS if error.endless else commands.TOO_LONG)
+
+    async def obey(self, line: bytes) -> None:
+        if self.options.dialogue.command_filter is not None:
+            line = await self._filtered(line)
         if self.screened is not None:
             await self.screened.line(self, line)
         command = commands.parse_command(line)
@@ -167,10 +168,6 @@ class GatewaySMTP(MessageVerbs):
         else:
             await self._dispatch(command)
 
-    @property
-    def _offered(self) -> frozenset[str]:
-        return LMTP_OFFERED if self.options.dialogue.lmtp else OFFERED
-
     async def _filtered(self, line: bytes) -> bytes:
         """The line that smtpd_command_filter has for this one."""
         find = self.options.dialogue.command_filter
@@ -186,27 +183,31 @@ class GatewaySMTP(MessageVerbs):
 
     async def _dispatch(self, command: Command) -> None:
         """Run a verb's method and send its answer."""
-        answer = None
+        refusal = None
         if command.verb not in _REFUSE_THEMSELVES:
-            answer = self.dialogue.refusal(command.verb)
-        if answer is None:
-            answer = await self._run(command)
-        if answer is not None and not answer.positive:
-            await self._refuse(answer, command.verb)
+            refusal = self.dialogue.refusal(command.verb)
+        if refusal is not None:
+            await self._refuse(refusal, command.verb)
             return
-        if answer is not None:
-            await self.say(answer)
-        await self._spend(command.verb, answer)
-
-    async def _run(self, command: Command) -> Answer | None:
         argument = command.argument.decode("utf-8", "surrogateescape")
+        await self._carry_out(command.verb, self._smtp_methods[command.verb](argument))
+
+    async def _carry_out(self, verb: str, work: Coroutine[Any, Any, Answer | None]) -> None:
+        """Send the answer that a command comes to."""
         try:
-            return cast("Answer | None", await self._smtp_methods[command.verb](argument))
+            answer = await work
         except (Goodbye, EndOfInputError, ConnectionError):
             raise
         except Exception as error:  # noqa: BLE001 - ours; the client is to come again
             # It may have been in mid-message, so what follows cannot be read on.
-            return closing(self.dialogue.broken(error))
+            answer = closing(self.dialogue.broken(error))
+        if answer is not None and not answer.positive:
+            await self._refuse(answer, verb)
+            return
+        if answer is not None:
+            await self.say(answer)
+        if self._budget.spend(verb, answer):
+            await self._part(TOO_MANY_ERRORS)
 
     async def _refuse(self, answer: Answer, verb: str = "") -> None:
         """Say no."""
@@ -220,8 +221,7 @@ class GatewaySMTP(MessageVerbs):
 
     async def _spend(self, verb: str, answer: Answer | None) -> None:
         """Count a command that was answered; the last error a client may make ends it all."""
-        self._budget.spend(verb, answer)
-        if self._budget.exhausted:
+        if self._budget.spend(verb, answer):
             await self._part(TOO_MANY_ERRORS)
 
     async def say(self, answer: Answer) -> None:

@@ -7,6 +7,7 @@ have, and everything else as `?`.
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -41,6 +42,26 @@ def received_field(
     The recipient is named only where there is one, so that nobody learns of the others
     (section 7.2).
     """
+    kind = protocol(hello, envelope)
+    start = _start(client, hello, kind, by, mail_name, name_login, tell_tls)
+    whom = b""
+    if len(envelope.recipients) == 1:
+        whom = b"\r\n\tfor <%b>" % _PATH.sub(b"?", envelope.recipients[0].address)
+    value = b"%b%b%b;\r\n\t%b" % (start, _plain(queue_id), whom, date_of(int(when)))
+    return HeaderField(b"Received", value, hidden=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _start(
+    client: Client,
+    hello: Hello,
+    kind: bytes,
+    by: bytes,
+    mail_name: bytes,
+    name_login: bool,
+    tell_tls: bool,
+) -> bytes:
+    """The field up to the queue id."""
     # Who has given no name is called by the one it has.
     name = _plain(hello.name) or client.name
     parts = [b" from %b (%b)" % (name, _client(client))]
@@ -50,18 +71,19 @@ def received_field(
             parts.append(_certificate(hello.tls.certificate))
     if name_login and hello.login is not None:
         parts.append(b"(Authenticated sender: %b)" % _LOGIN.sub(b"?", hello.login.name))
-    program = _plain(mail_name)
-    kind = protocol(hello, envelope)
-    parts.append(b"by %b (%b) with %b id %b" % (_plain(by), program, kind, _plain(queue_id)))
-    if len(envelope.recipients) == 1:
-        parts.append(b"for <%b>" % _PATH.sub(b"?", envelope.recipients[0].address))
-    date = format_datetime(datetime.fromtimestamp(int(when), UTC)).encode("ascii")
-    return HeaderField(b"Received", b"\r\n\t".join(parts) + b";\r\n\t" + date, hidden=True)
+    parts.append(b"by %b (%b) with %b id " % (_plain(by), _plain(mail_name), kind))
+    return b"\r\n\t".join(parts)
+
+
+@functools.lru_cache(maxsize=8)
+def date_of(second: int) -> bytes:
+    """A second since 1970 as a date of RFC 5322 section 3.3, in UTC."""
+    return format_datetime(datetime.fromtimestamp(second, UTC)).encode("ascii")
 
 
 def protocol(hello: Hello, envelope: Envelope) -> bytes:
     """The `with` keyword (RFC 3848, RFC 6531 section 4.3), from facts and not from words."""
-    utf8 = any(each.upper() == b"SMTPUTF8" for each in envelope.sender_args)
+    utf8 = b"SMTPUTF8" in [each.upper() for each in envelope.sender_args]
     if hello.lmtp:
         base = b"UTF8LMTP" if utf8 else b"LMTP"
     elif not hello.esmtp:

@@ -7,6 +7,7 @@ becomes 451 with a trace id, so a road need not catch what it does not expect.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,10 @@ from smtpgw.edge.names import PeerName
 MAX_LINE = 510
 """Octets of a reply line before its CRLF (RFC 5321 section 4.5.3.1.5)."""
 
+_SHORT = 100
+"""Characters of a text that is not too long for a line, whatever its octets are."""
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
 
 
@@ -42,21 +47,19 @@ class Answer:
     hangup: bool = False
     reference: str = ""
     verbatim: bool = False
+    positive: bool = field(init=False, repr=False, compare=False)
+    """Whether the client got what it asked for (2xx, 3xx)."""
+    _octets: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 200 <= self.code <= 599:
             raise ValueError(f"reply code {self.code}")
-        if self.enhanced and (
-            _ENHANCED.match(self.enhanced) is None or self.enhanced[0] != str(self.code)[0]
-        ):
+        if self.enhanced and not _go_together(self.code, self.enhanced):
             raise ValueError(f"enhanced code {self.enhanced!r} does not go with {self.code}")
-        if any((ord(each) < 32 and each != "\n") or ord(each) == 127 for each in self.text):
+        # What is printable holds none; the search is for the rest, which may be innocent too.
+        if not self.text.isprintable() and _CONTROL.search(self.text) is not None:
             raise ValueError("reply text holds a control character")
-
-    @property
-    def positive(self) -> bool:
-        """Whether the client got what it asked for (2xx, 3xx)."""
-        return self.code < 400
+        object.__setattr__(self, "positive", self.code < 400)
 
     @classmethod
     def of(cls, reply: Reply, *, hangup: bool = False) -> Answer:
@@ -73,7 +76,14 @@ class Answer:
     def encode(self) -> bytes:
         """The reply as it goes over the wire, every line with its code and CRLF,
         cut where RFC 5321 section 4.5.3.1.5 wants a reply line to end."""
+        if not self._octets:  # most answers are constants, and are said often
+            object.__setattr__(self, "_octets", self._encoded())
+        return self._octets
+
+    def _encoded(self) -> bytes:
         lead = f"{self.enhanced} " if self.enhanced else ""
+        if len(self.text) < _SHORT and "\n" not in self.text and not self.reference:
+            return f"{self.code} {lead}{self.text}\r\n".encode("utf-8", "replace")
         lines = self.text.split("\n")
         seps = "-" * (len(lines) - 1) + " "
         raw = (f"{self.code}{sep}{lead}{each}" for sep, each in zip(seps, lines, strict=True))
@@ -82,6 +92,12 @@ class Answer:
             end = f" [{self.reference}]".encode()
             octets[-1] = octets[-1][: MAX_LINE - len(end)] + end
         return b"".join(each + b"\r\n" for each in octets)
+
+
+@functools.lru_cache(1000)
+def _go_together(code: int, enhanced: str) -> bool:
+    """Whether it is an enhanced code, of the reply code's class."""
+    return _ENHANCED.match(enhanced) is not None and enhanced[0] == str(code)[0]
 
 
 def _nothing_pending() -> bool:

@@ -12,21 +12,16 @@ import asyncio
 import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from structlog.typing import FilteringBoundLogger
 
-from milterd.base.waiting import within
+from milterd.base.waiting import going_on
 from milterd.core.mail import Client, Envelope, Recipient
-from smtpgw.address.params import (
-    MailParams,
-    ParamError,
-    RcptParams,
-    parse_mail_params,
-    parse_rcpt_params,
-)
-from smtpgw.address.path import Path, PathError, is_literal, parse_path
+from smtpgw.address.params import MailParams, ParamError, RcptParams
+from smtpgw.address.path import Path, PathError, is_literal
 from smtpgw.edge import vrfy
+from smtpgw.edge.arguments import bad_path, forward_path, reverse_path
 from smtpgw.edge.auth import ALREADY, NOT_ENABLED, RESPONSE_LIMIT, WELCOME, Ask, Logins
 from smtpgw.edge.budget import TOO_MANY_RECIPIENTS
 from smtpgw.edge.claims import Claims
@@ -106,7 +101,7 @@ class Session:
         if options.auth is not None and connection is not None:
             self._logins = Logins(options.auth, connection, log)
         self._transaction: Transaction | None = None
-        self._handover: asyncio.Task[Answer] | None = None
+        self._handover: asyncio.Task[None] | None = None
 
     @property
     def known(self) -> tuple[bytes, bytes]:
@@ -241,12 +236,9 @@ class Session:
             return Answer(501, "5.5.4", "Syntax: MAIL FROM:<address>")
         strict = self._options.strict_rfc821_envelopes
         try:
-            sender, rest = parse_path(argument[5:], strict=strict, utf8=True, null=True)
-            # Who has logged in knows of AUTH, told or not (smtpd_sasl_exceptions_networks).
-            known = self.announced | ({"AUTH"} if self._login else set())
-            params = parse_mail_params(rest, known)
+            sender, params = reverse_path(argument[5:], strict, self._known)
         except PathError as error:
-            return _bad_path(error, "5.1.7", strict and argument[5:6] != b"<")
+            return bad_path(error, "5.1.7", strict and argument[5:6] != b"<")
         except ParamError as error:
             return Answer(error.code, error.enhanced, error.reason)
         if not (params.smtputf8 or sender.is_ascii):
@@ -266,10 +258,9 @@ class Session:
             return Answer(501, "5.5.4", "Syntax: RCPT TO:<address>")
         strict, utf8 = self._options.strict_rfc821_envelopes, transaction.params.smtputf8
         try:
-            recipient, rest = parse_path(argument[3:], strict=strict, utf8=utf8)
-            params = parse_rcpt_params(rest, self.announced, utf8=utf8)
+            recipient, params = forward_path(argument[3:], strict, utf8, self.announced)
         except PathError as error:
-            return _bad_path(error, "5.1.3", strict and argument[3:4] != b"<")
+            return bad_path(error, "5.1.3", strict and argument[3:4] != b"<")
         except ParamError as error:
             return Answer(error.code, error.enhanced, error.reason)
         if len(transaction.recipients) >= self._options.limits.recipient_limit:
@@ -304,19 +295,27 @@ class Session:
             return content
         envelope = self._current().envelope()
         self._over()
-        self._handover = self._spawn(self._hand_over(envelope, content))
-        answer = await asyncio.shield(self._handover)
+        told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._handover = self._spawn(self._hand_over(envelope, content, told))
+        answer = await told
         self._handover = None
         return answer
 
-    async def _hand_over(self, envelope: Envelope, content: Content) -> Answer:
+    async def _hand_over(
+        self, envelope: Envelope, content: Content, told: asyncio.Future[Answer]
+    ) -> None:
+        """Ends with an answer in `told`, unless nobody waits for it any more."""
         try:
             answer = await self._ask(self._road.message(envelope, content))
+            if answer is None:
+                answer = self.broken(TypeError("the road gave no answer to a message"))
+        except BaseException:
+            told.cancel()  # only our own end cancels this
+            raise
         finally:
             content.close()
-        if answer is None:
-            return self.broken(TypeError("the road gave no answer to a message"))
-        return answer
+        if not told.done():
+            told.set_result(answer)
 
     async def vrfy(self, argument: bytes) -> Answer:
         """VRFY address: what RCPT would say; 252 where that would take it."""
@@ -357,6 +356,12 @@ class Session:
         await self.reset()
         await self._ask(self._road.close())
 
+    @property
+    def _known(self) -> frozenset[str]:
+        """Extensions that MAIL may use: who has logged in knows of AUTH, told or not
+        (smtpd_sasl_exceptions_networks)."""
+        return self.announced | {"AUTH"} if self._login else self.announced
+
     def _over(self) -> None:
         self._transaction = None
         self._claims.facts.clear()
@@ -371,7 +376,11 @@ class Session:
     async def _ask(self, step: Coroutine[Any, Any, Answer | None]) -> Answer | None:
         """The road's answer, in time and without its exceptions."""
         try:
-            return await within(self._options.deadlines.processing, step)
+            try:
+                first = step.send(None)
+            except StopIteration as end:  # most steps wait for nothing
+                return cast("Answer | None", end.value)
+            return await going_on(self._options.deadlines.processing, step, first)
         except Exception as error:  # noqa: BLE001 - any fault of ours is the client's 451
             return self.broken(error)
 
@@ -379,14 +388,3 @@ class Session:
         trace = self._new_trace()
         self._log.error("internal error", trace=trace, exc_info=error)
         return Answer(451, "4.3.0", f"Internal error, reference {trace}")
-
-
-def _bad_path(error: PathError, enhanced: str, unbracketed: bool) -> Answer:
-    """501 with the status code of the path's kind, which RFC 3463 has one each for.
-
-    553 where only SMTPUTF8 is missing; 5.5.4 where the command is wrong, not the address.
-    """
-    if error.needs_smtputf8:
-        return Answer(553, "5.6.7", "Address needs SMTPUTF8")
-    reason = error.reason[:1].upper() + error.reason[1:]
-    return Answer(501, "5.5.4" if unbracketed else enhanced, reason)

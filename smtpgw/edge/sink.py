@@ -94,6 +94,11 @@ class ContentSink:
         self._body.discard()
 
     def _take_head(self, octets: bytes) -> None:
+        if not (self._head or octets.startswith(CRLF)):
+            end = octets.find(b"\r\n\r\n") + 4
+            if end > 4:  # a whole header, which need not be gathered first
+                self._parse(octets[:end], octets[end:])
+                return
         self._head += octets
         if self._head.startswith(CRLF):
             end = 2
@@ -156,7 +161,8 @@ class ContentSink:
 
     def _check_hops(self, fields: tuple[HeaderField, ...]) -> None:
         """Refuse what has been through too many hands (RFC 5321 section 6.3)."""
-        if sum(each.named(b"Received") for each in fields) > self._options.hopcount_limit:
+        limit = self._options.hopcount_limit
+        if len(fields) > limit and sum(each.named(b"Received") for each in fields) > limit:
             self.refuse(TOO_MANY_HOPS)
 
 
@@ -172,7 +178,7 @@ class _Spool:
 
     def __init__(self, options: ContentOptions) -> None:
         self._options = options
-        self._memory = bytearray()
+        self._memory: bytes | bytearray = b""
         self._file: BinaryIO | None = None
         self._size = 0
 
@@ -186,11 +192,15 @@ class _Spool:
             )
             self._file = cast(BinaryIO, file)
             self._file.write(self._memory)
-            self._memory = bytearray()
-        if self._file is None:
-            self._memory += octets
-        else:
+            self._memory = b""
+        if self._file is not None:
             self._file.write(octets)
+        elif not self._memory:
+            self._memory = octets  # most mails come in one piece, which is then not copied
+        else:
+            if isinstance(self._memory, bytes):
+                self._memory = bytearray(self._memory)
+            self._memory += octets
 
     def finish(self) -> Body:
         """The body as written.  Raises OSError."""
@@ -200,7 +210,7 @@ class _Spool:
         return FileBody(self._file, 0, self._size)
 
     def discard(self) -> None:
-        self._memory = bytearray()
+        self._memory = b""
         file, self._file = self._file, None
         if file is not None:
             _close_unwritten(file)

@@ -15,6 +15,8 @@ from smtpgw.edge.road import Answer
 class State(enum.Enum):
     """Where a dialogue stands."""
 
+    __hash__ = object.__hash__  # there is one of each, and Enum's own way takes two calls
+
     START = "no EHLO or HELO yet"
     GREETED = "greeted, no transaction"
     MAIL = "a sender, no recipient"

@@ -6,6 +6,7 @@ and every try (VERP, SRS, BATV): what changes each time is left out, or nobody w
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -47,6 +48,13 @@ def network(address: str, *, ipv4: int = 24, ipv6: int = 64) -> str | None:
         given = given.ipv4_mapped
     bits = ipv4 if given.version == 4 else ipv6
     return str(ipaddress.ip_network(f"{given}/{bits}", strict=False))
+
+
+@functools.lru_cache(maxsize=4096)
+def wider(where: str) -> tuple[str, ...]:
+    """The networks that one is in."""
+    given = ipaddress.ip_network(where)
+    return tuple(str(given.supernet(new_prefix=bits)) for bits in range(given.prefixlen))
 
 
 def sender_key(sender: bytes) -> str:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smtpgw.greylist import rules
+from smtpgw.greylist import keys, rules
 from smtpgw.greylist.keys import Triplet
 from smtpgw.greylist.rules import GreylistOptions, Network, Seen, Verdict
 from smtpgw.stores.shared import Shared, SharedOptions
@@ -60,6 +60,8 @@ class GreylistStore:
         return found
 
     def _check(self, db: sqlite3.Connection, triplet: Triplet) -> Verdict:
+        if _in_allowed(db, triplet.network):
+            return Verdict("network")
         key = triplet.network, triplet.sender, triplet.recipient
         decided = rules.decide(
             _seen(db, key), _network(db, triplet.network), self._clock(), self.options
@@ -148,6 +150,17 @@ def _network(db: sqlite3.Connection, network: str) -> Network | None:
         "SELECT passes, last, fixed FROM networks WHERE network = ?", (network,)
     ).fetchone()
     return None if row is None else Network(row[0], row[1], bool(row[2]))
+
+
+def _in_allowed(db: sqlite3.Connection, network: str) -> bool:
+    """Whether a postmaster has let a wider network through."""
+    those = keys.wider(network)
+    marks = ", ".join("?" * len(those))
+    found = db.execute(
+        f"SELECT 1 FROM networks WHERE network IN ({marks}) AND fixed LIMIT 1",  # noqa: S608 - marks
+        those,
+    )
+    return found.fetchone() is not None
 
 
 def _keep(db: sqlite3.Connection, network: str, known: Network) -> None:

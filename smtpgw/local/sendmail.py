@@ -121,14 +121,32 @@ def _stdin() -> BinaryIO:
 
 
 def place(settings: str | None) -> str:
-    """The drop directory by a settings file; without one, where it is by default, else by
-    the default settings file.  Raises Refused (EX_CONFIG)."""
+    """The drop directory by a settings file; without one, by the default settings file where it
+    may be read and speaks of directories, else where it is by default.  Raises Refused
+    (EX_CONFIG)."""
     if settings is not None:
         return _place_in(settings)
     there = os.path.exists(os.path.join(drop.DEFAULT, drop.PUBLIC))  # noqa: PTH110, PTH118 - as above
-    if there or not os.access(SETTINGS, os.R_OK):
+    if there and not _names_directories(SETTINGS):
         return drop.DEFAULT
-    return _place_in(SETTINGS)
+    if not os.access(SETTINGS, os.R_OK):
+        return drop.DEFAULT
+    try:
+        return _place_in(SETTINGS)
+    except Refused:
+        if there:
+            return drop.DEFAULT  # it is being edited: mail is taken meanwhile
+        raise
+
+
+def _names_directories(settings: str) -> bool:
+    """Whether it is worth the time to read all of it: the directory that is there by default may
+    be one that the gateway had before."""
+    try:
+        with open(settings, "rb") as file:  # noqa: PTH123 - as above
+            return any(b"directory" in line and not line.lstrip().startswith(b"#") for line in file)
+    except OSError:
+        return False
 
 
 def _place_in(settings: str) -> str:
@@ -177,7 +195,8 @@ def _queue(options: Options) -> int:
     words = ["list"] if options.mode is Mode.LIST else ["flush", *(options.flush or ("ALL",))]
     if options.settings is not None:
         words += ["--config", options.settings]
-    command = [sys.executable, "-m", "smtpgw", "queue", *words]
+    # Without -P, Python would load what stands in the user's working directory.
+    command = [sys.executable, "-Pm", "smtpgw", "queue", *words]
     os.execv(sys.executable, command)  # noqa: S606 - a fixed program, no shell
 
 

@@ -9,18 +9,19 @@ no list says so.
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 
 from smtpgw.policy import restrictions as _restrictions  # noqa: F401 - they register themselves
+from smtpgw.policy import settled
 from smtpgw.policy import text as words
-from smtpgw.policy.facts import Facts
+from smtpgw.policy.facts import Facts, State
 from smtpgw.policy.listed import recipient_listed, sender_listed
 from smtpgw.policy.options import PolicyOptions, Site
 from smtpgw.policy.parse import PREDEFINED, Parser
 from smtpgw.policy.ports import Ports
 from smtpgw.policy.record import NO_ACTIONS, Actions, Decision, Outcome
 from smtpgw.policy.run import Memory, Rule, Rules, Run, Scope
+from smtpgw.policy.settled import Passed
 
 _PARSED = 1000
 """Values of tables that were parsed are kept, at most so many."""
@@ -37,6 +38,18 @@ LISTS: Mapping[str, tuple[str, str]] = {
     "smtpd_etrn_restrictions": (words.ETRN, "check_etrn_access"),
 }
 """Each list: what it refuses, and what a table alone stands for in it."""
+_IMPLIED = {
+    "reject_unlisted_recipient": LISTS["smtpd_recipient_restrictions"],
+    "reject_unlisted_sender": LISTS["smtpd_sender_restrictions"],
+}
+"""The same of what is asked though no list says so."""
+_DELAYED = frozenset({State.CONNECT, State.EHLO, State.HELO, State.MAIL})
+"""Commands whose lists smtpd_delay_reject puts off."""
+_CONTENT = {
+    State.DATA: "smtpd_data_restrictions",
+    State.END_OF_MESSAGE: "smtpd_end_of_data_restrictions",
+}
+"""Commands about the message, and their lists."""
 
 
 def _no_tables(name: str) -> None:
@@ -57,12 +70,21 @@ class Policy:
         self.options, self.site, self.lists = options, site, lists
         self.parser = parser or Parser(PREDEFINED, _no_tables)
         self.parser.open_table = _no_tables
+        self.idle = _idle(options, lists)
+        """Commands at which nothing is asked."""
+        self.settled = settled.watching(options, site, lists)
+        """What decisions at RCPT hold by; None where they are not to be kept."""
         # What a table names is parsed once: the same value comes again and again.
         self._parsed = functools.lru_cache(_PARSED)(self.parser.rules)
 
     def named(self, text: str, scope: Scope) -> Rules:
         """Restrictions that a table names.  Raises ValueError."""
         return self._parsed(text, scope.bare)
+
+
+def _idle(options: PolicyOptions, lists: Mapping[str, Rules]) -> frozenset[State]:
+    found = set(_DELAYED) if options.smtpd_delay_reject else set[State]()
+    return frozenset(found.union(each for each, name in _CONTENT.items() if not lists.get(name)))
 
 
 class Review:
@@ -84,6 +106,14 @@ class Review:
         """The mail is over, or was given up."""
         self._memory.actions = NO_ACTIONS
         self._memory.allowance = None
+
+    def idle(self, state: State) -> bool:
+        """Whether nothing is asked at a command: it passes, and nobody need make facts for it."""
+        if state not in self._policy.idle:
+            return False
+        if state in _CONTENT:
+            self._memory.permit.active = False
+        return True
 
     async def trusted(self, facts: Facts) -> str:
         """What put the client into mynetworks, or nothing.  Raises Unavailable."""
@@ -121,6 +151,22 @@ class Review:
             outcome = await self._rcpt(run)
         return self._decided(run, outcome)
 
+    def passed(self, decision: Decision) -> Passed | None:
+        """What the last RCPT has come to, for sessions that keep it; None if it is not to be."""
+        memory = self._memory
+        if decision.reply is not None or memory.permit.active or memory.actions:
+            return None
+        record = settled.untimed(decision.record)
+        return Passed(record, memory.sender_listed, memory.recipient_listed)
+
+    def recall(self, passed: Passed) -> None:
+        """As :meth:`rcpt`, which has come to this before."""
+        memory = self._memory
+        memory.permit.active = False
+        memory.after_client = memory.after_helo = memory.after_sender = False
+        memory.sender_listed = passed.sender_listed
+        memory.recipient_listed = passed.recipient_listed
+
     async def etrn(self, facts: Facts) -> Decision:
         """At ETRN."""
         run, memory = self._run(facts), self._memory
@@ -147,15 +193,19 @@ class Review:
 
     async def _list(self, run: Run, listed: str, name: bytes, *, fresh: bool = True) -> Outcome:
         rules = self._policy.lists.get(listed, ())
-        what, bare = LISTS[listed]
         if fresh:
             run.reject_deferral.active = False
+        if not rules and not self._memory.permit.active:
+            return Outcome.DUNNO
+        what, bare = LISTS[listed]
         return await run.list(rules, Scope(listed, what, name, bare))
 
     async def _client(self, run: Run) -> Outcome:
         self._memory.permit.active = False
-        name = run.facts.shown.encode()
-        outcome = await self._list(run, "smtpd_client_restrictions", name)
+        outcome = Outcome.DUNNO
+        if self._policy.lists.get("smtpd_client_restrictions"):
+            name = run.facts.shown.encode()
+            outcome = await self._list(run, "smtpd_client_restrictions", name)
         self._memory.after_client = self._memory.permit.active
         return outcome
 
@@ -178,7 +228,7 @@ class Review:
         memory.after_sender = memory.permit.active
         if outcome is Outcome.REJECT or not run.options.smtpd_reject_unlisted_sender:
             return outcome
-        return await self._implied(run, "reject_unlisted_sender", sender_listed, outcome)
+        return await self._implied(run, _UNLISTED_SENDER, sender, outcome)
 
     async def _delayed(self, run: Run, *, mail: bool) -> Outcome:
         """What smtpd_delay_reject has put off until now."""
@@ -204,7 +254,7 @@ class Review:
         outcome = self._deferred(run, outcome)
         if outcome is Outcome.REJECT or not run.options.smtpd_reject_unlisted_recipient:
             return outcome
-        return await self._implied(run, "reject_unlisted_recipient", recipient_listed, outcome)
+        return await self._implied(run, _UNLISTED_RECIPIENT, recipient, outcome)
 
     async def _content(self, facts: Facts, listed: str, name: bytes) -> Decision:
         # What is asked about one of several recipients is nothing about the mail.
@@ -213,14 +263,13 @@ class Review:
         outcome = self._deferred(run, await self._list(run, listed, name))
         return self._decided(run, outcome)
 
-    async def _implied(
-        self, run: Run, name: str, check: Callable[[Run], Awaitable[Outcome]], before: Outcome
-    ) -> Outcome:
+    async def _implied(self, run: Run, rules: Rules, name: bytes, before: Outcome) -> Outcome:
         """What is asked though no list says so, unless one did."""
         if self._memory.actions.discard:
             return before
-        rule = Rule(name, name, lambda run, _rule: check(run))
-        outcome = await run.list((rule,), replace(run.scope, listed=f"smtpd_{name}"))
+        listed = f"smtpd_{rules[0].name}"
+        what, bare = _IMPLIED[rules[0].name]
+        outcome = await run.list(rules, Scope(listed, what, name, bare))
         return before if outcome is Outcome.DUNNO else outcome
 
     def _deferred(self, run: Run, outcome: Outcome) -> Outcome:
@@ -244,3 +293,15 @@ class Review:
 
 def _let_pass(run: Run) -> Decision:
     return Decision(None, run.record)
+
+
+async def _recipient(run: Run, _rule: Rule) -> Outcome:
+    return await recipient_listed(run)
+
+
+async def _sender(run: Run, _rule: Rule) -> Outcome:
+    return await sender_listed(run)
+
+
+_UNLISTED_RECIPIENT = (Rule("reject_unlisted_recipient", "reject_unlisted_recipient", _recipient),)
+_UNLISTED_SENDER = (Rule("reject_unlisted_sender", "reject_unlisted_sender", _sender),)

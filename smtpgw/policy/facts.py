@@ -18,6 +18,8 @@ from smtpgw.edge.road import Login, Tls
 class State(enum.Enum):
     """Which command is being answered: protocol_state of SMTPD_POLICY_README."""
 
+    __hash__ = object.__hash__  # there is one of each, and Enum's own way takes two calls
+
     CONNECT = "CONNECT"
     EHLO = "EHLO"
     HELO = "HELO"
@@ -60,11 +62,11 @@ class Facts:
     def but(self, **changes: object) -> Facts:
         """The same with these changes, as dataclasses.replace() makes it, at a tenth of its cost:
         there are some of these with each command.  Raises TypeError for what is no field."""
-        values = {**self.__dict__, **changes}
-        if len(values) != len(_FIELDS):
-            raise TypeError(f"not fields of Facts: {sorted(values.keys() - _FIELDS)}")
         made = object.__new__(Facts)
-        made.__dict__.update(values)
+        values = made.__dict__
+        values.update(self.__dict__, **changes)
+        if len(values) != _COUNT:
+            raise TypeError(f"not fields of Facts: {sorted(values.keys() - _FIELDS)}")
         return made
 
     @property
@@ -84,3 +86,4 @@ class Facts:
 
 
 _FIELDS = frozenset(each.name for each in fields(Facts))
+_COUNT = len(_FIELDS)

@@ -16,6 +16,8 @@ from milterd.core.decision import Reply
 class Outcome(enum.Enum):
     """What a restriction says."""
 
+    __hash__ = object.__hash__  # there is one of each, and Enum's own way takes two calls
+
     DUNNO = "dunno"
     """Nothing: the next one is asked."""
     PERMIT = "permit"
@@ -23,6 +25,9 @@ class Outcome(enum.Enum):
     REJECT = "reject"
     """The answer is the reply that goes with it, 4xx or 5xx."""
 
+
+WORDS = {each: each.value for each in Outcome}
+"""Their words: to ask an Enum for its value takes two calls."""
 
 FAILED = "failed"
 """The outcome of a step that could not be finished: a table that cannot answer."""
@@ -48,14 +53,21 @@ class Step:
     seconds: float = 0.0
 
 
-_Row = tuple[str, str, str, str, str, str, str, str, float]
+Row = tuple[str, str, str, str, str, str, str, str, float]
+"""The fields of a step."""
+_NAMES = Step.__slots__
+
+
+def as_dict(row: Row) -> dict[str, object]:
+    """A step for JSON, without what is empty."""
+    return {name: value for name, value in zip(_NAMES, row, strict=True) if value}
 
 
 @dataclass(slots=True)
 class Record:
     """The steps of one decision, in their order, at most `limit` of them."""
 
-    rows: list[_Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     limit: int = 500
 
     def add(
@@ -83,11 +95,7 @@ class Record:
 
     def as_dicts(self) -> list[dict[str, object]]:
         """The steps for JSON, without what is empty."""
-        names = Step.__slots__
-        return [
-            {name: value for name, value in zip(names, row, strict=True) if value not in ("", 0.0)}
-            for row in self.rows
-        ]
+        return [as_dict(row) for row in self.rows]
 
     @property
     def decided(self) -> tuple[str, ...]:

@@ -30,12 +30,15 @@ class Argument(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Restriction:
-    """`name` is the one of today, whichever it was asked for by."""
+    """`name` is the one of today, whichever it was asked for by.  One that is `settled` goes by
+    the client's address, its login, EHLO or HELO, sender and recipient, and by tables that address
+    resolution, mynetworks and the lists of known addresses have; by nothing else."""
 
     name: str
     check: Check
     argument: Argument = Argument.NONE
     prepare: Prepare | None = None
+    settled: bool = False
 
 
 _KNOWN: dict[str, Restriction] = {}
@@ -46,11 +49,12 @@ def restriction(
     *others: str,
     argument: Argument = Argument.NONE,
     prepare: Prepare | None = None,
+    settled: bool = False,
 ) -> Callable[[Check], Check]:
     """Register one; `others` are its older names."""
 
     def register(check: Check) -> Check:
-        found = Restriction(name, check, argument, prepare)
+        found = Restriction(name, check, argument, prepare, settled)
         for each in (name, *others):
             if each in _KNOWN:
                 raise ValueError(f"two restrictions are called {each}")

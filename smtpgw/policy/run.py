@@ -17,7 +17,7 @@ from smtpgw.policy import text as words
 from smtpgw.policy.facts import Facts
 from smtpgw.policy.options import PolicyOptions, Site
 from smtpgw.policy.ports import Ports
-from smtpgw.policy.record import FAILED, NO_ACTIONS, Actions, Outcome, Record
+from smtpgw.policy.record import FAILED, NO_ACTIONS, WORDS, Actions, Outcome, Record
 from smtpgw.tables.table import Unavailable
 
 DEEPEST = 100
@@ -54,6 +54,9 @@ class Scope:
     what: str
     name: bytes
     bare: str = ""
+
+
+_NOWHERE = Scope("", "", b"")
 
 
 class Failed(Exception):  # noqa: N818 - never an error of ours: it carries a reply
@@ -119,7 +122,7 @@ class Run:
         self.rule = ""
         self.reject_deferral = Deferral()
         self.within_policy = 0
-        self.scope = Scope("", "", b"")
+        self.scope = _NOWHERE
         self._depth, self._warn = 0, False
         self._said = "", ""
         self._resolved: dict[tuple[bytes, bytes], Resolved] = {}
@@ -158,7 +161,7 @@ class Run:
                 raise self.lookup_failure(self.scope.name, error) from error
             self._warn = warned
             said, reply = self._said
-            word = said or outcome.value
+            word = said or WORDS[outcome]
             self.record.add(
                 self.scope.listed, rule.text, outcome=word, reply=reply, seconds=clock() - began
             )

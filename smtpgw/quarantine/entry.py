@@ -45,23 +45,31 @@ def caught(
     )
 
 
-def again(entry: Caught, queue_id: str, findings: Sequence[Found], lifetime: float) -> Caught:
-    """The entry that takes the place of one that was released, for what was found then.  It needs
-    no room beyond the other's."""
-    passing = tuple(dict.fromkeys((*entry.passing, *entry.findings)))
+def again(
+    entry: Caught,
+    queue_id: str,
+    findings: Sequence[Found],
+    lifetime: float,
+    *,
+    passed: Sequence[Found],
+) -> Caught:
+    """The entry that takes the place of one that was released, for what was found then, where
+    `passed` did not count.  It needs no room beyond the other's."""
     return replace(
         entry,
         findings=tuple(findings),
-        passing=passing,
+        passing=tuple(passed),
         origin=entry.origin or queue_id,
         lifetime=lifetime,
         room=None,
     )
 
 
-def passing(entry: Caught) -> frozenset[Found]:
-    """All that does not count when it is released."""
-    return frozenset((*entry.passing, *entry.findings))
+def passing(entry: Caught, *, released: bool) -> tuple[Found, ...]:
+    """All that does not count from here on.  That a milter could not look counts until a
+    postmaster has `released` the mail in spite of it."""
+    findings = (each for each in entry.findings if released or not each.awaited)
+    return tuple(dict.fromkeys((*entry.passing, *findings)))
 
 
 def actions(entry: Caught) -> Actions:

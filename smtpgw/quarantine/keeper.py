@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
 from milterd.core.decision import Reason, Verdict
+from milterd.core.finding import Found
 from milterd.core.mail import FileBody, Mail
 from smtpgw import acting
 from smtpgw.chain.results import ChainResult
@@ -41,6 +42,10 @@ EXPIRED_AT_ONCE = 200
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 3600.0
 """Seconds until milters that could not answer are asked again; doubled each time."""
 MOST_TRIES = 48
+"""About two days of them."""
+AWAIT_PAUSE = 300.0
+"""The longest pause for a mail that nobody has looked into yet."""
+AWAIT_TRIES = 576
 """About two days of them."""
 
 
@@ -72,6 +77,8 @@ class Keeper:
     ) -> None:
         self._store, self._intake, self._clock = store, intake, clock
         self._again, self._options, self._log, self._count = again, options, log, count
+        self._some_late = True
+        """Whether mails that await a milter may be due later than now."""
 
     async def run(self) -> None:
         """Look again and again, until cancelled.  Raises what no queue should raise."""
@@ -93,7 +100,11 @@ class Keeper:
             await self._expire(late)
         due = functools.partial(quarantine.wanted, now=now, limit=AT_ONCE)
         wanted = await self._store.ask(due)
-        await asyncio.gather(*map(self._release, wanted))
+        # All end before the next look: it would find those under way again, and ask for them twice.
+        ends = await asyncio.gather(*map(self._release, wanted), return_exceptions=True)
+        for each in ends:
+            if isinstance(each, BaseException):
+                raise each
         return len(late) == EXPIRED_AT_ONCE or len(wanted) == AT_ONCE
 
     async def _expire(self, late: Sequence[QueuedMail]) -> None:
@@ -123,6 +134,7 @@ class Keeper:
     async def _try(self, queued: QueuedMail) -> None:
         if queued.caught is None:
             raise Damaged(queued.note or "entry cannot be read")
+        passing = entry.passing(queued.caught, released=not _awaits(queued))
         async with _opened(await self._store.content(queued.queue_id)) as content:
             mail = entry.mail_of(queued, queued.caught, content)
             result = await self._again.ask(
@@ -130,10 +142,13 @@ class Keeper:
                 queued.queue_id,
                 listener=queued.caught.listener,
                 macros=queued.caught.macros,
-                passing=entry.passing(queued.caught),
+                passing=passing,
             )
-            if result.found:
-                await self._caught_again(queued, queued.caught, mail, result)
+            unseen = [each.text for each in result.found if each.awaited]
+            if unseen and _awaits(queued):
+                await self._later(queued, "; ".join(unseen))
+            elif result.found:
+                await self._caught_again(queued, queued.caught, mail, result, passing)
             elif result.verdict in (Verdict.TEMPFAIL, Verdict.REJECT):
                 # A milter that failed has found nothing, whatever its default action says.
                 await self._later(queued, str(result.reply or "a milter cannot answer"))
@@ -154,6 +169,9 @@ class Keeper:
                 filtered=acting.filtered(actions),
             )
         mails = tuple(replace(each, arrived=queued.arrived) for each in mails)
+        await _to_its_end(self._let_go(queued, mails))
+
+    async def _let_go(self, queued: QueuedMail, mails: Sequence[NewMail]) -> None:
         await self._end(queued, mails)
         self._intake.wake()
         outcome = "released" if mails else "discarded"
@@ -161,7 +179,12 @@ class Keeper:
         self._count(outcome, 1)
 
     async def _caught_again(
-        self, queued: QueuedMail, caught: Caught, mail: Mail, result: ChainResult
+        self,
+        queued: QueuedMail,
+        caught: Caught,
+        mail: Mail,
+        result: ChainResult,
+        passing: Sequence[Found],
     ) -> None:
         """What else was found keeps the mail as it came, in an entry of its own."""
         new = self._intake.prepare(
@@ -169,8 +192,14 @@ class Keeper:
             queue_id=self._intake.new_id(),
             decision=(*queued.reasons, _released(queued, caught), *result.reasons),
         )
-        entry_now = entry.again(caught, queued.queue_id, result.found, self._options.lifetime)
-        await self._end(queued, (replace(new, arrived=queued.arrived, caught=entry_now),))
+        entry_now = entry.again(
+            caught, queued.queue_id, result.found, self._options.lifetime, passed=passing
+        )
+        kept = replace(new, arrived=queued.arrived, caught=entry_now)
+        await _to_its_end(self._keep_again(queued, kept, result))
+
+    async def _keep_again(self, queued: QueuedMail, new: NewMail, result: ChainResult) -> None:
+        await self._end(queued, (new,))
         self._tell(
             queued, "caught again", entry=new.queue_id, found=[each.text for each in result.found]
         )
@@ -179,20 +208,30 @@ class Keeper:
     async def _end(self, queued: QueuedMail, mails: Sequence[NewMail]) -> None:
         def change(batch: Batch, follow: Sequence[Prepared]) -> None:
             quarantine.passed(batch, queued.queue_id, follow)
+            if hasten:
+                quarantine.hasten(batch, now)
 
+        now, hasten = self._clock.now(), self._some_late and _awaits(queued)
+        if hasten:
+            self._some_late = False  # not for each of thousands: they are all due by then
         await self._store.change(change, *mails)
 
     async def _later(self, queued: QueuedMail, why: str) -> None:
         """Try again, unless it was tried for too long."""
         queue_id, tries = queued.queue_id, queued.attempts
-        if tries + 1 >= MOST_TRIES:
-            note = f"could not be released: {why}"
-            await self._change(lambda batch: quarantine.give_up(batch, queue_id, note))
+        most, longest = (
+            (AWAIT_TRIES, AWAIT_PAUSE) if _awaits(queued) else (MOST_TRIES, LONGEST_PAUSE)
+        )
+        if tries + 1 >= most:
+            note = f"could not be {'judged' if _awaits(queued) else 'released'}: {why}"
+            with contextlib.suppress(NotFound, IllegalMove):  # deleted meanwhile
+                await self._change(lambda batch: quarantine.give_up(batch, queue_id, note))
             self._tell(queued, "not released", reason=why)
             return
-        pause = min(self._options.first_pause * 2.0 ** min(tries, 20), LONGEST_PAUSE)
+        pause = min(self._options.first_pause * 2.0 ** min(tries, 20), longest)
         due = self._clock.now() + pause
-        note = f"release waits: {why}"
+        self._some_late = True
+        note = f"{'awaits a milter' if _awaits(queued) else 'release waits'}: {why}"
         with contextlib.suppress(NotFound, IllegalMove):  # deleted meanwhile
             await self._change(lambda batch: quarantine.put_off(batch, queue_id, due, note))
         self._tell(queued, "put off", reason=why, seconds=round(pause))
@@ -219,9 +258,25 @@ class Keeper:
         )
 
 
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """What is being committed is told of, though the keeper is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+def _awaits(queued: QueuedMail) -> bool:
+    """Whether it is to be judged, and not let pass in spite of what was found."""
+    return queued.state is MailState.AWAITING
+
+
 def _released(queued: QueuedMail, caught: Caught) -> Reason:
     said = "; ".join(f"{each.milter}: {each.text}" for each in caught.findings)
-    return Reason("quarantine", "released", {"entry": queued.queue_id, "findings": said})
+    word = "asked again" if _awaits(queued) else "released"
+    return Reason("quarantine", word, {"entry": queued.queue_id, "findings": said})
 
 
 @contextlib.asynccontextmanager

@@ -17,7 +17,10 @@ from smtpgw.queue_cli.common import Opened
 FilterOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--filter", metavar="PATTERN", help="Only mails that this filter, or this milter, caught."
+        "--filter",
+        metavar="PATTERN",
+        help="Only mails that this filter, or this milter, caught.",
+        callback=filters.patterns,
     ),
 ]
 RuleOption = Annotated[
@@ -26,15 +29,21 @@ RuleOption = Annotated[
         "--rule",
         metavar="PATTERN",
         help="Only mails that such a rule or signature caught, or a milter with such words.",
+        callback=filters.patterns,
     ),
 ]
 SenderOption = filters.SenderOption
 RecipientOption = Annotated[
     list[str] | None,
-    typer.Option("--recipient", metavar="PATTERN", help="Only mails to such a recipient."),
+    typer.Option(
+        "--recipient",
+        metavar="PATTERN",
+        help="Only mails to such a recipient.",
+        callback=filters.patterns,
+    ),
 ]
 OlderOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--older-than",
         "--older",
@@ -44,7 +53,7 @@ OlderOption = Annotated[
     ),
 ]
 YoungerOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--younger-than",
         "--younger",
@@ -57,14 +66,14 @@ YoungerOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a command was given of these options."""
+    """What a command was given of these options (milterd.base.spread)."""
 
-    filter: list[str] | None = None
-    rule: list[str] | None = None
-    sender: list[str] | None = None
-    recipient: list[str] | None = None
-    older: str = ""
-    younger: str = ""
+    filter_: FilterOption = None
+    rule: RuleOption = None
+    sender: SenderOption = None
+    recipient: RecipientOption = None
+    older: OlderOption = None
+    younger: YoungerOption = None
 
     @property
     def some(self) -> bool:
@@ -85,10 +94,14 @@ class Given:
                 yield each
 
     def _caught(self, mail: QueuedMail) -> bool:
-        if not (self.filter or self.rule):
+        if not (self.filter_ or self.rule):
             return True
         found = mail.caught.findings if mail.caught is not None else ()
-        return any(_fits(each, self.filter, self.rule) for each in found)
+        return any(_fits(each, self.filter_, self.rule) for each in found)
+
+
+EVERYTHING = Given()
+"""No filter."""
 
 
 def _fits(found: Found, names: list[str] | None, rules: list[str] | None) -> bool:

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from milterd.base.escaping import escape
-from smtpgw.quarantine_cli import filters
+from milterd.base.spread import spread
+from smtpgw.quarantine_cli.filters import EVERYTHING, Given
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import QueuedMail
 from smtpgw.queue_cli.common import (
@@ -29,26 +30,21 @@ from smtpgw.queue_cli.common import (
 
 _HEADING = "--Quarantine ID-- --Size-- ---Arrival Time---- --Sender/Recipient------"
 _WIDTH = 76
-_MARKS = {MailState.RELEASING: "*", MailState.CORRUPT: "?"}
+_MARKS = {MailState.RELEASING: "*", MailState.AWAITING: "+", MailState.CORRUPT: "?"}
 
 
+@spread
 def list_(
     config: ConfigOption = DEFAULT_FILE,
     as_json: JsonOption = False,
-    filter_: filters.FilterOption = None,
-    rule: filters.RuleOption = None,
-    sender: filters.SenderOption = None,
-    recipient: filters.RecipientOption = None,
-    older: filters.OlderOption = "",
-    younger: filters.YoungerOption = "",
+    given: Given = EVERYTHING,
     limit: Annotated[int, typer.Option(help="At most so many mails; 0 means all.", min=0)] = 0,
     after: Annotated[
         str, typer.Option(metavar="ID", help="Only mails after this one.", callback=after_id)
     ] = "",
 ) -> None:
-    """List the mails in quarantine, oldest first: an id with `*` is being released, with `?`
-    corrupt."""
-    given = filters.Given(filter_, rule, sender, recipient, older, younger)
+    """List the mails in quarantine, oldest first: an id with `*` is being released, with `+`
+    awaits a milter, with `?` corrupt."""
     with opened(config) as queue, looking() as progress:
         found = given.mails(queue, progress, after)
         mails = islice(found, limit or None)

@@ -47,6 +47,11 @@ class Caught:
     lifetime: float = 30 * DAY
     room: Room | None = None
 
+    @property
+    def awaiting(self) -> bool:
+        """Whether nothing was found, but milters that could not look shall be asked again."""
+        return bool(self.findings) and all(each.awaited for each in self.findings)
+
 
 def to_facts(caught: Caught) -> dict[str, Any]:
     """For JSON."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from milterd.base.values import value
 from milterd.core.decision import Reason
 from milterd.core.mail import Client, Direction, Family, Session, body_octets
 from smtpgw.queue import caught
@@ -30,13 +30,15 @@ _MAIL_KINDS = frozenset(
 _RECIPIENT_KINDS = (int, bytes, str, int, str, str, str, str, float)
 """What SQLite gives for what was stored: anything else is damage, whatever it would do to us."""
 
+_TO_JSON = json.JSONEncoder(separators=(",", ":"))
+
 _LATEST = 2.0**37
 """No time of ours, in seconds, is later: it is in the year 6325."""
 _MOST = 2**31
 """No mail was tried so often."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prepared:
     """A new mail as rows.  `body` is None where it stands in a file."""
 
@@ -56,8 +58,12 @@ class Prepared:
         return len(self.content[0]) + len(self.content[1] or b"") + 2048
 
 
-def prepare(new: NewMail, file_sum: int | None) -> Prepared:
-    """Rows for a new mail; `file_sum` is the checksum if its body stands in a file."""
+_DUE_AT_ONCE = frozenset({MailState.INCOMING, MailState.AWAITING})
+
+
+def prepare(new: NewMail, file_sum: int | None, until: float | None = None) -> Prepared:
+    """Rows for a new mail; `file_sum` is the checksum if its body stands in a file, `until` the
+    end of its lease if it has one from the start."""
     head = new.mail.head()
     body: bytes | None = None
     checksum = file_sum
@@ -70,10 +76,14 @@ def prepare(new: NewMail, file_sum: int | None) -> Prepared:
     )
     size = len(head) + new.mail.body.size
     event = MailEvent.ARRIVE if new.hold is None else MailEvent.ARRIVE_HELD
-    state = after(None, event if new.caught is None else MailEvent.ARRIVE_CAUGHT)
+    if new.caught is not None:
+        event = MailEvent.ARRIVE_AWAITING if new.caught.awaiting else MailEvent.ARRIVE_CAUGHT
+    state = after(None, event)
     facts = _facts(new)
     fixed = (new.queue_id, new.arrived, size, envelope.sender, facts)
-    due = new.born if state is MailState.INCOMING else None
+    due = new.born if state in _DUE_AT_ONCE else None
+    if until is not None:
+        state, due = after(None, MailEvent.ARRIVE_LEASED), until
     row = (state.value, due, new.born, *fixed, _sum(fixed, recipients), new.hold or "")
     return Prepared(
         new.queue_id,
@@ -119,7 +129,7 @@ def _facts(new: NewMail) -> str:
         facts["filter"] = new.filtered
     if new.caught is not None:
         facts["caught"] = caught.to_facts(new.caught)
-    return json.dumps(facts, separators=(",", ":"))
+    return _TO_JSON.encode(facts)
 
 
 def recipient(row: Sequence[Any]) -> QueuedRecipient:

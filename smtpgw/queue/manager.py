@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from smtpgw.queue.clock import QueueClock
@@ -43,11 +44,20 @@ class QueueManager:
         self._news = asyncio.Event()
         self._flushed = False
         self._crowded = False
+        self._behind = True
+        self._full: frozenset[str] = frozenset()
         self.stopping = False
+        self.asking = 0
+        """Leases that are being asked for, and may be given."""
 
     def wake(self) -> None:
         """New mail has been queued, or room has come free: look now."""
         self._news.set()
+
+    def caught_up(self, site: str) -> bool:
+        """Whether the last look passed by no mail for that site, and left none for want of room:
+        what has been queued since is looked for at once, and has not waited."""
+        return not (self._behind or self.stopping or site in self._full)
 
     def freed(self) -> None:
         """A site has room again: look now, if the last look passed a full one by."""
@@ -64,35 +74,46 @@ class QueueManager:
         flushed, self._flushed = self._flushed, False
         return flushed
 
-    async def next(self, active: int, wish: Callable[[float], Wish] = _anything) -> list[Lease]:
-        """Mails that are due, `active` being how many are in delivery now; `wish` says
-        what can be used at that time.
+    async def next(
+        self, active: Callable[[], int], wish: Callable[[float], Wish] = _anything
+    ) -> Sequence[Lease]:
+        """Mails that are due, `active` saying how many are in delivery; `wish` says what can be
+        used at that time.
 
         Waits for one; empty when there is no room, or after :meth:`stop`.
         """
         while not self.stopping:
             self._news.clear()
-            room = self.options.qmgr_message_active_limit - active
+            room = self.options.qmgr_message_active_limit - active()
             if room <= 0:
                 break
             now = self._clock.now()
             wanted = wish(now)
             self._crowded = any(each <= 0 for each in wanted.room.values())
-            leases = await self._store.lease(now, min(room, _STEP), self.options.lease_time, wanted)
-            # Asked after the lease: what another process made due before it shows by now.
-            changed = await self._store.changed()
-            self._flushed |= changed
-            if leases:
-                return leases
-            if not changed:  # or else what was passed by may be wanted now
-                await self._wait(now)
+            self.asking = most = min(room, _STEP)
+            try:
+                turn = await self._store.turn(now, most, self.options.lease_time, wanted)
+            finally:
+                self.asking = 0
+            self._behind = len(turn.leases) >= most
+            self._full = _used_up(wanted, turn.leases)
+            self._flushed |= turn.changed
+            if turn.leases:
+                return turn.leases
+            if not turn.changed:  # or else what was passed by may be wanted now
+                await self._wait(now, turn.due)
         return []
 
-    async def _wait(self, now: float) -> None:
-        due = await self._store.next_due(now)
+    async def _wait(self, now: float, due: float | None) -> None:
         if self._news.is_set():
             return
         pause = self.options.poll if due is None else min(self.options.poll, max(due - now, 0.0))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._news.wait()
+
+
+def _used_up(wish: Wish, leases: Sequence[Lease]) -> frozenset[str]:
+    """The sites that got all that was wished for them: more may wait there."""
+    got = Counter(each.mail.site for each in leases if each.mail.site)
+    return frozenset(site for site in {*wish.room, *got} if got[site] >= wish.most(site))

@@ -16,6 +16,7 @@ from smtpgw.queue.states import MailEvent, MailState, after
 from smtpgw.queue.store import NotFound, QueuedMail
 
 _RELEASING = MailState.RELEASING.value
+_AWAITING = MailState.AWAITING.value
 _QUARANTINE = MailState.QUARANTINE.value
 
 
@@ -38,9 +39,11 @@ def dispose(batch: Batch, queue_id: str) -> None:
 
 
 def wanted(batch: Batch, now: float, limit: int) -> list[QueuedMail]:
-    """Mails that are to be released and due."""
+    """Mails that are to be released and due, those first that a command has released, and then
+    those that milters are to be asked about again, the longest waiting first."""
     found = batch.db.execute(
-        "SELECT id FROM mail WHERE state=? AND due<=? ORDER BY id LIMIT ?", (_RELEASING, now, limit)
+        "SELECT id FROM mail WHERE state IN (?,?) AND due<=? ORDER BY state, due, id LIMIT ?",
+        (_RELEASING, _AWAITING, now, limit),
     )
     return [rows.show(batch, queue_id) for (queue_id,) in found.fetchall()]
 
@@ -92,6 +95,11 @@ def put_off(batch: Batch, queue_id: str, due: float, note: str) -> None:
     )
 
 
+def hasten(batch: Batch, now: float) -> None:
+    """Ask at once about all mails that await a milter: one has just answered."""
+    batch.db.execute("UPDATE mail SET due=? WHERE state=? AND due>?", (now, _AWAITING, now))
+
+
 def give_up(batch: Batch, queue_id: str, note: str) -> None:
     """Back into the quarantine: it could not be released for too long."""
     seq, state, _, _ = rows.find(batch, queue_id)
@@ -110,14 +118,15 @@ def expiry(batch: Batch, queue_id: str) -> float | None:
 def put_right(batch: Batch, now: float, lifetime: float) -> None:
     """At the start: what lost its date gets one, and dates of mails that are gone go."""
     batch.db.execute(
-        "INSERT OR IGNORE INTO caught SELECT seq, ?, size FROM mail WHERE state IN (?,?)",
-        (now + lifetime, _QUARANTINE, _RELEASING),
+        "INSERT OR IGNORE INTO caught SELECT seq, ?, size FROM mail WHERE state IN (?,?,?)",
+        (now + lifetime, _QUARANTINE, _RELEASING, _AWAITING),
     )
     batch.db.execute(
         "UPDATE caught SET expires=? WHERE typeof(expires) NOT IN ('real', 'integer')",
         (now + lifetime,),
     )
     batch.db.execute(
-        "UPDATE mail SET due=? WHERE state=? AND typeof(due)<>'real'", (now, _RELEASING)
+        "UPDATE mail SET due=? WHERE state IN (?,?) AND typeof(due)<>'real'",
+        (now, _RELEASING, _AWAITING),
     )
     batch.db.execute("DELETE FROM caught WHERE mail NOT IN (SELECT seq FROM mail)")

@@ -20,6 +20,11 @@ class Reserve:
         self._path, self._size = path, size
         self._whole = size == 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is there, as far as is known."""
+        return self._whole
+
     def ensure(self) -> None:
         """Have the reserve whole.  Raises :class:`StoreFull` while there is no room for it."""
         if self._whole:

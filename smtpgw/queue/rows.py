@@ -25,6 +25,7 @@ from smtpgw.queue.store import (
     Lease,
     NotFound,
     QueuedMail,
+    QueueError,
     Result,
     Settlement,
     StaleLease,
@@ -51,13 +52,13 @@ def add(batch: Batch, mails: Sequence[Prepared]) -> None:
 def insert(batch: Batch, new: Prepared) -> None:
     """One more mail, which the caller has checked."""
     state, due, *_ = new.mail
-    flow = None
+    flow, leased = None, int(state == MailState.ACTIVE.value)
     if state == MailState.INCOMING.value:
         flow = turns.file(batch, new.site, new.sender, old=False, due=due)
     cursor = batch.db.execute(
         "INSERT INTO mail (state, due, born, id, arrived, size, sender, facts, sum, note, site,"
-        " flow, doomed) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        (*new.mail, new.site, flow, new.doomed),
+        " flow, doomed, token, attempts) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (*new.mail, new.site, flow, new.doomed, leased, leased),
     )
     seq = cursor.lastrowid or 0
     batch.db.executemany(
@@ -149,6 +150,8 @@ def note(batch: Batch, queue_id: str, token: int, at: float, results: Sequence[R
 
 def settle(batch: Batch, end: Settlement, follow: Sequence[Prepared]) -> MailState:
     """Write all outcomes and what follows; end the lease."""
+    if end.whole and not follow and _whole(batch, end):
+        return after(MailState.ACTIVE, MailEvent.SETTLE_ALL)
     seq, state, wanted = _leased(batch, end.queue_id, end.token)
     moved, left = _moved(batch, seq, end.results)
     if end.hold is not None and not wanted:
@@ -175,6 +178,28 @@ def settle(batch: Batch, end: Settlement, follow: Sequence[Prepared]) -> MailSta
         now = wanted == _BOUNCE
         _wait(batch, seq, to, end.at if now else end.due, "" if now else None)
     return to
+
+
+def settle_all(batch: Batch, ends: Sequence[Settlement]) -> list[MailState | Exception]:
+    """The same for many that nothing follows: for each its state, or why it could not be."""
+    found: list[MailState | Exception] = []
+    for each in ends:
+        try:
+            found.append(settle(batch, each, ()))
+        except (QueueError, IllegalMove) as error:
+            found.append(error)  # it wrote nothing: see above
+    return found
+
+
+def _whole(batch: Batch, end: Settlement) -> bool:
+    """Remove a mail that nobody is left of, if the lease still holds; whether it does."""
+    found = batch.db.execute(
+        "DELETE FROM mail WHERE id=? AND state=1 AND token=? RETURNING seq, attempts",
+        (end.queue_id, end.token),
+    ).fetchall()
+    for seq, attempts in found:
+        _remove_parts(batch, seq, end.queue_id, tried=attempts > 1)
+    return bool(found)
 
 
 def _leased(batch: Batch, queue_id: str, token: int) -> tuple[int, MailState, int]:
@@ -225,7 +250,13 @@ def remove(batch: Batch, seq: int, queue_id: str) -> None:
     """All rows of a mail in the queue; the caller has asked the table of states."""
     _leave(batch, seq)
     batch.db.execute("DELETE FROM mail WHERE seq=?", (seq,))
-    batch.db.execute("DELETE FROM attempt WHERE mail=?", (seq,))
+    _remove_parts(batch, seq, queue_id, tried=True)
+
+
+def _remove_parts(batch: Batch, seq: int, queue_id: str, *, tried: bool) -> None:
+    """What other tables hold of a mail; nothing of attempts unless it was `tried` before."""
+    if tried:
+        batch.db.execute("DELETE FROM attempt WHERE mail=?", (seq,))
     batch.db.execute("DELETE FROM recipient WHERE mail=?", (seq,))
     found = batch.db.execute(
         "DELETE FROM content WHERE mail=? RETURNING body IS NOT NULL", (seq,)

@@ -8,6 +8,7 @@ taken for a failed commit.
 from __future__ import annotations
 
 import functools
+import os
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,6 +152,11 @@ _FULL_EXTENDED = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE})  # the shared-memory 
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process had the database."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
 def is_full(error: sqlite3.Error) -> bool:
     """Whether the device had no room, or is read-only."""
     code = getattr(error, "sqlite_errorcode", 0)
@@ -176,10 +182,12 @@ def is_fatal(error: sqlite3.Error) -> bool:
 
 @dataclass(slots=True)
 class Files:
-    """A database that is open, its log, and which files these were at first."""
+    """A database that is open, its log, and which files these were at first; `logged` are the
+    octets that its log had at the last look."""
 
     database: Path
     log: Path = field(init=False)
+    logged: int = 0
     _first: list[tuple[int, int] | None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -187,7 +195,9 @@ class Files:
         self._first = self._now()
 
     def _now(self) -> list[tuple[int, int] | None]:
-        return [_identity(each) for each in (self.database, self.log)]
+        database, log = _stat(self.database), _stat(self.log)
+        self.logged = log.st_size if log else 0  # there is none before the first write
+        return [_identity(database), _identity(log)]
 
     def there(self) -> bool:
         """Whether both are still the same; a log may come, once."""
@@ -197,12 +207,15 @@ class Files:
         return now == self._first
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _stat(path: Path) -> os.stat_result | None:
     try:
-        found = path.stat()
+        return path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+
+
+def _identity(found: os.stat_result | None) -> tuple[int, int] | None:
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import secrets
 import sqlite3
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from milterd.base import chance
 from smtpgw.queue import (
     codec,
     flushing,
     handed,
     handover,
     ids,
+    opening,
     rows,
     salvage,
     schema,
@@ -33,9 +33,10 @@ from smtpgw.queue import (
 from smtpgw.queue.batch import Batch, data_version, shrink
 from smtpgw.queue.clock import Clock, QueueClock, SystemClock
 from smtpgw.queue.codec import Prepared
-from smtpgw.queue.committer import Committer, CommitterOptions
+from smtpgw.queue.committer import Committer
 from smtpgw.queue.content import read_content
 from smtpgw.queue.fresh import Fresh
+from smtpgw.queue.options import SqliteOptions as SqliteOptions
 from smtpgw.queue.recovered import Recovery
 from smtpgw.queue.recovery import recover
 from smtpgw.queue.reserve import Reserve
@@ -53,33 +54,24 @@ from smtpgw.queue.store import (
     Rest,
     Result,
     Settlement,
-    StoreBroken,
     StoreFailed,
     StoreFull,
     Tried,
+    Turn,
     Unreadable,
     Wish,
 )
+from smtpgw.queue.taking import Promise, Taker
 
 T = TypeVar("T")
+_DEFAULT = SqliteOptions()
 _SPARE_INODES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class SqliteOptions:
-    """`inline_limit`: octets of a body kept in the database.  `queue_minfree`: octets that
-    stay free on the device; Postfix wants 1.5 times message_size_limit.  `reserve`: octets
-    kept back for outcomes on a full disk, at least twice the committer's checkpoint.  `shard`: this
-    shard's number, part of its ids.  `fresh`: octets of new mails kept at hand for their first
-    attempt.  `busy_timeout`: seconds to wait for a tool's lock."""
-
-    inline_limit: int = 256 * 1024
-    queue_minfree: int = 40 * 1024 * 1024
-    reserve: int = 16 * 1024 * 1024
-    shard: int = 0
-    fresh: int = 8 * 1024 * 1024
-    busy_timeout: float = 10.0
-    committer: CommitterOptions = field(default_factory=CommitterOptions)
+_PLENTY = 64 * 1024 * 1024
+"""Octets free beyond what has to be, from which on the disk is not asked for each mail."""
+_FEW = 64
+"""So many mails that are done take no longer to remove than a loop can spare."""
+_ASKED = 1.0
+"""Seconds that its answer counts for then."""
 
 
 class SqliteStore:
@@ -94,10 +86,10 @@ class SqliteStore:
     ) -> None:
         self._shard, self._options, self._clock = shard, options, clock
         self._reserve = Reserve(shard.directory / "reserve", options.reserve)
-        db = self._connect()
+        db = opening.connect(shard.database, self._reserve, shard.refused, options.busy_timeout)
         self._reading = schema.connect(shard.database, busy_timeout=options.busy_timeout)
         self._reader = ThreadPoolExecutor(1, "queue-reader")
-        mark = self._mark(db)
+        mark = opening.mark(db, shard.database)
         if mark:
             clock.resume(mark[0], mark[2])
         self._ids = ids.IdMaker(
@@ -106,6 +98,8 @@ class SqliteStore:
         self._floor = mark[1] if mark else 0
         self._version: int | None = None
         self._fresh = Fresh(options.fresh)
+        self._roomy = float("-inf"), 0
+        self.taker: Taker | None = None
         self._closed = False
         self.committer = Committer(
             db,
@@ -121,10 +115,10 @@ class SqliteStore:
     def open(
         cls,
         directory: Path,
-        options: SqliteOptions = SqliteOptions(),
+        options: SqliteOptions = _DEFAULT,
         *,
         clock: Clock | QueueClock | None = None,
-        randbelow: Callable[[int], int] = secrets.randbelow,
+        randbelow: Callable[[int], int] = chance.below,
     ) -> SqliteStore:
         """Lock the shard and open its database.  A clock of queue time goes on from there
         where the shard stopped, so it is for this shard alone.
@@ -148,39 +142,6 @@ class SqliteStore:
         file could not be removed, and the reason."""
         self._shard.on_left = told
 
-    def _connect(self) -> sqlite3.Connection:
-        """Open the database, on a full disk with the room that is kept back for that.
-
-        What the last run left in the log goes to the database, synced, before anything is
-        written behind it: where a sync had failed, the log's pages are in the kernel's memory
-        and not on the disk, and the next power cut would take all that follows with them.
-        """
-        timeout = self._options.busy_timeout
-        try:
-            db = schema.connect(self._shard.database, busy_timeout=timeout)
-        except StoreFull:
-            if not self._reserve.release():
-                raise
-            db = schema.connect(self._shard.database, busy_timeout=timeout)
-        try:
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.Error as error:
-            if schema.is_broken(error):
-                raise StoreBroken(f"{self._shard.database}: {error}") from error
-            if schema.is_fatal(error) and not self._shard.refused():
-                raise StoreFailed(f"{self._shard.database}: {error}") from error
-        return db
-
-    def _mark(self, db: sqlite3.Connection) -> tuple[float, int, float] | None:
-        """How far queue time and ids had come, and the wall clock then."""
-        try:
-            found: tuple[float, int, float] | None = db.execute(
-                "SELECT seen, floor, ifnull(wall, seen) FROM mark"
-            ).fetchone()
-        except sqlite3.Error as error:
-            raise schema.kind_of(error)(f"{self._shard.database}: {error}") from error
-        return found
-
     def _stamp(self, db: sqlite3.Connection) -> None:
         """Remember how far time and ids have come; runs in the committer."""
         db.execute(
@@ -198,33 +159,71 @@ class SqliteStore:
         return self._ids.new()
 
     def room(self, size: int) -> bool:
-        try:
-            octets, inodes = self._shard.free()
-        except OSError:
-            return False
-        if octets < self._options.queue_minfree + size or inodes <= _SPARE_INODES:
-            return False
+        """Where there was plenty less than a second ago, and what was announced since leaves
+        plenty, the disk is not asked again; it still has the last word when it is written to."""
+        now = self._clock.now()
+        asked, plenty = self._roomy
+        if not 0 <= now - asked < _ASKED or size >= plenty:
+            try:
+                octets, inodes = self._shard.free()
+            except OSError:
+                return False
+            wanted = self._options.queue_minfree + size
+            if octets < wanted or inodes <= _SPARE_INODES:
+                return False
+            plenty = octets - wanted - _PLENTY if inodes > 100 * _SPARE_INODES else 0
+            self._roomy = now, plenty
+        else:
+            self._roomy = asked, plenty - size
         try:
             self._reserve.ensure()
         except StoreFull:
             return False
         return True
 
-    async def add(self, *mails: NewMail) -> None:
+    async def add(self, *mails: NewMail) -> bool:
         if self.failed is not None:
             raise StoreFailed(self.failed)
         for each in mails:
             if not ids.valid(each.queue_id):
                 raise ValueError(f"not a queue id: {each.queue_id!r}")
+        limit = self._options.inline_limit
+        if self._reserve.whole and all(each.mail.body.size <= limit for each in mails):
+            promise = Promise(self.taker, mails)
+            prepared = promise.prepare()
+            # Once it is handed over it is committed, whoever waits for it.
+            await self._insert(prepared, promise.end)
+            return promise.some_wait
+        await asyncio.shield(asyncio.ensure_future(self._add_files(mails)))
+        return True
+
+    async def _insert(
+        self, prepared: Sequence[Prepared], then: Callable[[Exception | None], None] | None = None
+    ) -> None:
+        weight = sum(each.weight for each in prepared)
+        short = all(each.caught is None for each in prepared)
+        try:
+            await self.committer.do(
+                lambda batch: self._add(batch, prepared),
+                weight,
+                urgent=False,
+                short=short,
+                then=then,
+            )
+        except QueueError:
+            self._roomy = float("-inf"), 0
+            raise
+        for new in prepared:
+            self._fresh.keep(new)
+
+    async def _add_files(self, mails: Sequence[NewMail]) -> None:
+        """Those whose bodies may stand in files, which are there before the rows are."""
         await self._have_reserve()
         prepared: list[Prepared] = []
         try:
             for each in mails:
                 prepared.append(await self._prepare(each))
-            weight = sum(each.weight for each in prepared)
-            await self.committer.do(lambda batch: self._add(batch, prepared), weight, urgent=False)
-            for new in prepared:
-                self._fresh.keep(new)
+            await self._insert(prepared)
         except QueueError:
             await self._drop_bodies(prepared)
             raise
@@ -264,6 +263,16 @@ class SqliteStore:
     async def lease(self, now: float, limit: int, duration: float, wish: Wish = ANY) -> list[Lease]:
         return await self.committer.do(lambda batch: rows.lease(batch, now, limit, duration, wish))
 
+    async def turn(self, now: float, limit: int, duration: float, wish: Wish = ANY) -> Turn:
+        def run(batch: Batch) -> tuple[list[Lease], int, float | None]:
+            leases = rows.lease(batch, now, limit, duration, wish)
+            # The write lock is held: nobody else has changed what these were chosen from since.
+            version = data_version(batch)
+            return leases, version, None if leases else rows.next_due(batch, now)
+
+        leases, version, due = await self.committer.do(run)
+        return Turn(leases, self._seen(version), due)
+
     async def rest(self, site: str, until: float, note: str) -> None:
         await self.committer.do(lambda batch: turns.rest(batch, site, until, note))
 
@@ -287,6 +296,11 @@ class SqliteStore:
             return state
 
         return await self.committer.do(run, 4096 + sum(each.weight for each in follow))
+
+    async def settle_all(self, ends: Sequence[Settlement]) -> list[MailState | Exception]:
+        return await self.committer.do(
+            lambda batch: rows.settle_all(batch, ends), short=len(ends) <= _FEW, later=True
+        )
 
     async def change(self, change: Callable[[Batch, Sequence[Prepared]], T], *follow: NewMail) -> T:
         """A change with mails that it is to insert, in one transaction.  Raises what it raises,
@@ -337,8 +351,11 @@ class SqliteStore:
         return await self.committer.do(lambda batch: rows.next_due(batch, now))
 
     async def changed(self) -> bool:
-        before, self._version = self._version, await self.committer.do(data_version)
-        return before is not None and before != self._version
+        return self._seen(await self.committer.do(data_version))
+
+    def _seen(self, version: int) -> bool:
+        before, self._version = self._version, version
+        return before is not None and before != version
 
     async def hold(self, queue_id: str, reason: str) -> None:
         await self.committer.do(lambda batch: rows.hold(batch, queue_id, reason))

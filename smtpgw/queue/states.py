@@ -25,9 +25,10 @@ class MailState(enum.Enum):
     DONE = 5  # never stored: a mail that is done is not there any more
     QUARANTINE = 6
     RELEASING = 7
+    AWAITING = 8
 
 
-KEPT = frozenset({MailState.QUARANTINE, MailState.RELEASING})
+KEPT = frozenset({MailState.QUARANTINE, MailState.RELEASING, MailState.AWAITING})
 """States of mails that are in the quarantine, not in the queue."""
 
 
@@ -50,8 +51,10 @@ class MailEvent(enum.Enum):
     """What can happen to a mail."""
 
     ARRIVE = "arrive"
+    ARRIVE_LEASED = "arrive to be delivered at once"
     ARRIVE_HELD = "arrive to be held"
     ARRIVE_CAUGHT = "arrive to be quarantined"
+    ARRIVE_AWAITING = "arrive to be judged later"
     LEASE = "lease"
     LAPSE = "lease after the last one ran out"
     NOTE = "note some outcomes, go on"
@@ -107,6 +110,9 @@ _PASSED = "the rows gone, what becomes of the mail there"
 MAIL_MOVES: Mapping[tuple[MailState | None, MailEvent], Move] = MappingProxyType(
     {
         (None, _E.ARRIVE): Move(_S.INCOMING, _ALL_OF_IT, "250 to the client"),
+        (None, _E.ARRIVE_LEASED): Move(
+            _S.ACTIVE, f"{_ALL_OF_IT}, which holds the lease", "250 to the client, delivery begins"
+        ),
         (None, _E.ARRIVE_HELD): Move(_S.HOLD, _ALL_OF_IT, "250 to the client"),
         (_S.INCOMING, _E.LEASE): Move(_S.ACTIVE, "the lease", "delivery may begin"),
         (_S.DEFERRED, _E.LEASE): Move(_S.ACTIVE, "the lease", "delivery may begin"),
@@ -148,6 +154,7 @@ MAIL_MOVES: Mapping[tuple[MailState | None, MailEvent], Move] = MappingProxyType
         (_S.ACTIVE, _E.RECOVER_HELD): Move(_S.HOLD, "state", "held"),
         (_S.ACTIVE, _E.RECOVER_KILLER): Move(_S.HOLD, "state and reason", "held, the others go on"),
         (None, _E.ARRIVE_CAUGHT): Move(_S.QUARANTINE, _ALL_OF_IT, "250 to the client"),
+        (None, _E.ARRIVE_AWAITING): Move(_S.AWAITING, _ALL_OF_IT, "250 to the client"),
         (_S.QUARANTINE, _E.LET_GO): Move(_S.RELEASING, "state, due now", "released"),
         (_S.RELEASING, _E.END_RELEASE): Move(_S.DONE, _PASSED, "the body file is unlinked"),
         (_S.RELEASING, _E.PUT_OFF): Move(_S.RELEASING, "the next try", "tried again then"),
@@ -155,6 +162,12 @@ MAIL_MOVES: Mapping[tuple[MailState | None, MailEvent], Move] = MappingProxyType
         (_S.QUARANTINE, _E.EXPIRE): Move(_S.DONE, "the rows gone", "deleted"),
         (_S.QUARANTINE, _E.DISPOSE): Move(_S.DONE, "the rows gone", "deleted"),
         (_S.RELEASING, _E.DISPOSE): Move(_S.DONE, "the rows gone", "deleted; its release ends"),
+        (_S.AWAITING, _E.LET_GO): Move(_S.RELEASING, "state, due now", "released"),
+        (_S.AWAITING, _E.END_RELEASE): Move(_S.DONE, _PASSED, "the body file is unlinked"),
+        (_S.AWAITING, _E.PUT_OFF): Move(_S.AWAITING, "the next try", "tried again then"),
+        (_S.AWAITING, _E.GIVE_UP): Move(_S.QUARANTINE, "state and reason", "not judged"),
+        (_S.AWAITING, _E.DISPOSE): Move(_S.DONE, "the rows gone", "deleted; its release ends"),
+        (_S.AWAITING, _E.DAMAGE): Move(_S.CORRUPT, "state and reason", "listed, never delivered"),
         (_S.CORRUPT, _E.DISPOSE): Move(_S.DONE, "the rows gone", "deleted"),
         (_S.QUARANTINE, _E.DAMAGE): Move(_S.CORRUPT, "state and reason", "listed, never delivered"),
         (_S.RELEASING, _E.DAMAGE): Move(_S.CORRUPT, "state and reason", "listed, never delivered"),

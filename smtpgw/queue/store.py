@@ -14,15 +14,19 @@ Times named `born` and `due` are queue time, `arrived` is wall time, all in seco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+from milterd.base.values import value
 from milterd.core.decision import Reason
 from milterd.core.mail import Body, Mail, Session
 from smtpgw.queue.caught import Caught
 from smtpgw.queue.recovered import Recovery
 from smtpgw.queue.states import MailState, RecipientEvent, RecipientState
+from smtpgw.queue.wish import ANY as ANY
+from smtpgw.queue.wish import Rest as Rest
+from smtpgw.queue.wish import Wish as Wish
 
 
 class QueueError(Exception):
@@ -73,7 +77,7 @@ class Damaged(QueueError):
     """This mail's row or body is not what was stored."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NewMail:
     """A mail to be queued.  With `hold` it goes to the hold queue, for that reason.
 
@@ -98,7 +102,7 @@ class NewMail:
     caught: Caught | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class QueuedRecipient:
     """One recipient and what is known of the last attempt for it."""
 
@@ -113,7 +117,7 @@ class QueuedRecipient:
     at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class QueuedMail:
     """A mail as the store knows it, without its octets.
 
@@ -146,7 +150,7 @@ class QueuedMail:
         return tuple(each for each in self.recipients if not each.state.settled)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Lease:
     """The right to deliver a mail, until `until` (queue time)."""
 
@@ -155,7 +159,7 @@ class Lease:
     until: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Result:
     """What became of one recipient in an attempt.  `remote` is the MTA that said so."""
 
@@ -185,46 +189,24 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a courier can use.
+class Turn:
+    """What there is to do: `leases`, whether another process changed the queue since the last
+    look, and, if there are no leases, when something is `due`."""
 
-    At most `each` mails of one site, or what `room` says of it, or `each_of` of its transport
-    (what stands before the colon in a site); of all sites of a transport what `together` says.
-    Mails born before
-    `expired` (`expired_null` for the null sender), or unwarned ones born before `late`,
-    come even if their site rests: somebody must be told.
-    """
-
-    each: int = 1_000_000
-    room: Mapping[str, int] = field(default_factory=dict)
-    each_of: Mapping[str, int] = field(default_factory=dict)
-    together: Mapping[str, int] = field(default_factory=dict)
-    expired: float = float("-inf")
-    expired_null: float = float("-inf")
-    late: float = float("-inf")
+    leases: Sequence[Lease]
+    changed: bool
+    due: float | None
 
 
-ANY = Wish()
-"""Whatever is due."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """A site that is left alone until then (queue time), and why."""
-
-    site: str
-    until: float
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
+@value
 class Settlement:
     """The end of an attempt.
 
     `due` is the next attempt and `site` what it waits for, used if a recipient is left;
     `tried` is kept then for the history; with `hold` it is held then, for that reason.
     `follow` are mails to be queued in the same transaction: the DSNs that the outcomes
-    call for.
+    call for.  `whole` says that nobody is left: with the results that were noted before, these
+    settle every recipient.
     """
 
     queue_id: str
@@ -237,9 +219,10 @@ class Settlement:
     site: str = ""
     tried: tuple[Tried, ...] = ()
     hold: str | None = None
+    whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Content:
     """The octets of a mail: header block with its separator, and body."""
 
@@ -295,9 +278,10 @@ class Store(Protocol):
         """Whether `size` octets would leave the free space that is to stay free."""
         ...
 
-    async def add(self, *mails: NewMail) -> None:
-        """Queue them, all or none; returns when committed.  Raises StoreFull, StoreFailed,
-        QueueError."""
+    async def add(self, *mails: NewMail) -> bool:
+        """Queue them, all or none; returns when committed, whether one waits for its turn: who
+        takes mail at once (:mod:`smtpgw.queue.taking`) has the others.  Cancelling the caller does
+        not undo it half-way.  Raises StoreFull, StoreFailed, QueueError."""
         ...
 
     async def handed(self, names: Sequence[str]) -> set[str]:
@@ -311,6 +295,10 @@ class Store(Protocol):
     async def lease(self, now: float, limit: int, duration: float, wish: Wish = ANY) -> list[Lease]:
         """Up to `limit` mails that are due: new ones by half, sites in turn, and in each
         site senders in turn, so that nobody's mail waits for all of another's."""
+        ...
+
+    async def turn(self, now: float, limit: int, duration: float, wish: Wish = ANY) -> Turn:
+        """`lease`, `changed` and, if there is no lease, `next_due`, at one moment."""
         ...
 
     async def rest(self, site: str, until: float, note: str) -> None:
@@ -332,6 +320,11 @@ class Store(Protocol):
 
     async def settle(self, settlement: Settlement) -> MailState:
         """Commit the end of an attempt.  Raises StaleLease, NotFound (deleted meanwhile)."""
+        ...
+
+    async def settle_all(self, ends: Sequence[Settlement]) -> list[MailState | Exception]:
+        """The same for many that nothing follows, in one transaction; for each its state, or what
+        `settle` would raise for it.  Raises QueueError where that is so for all."""
         ...
 
     async def content(self, queue_id: str) -> Content:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -122,6 +123,14 @@ def shard_directory(root: Path, number: int) -> Path:
 def shard_directories(root: Path) -> list[Path]:
     """Every shard there is, whoever runs it."""
     return sorted(each.parent for each in root.glob("*/queue.db"))
+
+
+def require_access(root: Path) -> None:
+    """Raises OSError for a queue that this user may not look into, which else would be empty."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(root) as entries:
+        for each in entries:
+            if each.name.isdecimal():
+                (Path(each.path) / "queue.db").exists()
 
 
 class QueueTool:

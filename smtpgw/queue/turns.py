@@ -21,6 +21,7 @@ from typing import Any
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.codec import MAIL_COLUMNS
 from smtpgw.queue.store import Rest, Wish
+from smtpgw.queue.wish import transport
 
 Row = tuple[Any, ...]
 _COLUMNS = ", ".join(f"mail.{each.strip()}" for each in MAIL_COLUMNS.split(","))
@@ -115,24 +116,17 @@ class _Room:
         """How many more."""
         if not site:
             return _ANY
-        wish, transport = self.wish, _transport(site)
-        room = wish.room.get(site)
-        if room is None:
-            room = wish.each_of.get(transport, wish.each)
-        together = wish.together.get(transport, _ANY) - self.of_transport[transport]
+        wish, name = self.wish, transport(site)
+        room = wish.most(site)
+        together = wish.together.get(name, _ANY) - self.of_transport[name]
         return min(room - self.used[site], together)
 
     def take(self, site: str, wanted: int) -> int:
         """Take up to so many; how many it is."""
         taken = max(min(self.left(site), wanted), 0)
         self.used[site] += taken
-        self.of_transport[_transport(site)] += taken
+        self.of_transport[transport(site)] += taken
         return taken
-
-
-def _transport(site: object) -> str:
-    """What stands before the colon; nothing where damage has left no text at all."""
-    return site.partition(":")[0] if isinstance(site, str) else ""
 
 
 def _of_lanes(

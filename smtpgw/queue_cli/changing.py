@@ -10,12 +10,13 @@ from typing import Annotated
 
 import typer
 
+from milterd.base.spread import spread
 from milterd.base.toml_file import ConfigError
 from smtpgw.queue import tools
 from smtpgw.queue.states import KEPT, MailState
 from smtpgw.queue.store import QueuedMail
 from smtpgw.queue.tools import Change
-from smtpgw.queue_cli import chosen, filters
+from smtpgw.queue_cli import chosen
 from smtpgw.queue_cli.common import (
     CONFIG_ERROR,
     DEFAULT_FILE,
@@ -25,92 +26,69 @@ from smtpgw.queue_cli.common import (
     complain,
     opened,
 )
-from smtpgw.queue_cli.filters import Given
+from smtpgw.queue_cli.filters import EVERYTHING, Given
 
 _WAITING = frozenset({MailState.INCOMING, MailState.DEFERRED})
 _UNDER_WAY = _WAITING | {MailState.ACTIVE}
 _LONGEST = 200
 
 
+@spread
 def hold(
     ids: chosen.IdsArgument = None,
     config: ConfigOption = DEFAULT_FILE,
     as_json: JsonOption = False,
     yes: chosen.YesOption = False,
     why: Annotated[str, typer.Option(help="Why; the queue shows it.")] = "by hand",
-    state: filters.StateOption = None,
-    sender: filters.SenderOption = None,
-    recipient: filters.RecipientOption = None,
-    destination: filters.DestinationOption = None,
-    reason: filters.ReasonOption = None,
-    older: filters.OlderOption = "",
-    younger: filters.YoungerOption = "",
+    given: Given = EVERYTHING,
 ) -> None:
     """Keep mails in the queue until they are released; one in delivery when that ends."""
-    given = Given(state, sender, recipient, destination, reason, older, younger)
     said = _line(why)
     _run("held", ids, given, yes, _UNDER_WAY, lambda _: tools.hold(said), config, as_json)
 
 
+@spread
 def release(
     ids: chosen.IdsArgument = None,
     config: ConfigOption = DEFAULT_FILE,
     as_json: JsonOption = False,
     yes: chosen.YesOption = False,
-    state: filters.StateOption = None,
-    sender: filters.SenderOption = None,
-    recipient: filters.RecipientOption = None,
-    destination: filters.DestinationOption = None,
-    reason: filters.ReasonOption = None,
-    older: filters.OlderOption = "",
-    younger: filters.YoungerOption = "",
+    given: Given = EVERYTHING,
 ) -> None:
     """Let held mails go."""
-    given = Given(state, sender, recipient, destination, reason, older, younger)
     held = frozenset({MailState.HOLD})
     _run("released", ids, given, yes, held, lambda q: tools.release(q.now), config, as_json)
 
 
+@spread
 def requeue(
     ids: chosen.IdsArgument = None,
     config: ConfigOption = DEFAULT_FILE,
     as_json: JsonOption = False,
     yes: chosen.YesOption = False,
-    state: filters.StateOption = None,
-    sender: filters.SenderOption = None,
-    recipient: filters.RecipientOption = None,
-    destination: filters.DestinationOption = None,
-    reason: filters.ReasonOption = None,
-    older: filters.OlderOption = "",
-    younger: filters.YoungerOption = "",
+    given: Given = EVERYTHING,
 ) -> None:
     """Route mails anew, as if they had just come: tried now, attempts forgotten, a bounce that
     was asked for too.  Held ones only if they are named, or by --state hold."""
-    given = Given(state, sender, recipient, destination, reason, older, younger)
     with contextlib.ExitStack() as roads:
         make = functools.partial(_routed, roads)
         _run("requeued", ids, given, yes, _WAITING, make, config, as_json)
 
 
+@spread
 def delete(
     ids: chosen.IdsArgument = None,
     config: ConfigOption = DEFAULT_FILE,
     as_json: JsonOption = False,
     yes: chosen.YesOption = False,
-    state: filters.StateOption = None,
-    sender: filters.SenderOption = None,
-    recipient: filters.RecipientOption = None,
-    destination: filters.DestinationOption = None,
-    reason: filters.ReasonOption = None,
-    older: filters.OlderOption = "",
-    younger: filters.YoungerOption = "",
+    given: Given = EVERYTHING,
 ) -> None:
     """Delete mails.  Nobody is told."""
-    given = Given(state, sender, recipient, destination, reason, older, younger)
     all_of_them = frozenset(MailState) - {MailState.DONE} - KEPT
     _run("deleted", ids, given, yes, all_of_them, lambda _: tools.delete, config, as_json)
 
 
+@spread
 def bounce(
     ids: chosen.IdsArgument = None,
     config: ConfigOption = DEFAULT_FILE,
@@ -119,17 +97,10 @@ def bounce(
     why: Annotated[
         str, typer.Option(help="Why; the sender reads it.")
     ] = "returned by the postmaster",
-    state: filters.StateOption = None,
-    sender: filters.SenderOption = None,
-    recipient: filters.RecipientOption = None,
-    destination: filters.DestinationOption = None,
-    reason: filters.ReasonOption = None,
-    older: filters.OlderOption = "",
-    younger: filters.YoungerOption = "",
+    given: Given = EVERYTHING,
 ) -> None:
     """Return mails to their senders now, untried; one in delivery when that ends.  Held ones
     only if they are named, or by --state hold.  A gateway that runs sends the notifications."""
-    given = Given(state, sender, recipient, destination, reason, older, younger)
     said = _line(why) or "returned by the postmaster"
     _run("bounced", ids, given, yes, _UNDER_WAY, lambda q: tools.doom(q.now, said), config, as_json)
 

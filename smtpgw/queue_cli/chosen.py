@@ -5,6 +5,7 @@ All that fit, and ALL, are asked for once more: on a terminal by a question, els
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated
@@ -51,11 +52,14 @@ def change(
     queue: Opened,
     as_json: bool,
 ) -> None:
-    """Change them, and say how many it was.  `verb` is the past participle."""
+    """Change the mails of these ids, or for None those that fit, and say how many it was.
+
+    `verb` is the past participle.
+    """
     with looking() as progress:
-        found = ids if ids and _named(ids) else _fitting(queue, given, progress)
+        found = _fitting(queue, given, progress) if ids is None else ids
         result = queue.tool.change(found, make(queue))
-    report(verb, result, as_json, strict=_named(ids))
+    report(verb, result, as_json, strict=ids is not None)
 
 
 def _fitting(queue: Opened, given: Given, progress: Callable[[int], None]) -> Iterator[str]:
@@ -63,45 +67,42 @@ def _fitting(queue: Opened, given: Given, progress: Callable[[int], None]) -> It
         yield each.queue_id
 
 
-def _named(ids: list[str] | None) -> bool:
-    return bool(ids) and ids != [ALL]
-
-
 def resolve(
     verb: str, ids: list[str] | None, given: Given, yes: bool, states: frozenset[MailState]
 ) -> tuple[list[str] | None, Given]:
-    """The ids that are named, if any, else what has to fit; asks where that is dangerous.
+    """The ids that are named, else None and what has to fit; asks where that is dangerous.
 
     `states` are what ALL and filters mean if no state was given.  Raises BadParameter.
     """
-    if ids and ids != [ALL] and (given.some or ALL in ids):
-        raise typer.BadParameter("expected ids, or ALL and filters, not both")
-    if ids and ids != [ALL]:
-        return list(read(ids)), given
-    if not (ids or given.some):
-        raise typer.BadParameter("expected ids, ALL, or filters (see --help)")
-    meant = Given(
-        state=given.state or [each for each in STATES if MailState[each.upper()] in states],
-        sender=given.sender,
-        recipient=given.recipient,
-        destination=given.destination,
-        reason=given.reason,
-        older=given.older,
-        younger=given.younger,
-    )
+    those = named(ids, filtered=given.some)
+    if those is not None:
+        return those, given
+    usual = [each for each in STATES if MailState[each.upper()] in states]
+    meant = dataclasses.replace(given, state=given.state or usual)
     if not yes:
-        _ask(verb, meant, every=not given.some)
-    return ids, meant
+        which = "Each mail that fits" if given.some else "Every mail"
+        confirm(f"{which} in state {', '.join(meant.state or ())} is {verb}. Go on?")
+    return None, meant
 
 
-def _ask(verb: str, meant: Given, *, every: bool) -> None:
-    which = "Every mail" if every else "Each mail that fits"
-    confirm(f"{which} in state {', '.join(meant.state or ())} is {verb}. Go on?")
+def named(ids: list[str] | None, *, filtered: bool) -> list[str] | None:
+    """The ids that a command was given, or None where all mails are meant, or those that fit.
+
+    Ids that were to be read and are not there mean no mail.  Raises BadParameter for ids with
+    filters, and for neither.
+    """
+    if not (ids or filtered):
+        raise typer.BadParameter("expected ids, ALL, or filters (see --help)")
+    if not ids or ids == [ALL]:
+        return None
+    if filtered or ALL in ids:
+        raise typer.BadParameter("expected ids, or ALL and filters, not both")
+    return list(read(ids))
 
 
 def confirm(question: str) -> None:
     """Ask on a terminal; raises BadParameter where nobody can be asked, Abort for a no."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise typer.BadParameter(f"{question} Say so with --yes", param_hint="--yes")
     typer.confirm(question, abort=True)
 
@@ -112,8 +113,10 @@ def read(ids: list[str]) -> Iterator[str]:
         if each != STDIN:
             yield each
             continue
-        for line in sys.stdin:
-            words = line.split(maxsplit=1)
+        if sys.stdin is None:
+            raise typer.BadParameter("standard input is closed")
+        for line in sys.stdin.buffer:
+            words = line.decode("ascii", "replace").split(maxsplit=1)
             if words:
                 yield queue_id(words[0].rstrip(MARKS))
 

@@ -25,7 +25,7 @@ from smtpgw.queue import ids
 from smtpgw.queue.search import Progress, quiet
 from smtpgw.queue.states import IllegalMove
 from smtpgw.queue.store import NotFound, QueueError
-from smtpgw.queue.tools import QueueTool
+from smtpgw.queue.tools import QueueTool, require_access
 
 if TYPE_CHECKING:
     from smtpgw.config import Smtpgw
@@ -84,9 +84,13 @@ def opened(path: Path) -> Iterator[Opened]:
         directory = queue_place.directory(path)
         if not directory.is_dir():
             _load(path)  # no queue yet, or a wrong key: that is worth the time to tell them apart
+        require_access(directory)
     except ConfigError as error:
         complain(error)
         raise typer.Exit(CONFIG_ERROR) from None
+    except OSError as error:
+        complain(error)
+        raise typer.Exit(1) from None
     try:
         tool = QueueTool(directory)
         try:

@@ -25,9 +25,17 @@ def _states(value: list[str] | None) -> list[str] | None:
     return None if value is None else [_state(each) for each in value]
 
 
-def age(value: str) -> str:
-    """An option that is a length of time, or nothing."""
-    if value:
+def patterns(value: list[str] | None) -> list[str] | None:
+    """An option that is a pattern, each with something in it: an empty one, as of a script's
+    variable that is not set, would be found in every mail."""
+    if "" in (value or ()):
+        raise typer.BadParameter("expected a pattern, not nothing (* is all, <> the null sender)")
+    return value
+
+
+def age(value: str | None) -> str | None:
+    """An option that is a length of time."""
+    if value is not None:
         try:
             durations.seconds(value)
         except ValueError as error:
@@ -49,30 +57,44 @@ SenderOption = Annotated[
         help="Only mails of this sender: a part of its address, or a pattern with * and ? for "
         "all of it; <> is the null sender. As all filters, it may be given several times: one "
         "of them has to fit.",
+        callback=patterns,
     ),
 ]
 RecipientOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--recipient", metavar="PATTERN", help="Only mails that such a recipient still waits for."
+        "--recipient",
+        metavar="PATTERN",
+        help="Only mails that such a recipient still waits for.",
+        callback=patterns,
     ),
 ]
 DestinationOption = Annotated[
     list[str] | None,
-    typer.Option("--destination", metavar="PATTERN", help="Only mails for such a destination."),
+    typer.Option(
+        "--destination",
+        metavar="PATTERN",
+        help="Only mails for such a destination.",
+        callback=patterns,
+    ),
 ]
 ReasonOption = Annotated[
     list[str] | None,
-    typer.Option("--reason", metavar="PATTERN", help="Only mails that wait for such a reason."),
+    typer.Option(
+        "--reason",
+        metavar="PATTERN",
+        help="Only mails that wait for such a reason.",
+        callback=patterns,
+    ),
 ]
 OlderOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--older", metavar="TIME", help="Only mails at least so old, such as 30m.", callback=age
     ),
 ]
 YoungerOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--younger", metavar="TIME", help="Only mails at most so old, such as 2d.", callback=age
     ),
@@ -81,15 +103,15 @@ YoungerOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a command was given of these options."""
+    """What a command was given of these options (milterd.base.spread)."""
 
-    state: list[str] | None = None
-    sender: list[str] | None = None
-    recipient: list[str] | None = None
-    destination: list[str] | None = None
-    reason: list[str] | None = None
-    older: str = ""
-    younger: str = ""
+    state: StateOption = None
+    sender: SenderOption = None
+    recipient: RecipientOption = None
+    destination: DestinationOption = None
+    reason: ReasonOption = None
+    older: OlderOption = None
+    younger: YoungerOption = None
 
     @property
     def some(self) -> bool:
@@ -117,3 +139,7 @@ class Given:
             born_before=now - durations.seconds(self.older) if self.older else None,
             born_after=now - durations.seconds(self.younger) if self.younger else None,
         )
+
+
+EVERYTHING = Given()
+"""No filter."""

@@ -6,16 +6,18 @@ from typing import Annotated
 
 import typer
 
+from milterd.base.spread import spread
 from smtpgw.queue import tools
 from smtpgw.queue.states import MailState
 from smtpgw.queue.tools import Changed
-from smtpgw.queue_cli import chosen, filters
+from smtpgw.queue_cli import chosen
 from smtpgw.queue_cli.common import DEFAULT_FILE, ConfigOption, JsonOption, Opened, opened
-from smtpgw.queue_cli.filters import Given
+from smtpgw.queue_cli.filters import EVERYTHING, Given
 
 _WAITING = frozenset({MailState.INCOMING, MailState.DEFERRED})
 
 
+@spread
 def flush(
     ids: chosen.IdsArgument = None,
     config: ConfigOption = DEFAULT_FILE,
@@ -28,16 +30,9 @@ def flush(
             "this destination (smtp:[mx.example.net]); its rest is over.",
         ),
     ] = "",
-    state: filters.StateOption = None,
-    sender: filters.SenderOption = None,
-    recipient: filters.RecipientOption = None,
-    destination: filters.DestinationOption = None,
-    reason: filters.ReasonOption = None,
-    older: filters.OlderOption = "",
-    younger: filters.YoungerOption = "",
+    given: Given = EVERYTHING,
 ) -> None:
     """Try mails again now, and whatever destination they wait for."""
-    given = Given(state, sender, recipient, destination, reason, older, younger)
     if site and (ids or given.some):
         raise typer.BadParameter("expected --site alone, without ids and filters")
     everything = ids == [chosen.ALL] and not given.some

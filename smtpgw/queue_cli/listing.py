@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from milterd.base.escaping import escape
+from milterd.base.spread import spread
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import QueuedMail
-from smtpgw.queue_cli import filters
 from smtpgw.queue_cli.common import (
     DEFAULT_FILE,
     ConfigOption,
@@ -25,6 +25,7 @@ from smtpgw.queue_cli.common import (
     say_json,
     text,
 )
+from smtpgw.queue_cli.filters import EVERYTHING, Given
 from smtpgw.queue_cli.why import Rests, by_site, reason, why
 
 _HEADING = "----Queue ID----- --Size-- ---Arrival Time---- --Sender/Recipient------"
@@ -33,16 +34,11 @@ _MARKS = {MailState.ACTIVE: "*", MailState.HOLD: "!", MailState.CORRUPT: "?"}
 DOOMED = "#"
 
 
+@spread
 def list_(
     config: ConfigOption = DEFAULT_FILE,
     as_json: JsonOption = False,
-    state: filters.StateOption = None,
-    sender: filters.SenderOption = None,
-    recipient: filters.RecipientOption = None,
-    destination: filters.DestinationOption = None,
-    reason: filters.ReasonOption = None,
-    older: filters.OlderOption = "",
-    younger: filters.YoungerOption = "",
+    given: Given = EVERYTHING,
     limit: Annotated[int, typer.Option(help="At most so many mails; 0 means all.", min=0)] = 0,
     after: Annotated[
         str, typer.Option(metavar="ID", help="Only mails after this one.", callback=after_id)
@@ -50,7 +46,6 @@ def list_(
 ) -> None:
     """List the mails in the queue, oldest first: an id with `*` is in delivery, with `!` on
     hold, with `#` to be bounced, with `?` corrupt."""
-    given = filters.Given(state, sender, recipient, destination, reason, older, younger)
     with opened(config) as queue, looking() as progress:
         found = queue.tool.search(given.filter(after), queue.now, progress)
         rests = by_site(queue.tool.resting(queue.now))

@@ -82,7 +82,7 @@ class ClientLimiter:
     ) -> None:
         self.exempt = not (address and limits.any and counters)
         self.usage = Usage(0, 0)
-        self._counters, self._limits = counters, limits
+        self._counters, self.limits = counters, limits
         self._client = address.decode("ascii", "replace")
         self._ident = "" if self.exempt else f"{service}:{network(self._client, limits)}"
         self._ticket: Ticket | None = None
@@ -98,8 +98,8 @@ class ClientLimiter:
             await self.close()
         text = f"Error: too many connections from {self._client}"
         for name, reached, limit in (
-            ("connection_count", usage.count, self._limits.connection_count_limit),
-            ("connection_rate", usage.rate, self._limits.connection_rate_limit),
+            ("connection_count", usage.count, self.limits.connection_count_limit),
+            ("connection_rate", usage.rate, self.limits.connection_rate_limit),
         ):
             if 0 < limit < reached:
                 return self._excess(421, "4.7.0", text, name, reached)
@@ -107,25 +107,29 @@ class ClientLimiter:
 
     async def message(self) -> Excess | None:
         """MAIL."""
+        limit = self.limits.message_rate_limit
+        if not limit:
+            return None
         text = f"Error: too much mail from {self._client}"
-        limit = self._limits.message_rate_limit
         return await self._event(Event.MESSAGE, limit, 450, "4.7.1", text)
 
     async def recipient(self) -> Excess | None:
         """RCPT."""
+        limit = self.limits.recipient_rate_limit
+        if not limit:
+            return None
         text = f"Error: too many recipients from {self._client}"
-        limit = self._limits.recipient_rate_limit
         return await self._event(Event.RECIPIENT, limit, 450, "4.7.1", text)
 
     async def auth(self) -> Excess | None:
         """AUTH, before it is looked at."""
         text = f"Error: too many AUTH commands from {self._client}"
-        limit = self._limits.auth_rate_limit
+        limit = self.limits.auth_rate_limit
         return await self._event(Event.AUTH, limit, 450, "4.7.1", text)
 
     async def starttls(self) -> Excess | None:
         """STARTTLS, before the handshake; nothing is counted."""
-        limit = self._limits.new_tls_session_rate_limit
+        limit = self.limits.new_tls_session_rate_limit
         if self.exempt or self._counters is None or not limit:
             return None
         reached = await self._counters.rate(Event.NEWTLS, self._ident)
@@ -137,7 +141,7 @@ class ClientLimiter:
     async def newtls(self) -> Excess | None:
         """A full handshake, that of a resumed session not; also one that failed."""
         text = f"Error: too many new TLS sessions from {self._client}"
-        limit = self._limits.new_tls_session_rate_limit
+        limit = self.limits.new_tls_session_rate_limit
         return await self._event(Event.NEWTLS, limit, 421, "4.7.0", text)
 
     async def close(self) -> None:

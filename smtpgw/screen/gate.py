@@ -320,7 +320,7 @@ class Guest:
             recipient=refused.recipient,
             reference=said.reference,
         )
-        metrics.REFUSALS.labels(self._connection.listener, command.lower(), outcome).inc()
+        metrics.refusals(self._connection.listener, command.lower(), outcome).inc()
         return said
 
     # -- the end -----------------------------------------------------------------------

@@ -16,7 +16,7 @@ from milterd.patterns.lines import Lines
 from smtpgw.tables import aliases, entries
 from smtpgw.tables.context import Context
 from smtpgw.tables.sources import Report, Source, check_line
-from smtpgw.tables.table import Found, Local, Unavailable
+from smtpgw.tables.table import Changes, Found, Local, Unavailable
 
 _GOES_ON = b" \t\r\n\v\f#"
 _OFFSET_BITS = 40
@@ -142,6 +142,10 @@ class Hash(Local):
         for key in index:
             value, line = index.get(key) or (b"", 0)
             yield key, Found(value, f"{self._source.file}:{line}")
+
+    def changes(self) -> tuple[Changes, ...]:
+        """How often the file was read."""
+        return self._source.changes()
 
     def stale(self) -> str:
         """Why an older content is in force; empty if it is not."""

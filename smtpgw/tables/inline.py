@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from smtpgw.tables import spec as specs
 from smtpgw.tables.context import Context
-from smtpgw.tables.table import Found, Local, TableError
+from smtpgw.tables.table import Changes, Found, Local, TableError
 
 EXPECTED = "inline:{ key=value, { key = value }, ... }"
 
@@ -26,6 +26,10 @@ class Inline(Local):
         folded = self._folding.fixed(key)
         value = self._entries.get(folded) if folded is not None else None
         return None if value is None else Found(value, self.name)
+
+    def changes(self) -> tuple[Changes, ...]:
+        """Nothing: what stands in a name never changes."""
+        return ()
 
     def entries(self) -> Iterator[tuple[bytes, Found]]:
         """Every key with its value."""

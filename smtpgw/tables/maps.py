@@ -7,9 +7,10 @@ answer than the postmaster's.  An empty answer is a mistake in the table, never 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 
-from smtpgw.tables.table import Found, LocalTable, Table, Unavailable, fixed
+from smtpgw.tables.table import Changes, Found, LocalTable, Table, Unavailable, changes, fixed
 
 
 class Maps:
@@ -42,6 +43,13 @@ class Maps:
                     raise Unavailable(table.name, f"empty answer for {key!r}")
                 return found
         return None
+
+    def changes(self) -> tuple[Changes, ...] | None:
+        """What to look at to know that all answer as they did; None if one cannot be watched."""
+        found = [changes(each) for each in self.tables]
+        if None in found:
+            return None
+        return tuple(itertools.chain.from_iterable(each or () for each in found))
 
     async def close(self) -> None:
         """Close all of them."""

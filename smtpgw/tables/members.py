@@ -6,13 +6,23 @@ If every member answers without waiting, so does the whole.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from typing import cast
 
 from smtpgw.tables import spec as specs
 from smtpgw.tables.context import Context
-from smtpgw.tables.table import Found, LocalTable, Table, TableError, fixed, stale
+from smtpgw.tables.table import (
+    Changes,
+    Found,
+    LocalTable,
+    Table,
+    TableError,
+    changes,
+    fixed,
+    stale,
+)
 
 Search = Generator[tuple[Table, bytes], Found | None, Found | None]
 """Yields (table, key), is sent what the table has, returns the answer."""
@@ -57,6 +67,13 @@ class Members(ABC):
     async def close(self) -> None:
         """Close all of them."""
         await asyncio.gather(*(each.close() for each in self.tables))
+
+    def changes(self) -> tuple[Changes, ...] | None:
+        """What there is to look at of all members; None if one cannot be watched."""
+        found = [changes(each) for each in self.tables]
+        if None in found:
+            return None
+        return tuple(itertools.chain.from_iterable(each or () for each in found))
 
     def stale(self) -> str:
         """The first member's that is."""

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from smtpgw.tables.context import Context
 from smtpgw.tables.sources import Report, rules
-from smtpgw.tables.table import Found, Local, Unavailable
+from smtpgw.tables.table import Changes, Found, Local, Unavailable
 
 T = TypeVar("T")
 
@@ -37,6 +37,10 @@ class Ruled(Local, ABC, Generic[T]):
         if not self._folding.allows(value):
             raise Unavailable(self.name, f"the value of {key!r} is not UTF-8")
         return Found(value, f"{self._rules.place}:{line}")
+
+    def changes(self) -> tuple[Changes, ...]:
+        """How often the file was read; rules that stand in the name never change."""
+        return self._rules.changes()
 
     def stale(self) -> str:
         """Why an older content is in force; empty if it is not."""

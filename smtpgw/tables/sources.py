@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from milterd.patterns.lines import BLANK, Lines
 from smtpgw.tables import spec as specs
 from smtpgw.tables.context import Context
-from smtpgw.tables.table import TableError
+from smtpgw.tables.table import Changes, TableError
 
 T = TypeVar("T")
 MAX_REPORTS = 20
@@ -101,6 +101,7 @@ class Source(Generic[T]):
         self.file, self._spec, self._context, self._load = file, spec, context, load
         self._missing = self._broken = ""
         self._settled = False
+        self._version = 0
         self._reader: threading.Thread | None = None
         self._next = context.clock() + context.check_files
         try:
@@ -122,6 +123,15 @@ class Source(Generic[T]):
             self._next = now + self._context.check_files
             self._check()
         return self._value
+
+    def version(self) -> int:
+        """How often there was another content, as of a second ago at most."""
+        self.get()
+        return self._version
+
+    def changes(self) -> tuple[Changes, ...]:
+        """What to look at to know that the content is the same."""
+        return (self.version,)
 
     def stale(self) -> str:
         """Why the content is older than the file; empty if it is not."""
@@ -167,6 +177,7 @@ class Source(Generic[T]):
             self._broken = self._kept(self._broken, str(error))
         else:
             self._broken = ""
+            self._version += 1  # behind the content, which a thread may have changed
             self._context.log.info("table read again", table=self._spec, file=str(self.file))
 
     def _kept(self, before: str, why: str) -> str:
@@ -209,6 +220,10 @@ class Fixed(Generic[T]):
     def get(self) -> T:
         """The content."""
         return self._value
+
+    def changes(self) -> tuple[Changes, ...]:
+        """Nothing."""
+        return ()
 
     def stale(self) -> str:
         """Never."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from smtpgw.tables import spec as specs
 from smtpgw.tables.context import Context
 from smtpgw.tables.folding import Folding
-from smtpgw.tables.table import Found, Local, TableError, Unavailable
+from smtpgw.tables.table import Changes, Found, Local, TableError, Unavailable
 
 
 class Static(Local):
@@ -22,6 +22,10 @@ class Static(Local):
         if not self._folding.allows(self._found.value):
             raise Unavailable(self.name, "the value is not UTF-8")
         return self._found
+
+    def changes(self) -> tuple[Changes, ...]:
+        """Nothing: it never changes."""
+        return ()
 
 
 def open(name: str, context: Context) -> Static:

@@ -9,9 +9,9 @@ when it is opened.  Keys and values are octets; a key may hold any.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,17 @@ def stale(table: object) -> str:
     """Why a table still answers from an old content; empty if it does not."""
     said = getattr(table, "stale", None)
     return str(said()) if said is not None else ""
+
+
+Changes = Callable[[], int]
+"""A number that grows whenever a table may answer otherwise than before."""
+
+
+def changes(table: object) -> tuple[Changes, ...] | None:
+    """What to look at to know that a table still answers as it did: nothing for one that never
+    changes; None where only asking tells.  One that can be watched has a method `changes`."""
+    found = getattr(table, "changes", None)
+    return None if found is None else cast("tuple[Changes, ...] | None", found())
 
 
 def fixed(table: object) -> bool:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from milterd.core.mail import Envelope, HeaderField, Recipient
 from smtpgw.address.canonical import Canonical
 from smtpgw.address.extension import Delimiter
 from smtpgw.address.find import Finder
 from smtpgw.address.mapping import Mapper
 from smtpgw.address.standard import Standard, StandardOptions
-from smtpgw.address.virtual import Virtual
+from smtpgw.address.virtual import Expansion, Virtual
 from smtpgw.rewriting import RewriteOptions, Rewriter, signed, without_success
 from smtpgw.tables.catalogue import open_maps
 from smtpgw.tables.context import Context
@@ -136,3 +140,99 @@ def test_the_null_sender_has_no_blind_copies() -> None:
         envelope = Envelope(sender, (), (Recipient(b"u@y.example"),))
         found = asyncio.run(replace(made, options=options).envelope(envelope))
         assert len(found.envelope.recipients) == count
+
+
+_SOME = st.sampled_from([
+    b"", b"a", b"u@x.example", b"U@x.example", b"u@x.example.", b"u%x.example", b"x!u",
+    b"@r.example:u@y.example", b'"u u"@x.example', b"u@short", b"\xc3\xa4@x.example", b"@",
+])  # fmt: skip
+_ENVELOPES = st.builds(
+    Envelope,
+    _SOME,
+    st.just((b"SIZE=1",)),
+    st.lists(st.builds(Recipient, _SOME, st.just((b"NOTIFY=SUCCESS",))), min_size=1).map(tuple),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_ENVELOPES, min_size=1, max_size=6), st.booleans())
+def test_what_is_remembered_of_addresses_changes_nothing(
+    envelopes: list[Envelope], ours: bool
+) -> None:
+    async def nowhere(_domain: bytes) -> bool:
+        return False
+
+    standard = Standard(StandardOptions(b"here.example", b"example"))
+    finder = Finder(Delimiter(b"+"), nowhere)
+    remembering = Rewriter(RewriteOptions(), standard, finder)
+    for each in envelopes:
+        anew = Rewriter(RewriteOptions(), standard, finder)
+        found = asyncio.run(remembering.envelope(each, sender=not ours))
+        assert found == asyncio.run(anew.envelope(each, sender=not ours))
+
+
+_PARTS = st.sampled_from([
+    b"u", b"u@x.example", b"Jo <u@x.example>", b"<u@x>", b'"a, b" <u@x.example>', b"", b",", b"<>",
+    b"(c) u@x.example", b"g: u@x.example;", b"u@x.example,\r\n\tv", b"u@[192.0.2.1]", b"\xff",
+])  # fmt: skip
+_HEADERS = st.lists(
+    st.builds(
+        HeaderField,
+        st.sampled_from([b"From", b"TO", b"cc", b"Subject", b"Reply-To", b"X" * 100, b"From \t"]),
+        st.lists(_PARTS, max_size=3).map(lambda parts: b" " + b", ".join(parts)),
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_HEADERS, st.booleans(), st.sampled_from([b"", b"else.example"]))
+def test_a_header_that_is_known_to_stay_does(
+    fields: list[HeaderField], local: bool, domain: bytes
+) -> None:
+    steps: list[Expansion] = []
+    options = RewriteOptions(remote_header_rewrite_domain=domain)
+    made = Rewriter(options, Standard(StandardOptions(b"here.example")), rewriter().finder)
+    found = asyncio.run(made.headers(fields, local=local, told=steps.append))
+    if made.header_stays(fields):
+        assert (found, steps) == (tuple(fields), [])
+    assert not rewriter().header_stays(fields), "a table is asked"
+
+
+def test_nearly_every_header_is_known_to_stay() -> None:
+    made = Rewriter(RewriteOptions(), Standard(StandardOptions(b"h")), rewriter().finder)
+    usual = (
+        b"Jo Doe <jo@x.example>",
+        b"jo@x.example, Al <al@y.example>",
+        b'"Doe, J" <j@x.example>',
+    )
+    assert all(made.header_stays([HeaderField(b"From", b" " + each)]) for each in usual)
+    assert not made.header_stays([HeaderField(b"From", b" jo")])
+
+
+def test_what_is_remembered_of_addresses_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpgw.rewriting.KNOWN", 10)
+    made = Rewriter(RewriteOptions(), Standard(StandardOptions(b"h")), rewriter().finder)
+    for number in range(50):
+        envelope = Envelope(b"a@b.example", (), (Recipient(b"%d@x.example" % number),))
+        assert asyncio.run(made.envelope(envelope)).envelope is not None
+        assert len(made._stays) <= 13
+
+
+def test_no_table_of_envelopes_is_passed_by() -> None:
+    made, envelope = rewriter(), Envelope(b"a@z.example", (), (Recipient(b"b@z.example"),))
+    for _ in range(2):
+        found = asyncio.run(made.envelope(envelope)).envelope
+        assert [each.address for each in found.recipients] == [b"b@z.example", b"archive@x.example"]
+
+
+def test_each_remembered_address_gets_it_once() -> None:
+    made = Rewriter(RewriteOptions(), Standard(StandardOptions(b"h")), rewriter().finder)
+
+    def those(*names: bytes) -> list[bytes]:
+        given_ = Envelope(b"a@b.example", (), tuple(map(Recipient, names)))
+        return [each.address for each in asyncio.run(made.envelope(given_)).envelope.recipients]
+
+    small, large = b"u@x.example", b"U@x.example"
+    assert (those(small), those(large)) == ([small], [large])
+    assert those(large, small) == [large]

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milterd.base import logs
+from milterd.base import log_json, logs
 from milterd.base.escaping import escape
 
 
@@ -79,7 +79,7 @@ def test_strangers_cannot_write_lines_or_drive_a_terminal(
 
 @given(st.text() | st.binary())
 def test_any_value_is_one_printable_line(value: str | bytes) -> None:
-    event = logs.escape_values(None, "", {"event": "x", "value": value})
+    event = log_json.escape_values(None, "", {"event": "x", "value": value})
     assert str(event["value"]).isprintable()
 
 
@@ -163,3 +163,89 @@ def test_a_reader_who_stopped_reading_does_not_stop_the_daemon() -> None:
         os.close(write)
     assert done.returncode == 0
     assert int(done.stdout) > 0
+
+
+_WORDS = st.text(max_size=30) | st.text(st.characters(min_codepoint=32, max_codepoint=127))
+_VALUES = (
+    _WORDS
+    | st.binary(max_size=30)
+    | st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from(["x" * 600, b"y" * 600, "\x7f", '"', Path("/a\n"), logging.INFO])
+    | st.lists(_WORDS | st.binary(max_size=5), max_size=40)
+    | st.dictionaries(_WORDS, _WORDS, max_size=3)
+)
+_ODD = st.sampled_from(["time", "level", "room", "daemon", "k\n", "exc_info"])
+_EVENTS = st.dictionaries(st.sampled_from("abcd"), _VALUES, max_size=3)
+
+
+_MEMBERS = _EVENTS | st.dictionaries(st.sampled_from("ab") | _ODD, _VALUES, max_size=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    _EVENTS | st.dictionaries(st.sampled_from("cd") | _ODD, _VALUES, max_size=2),
+    st.lists(_MEMBERS, min_size=1, max_size=3),
+    st.sampled_from(["info", "warning", "error"]),
+    st.sampled_from(["x", "two words", 'quo"te', "\x7f", "line\n", "long" * 200]),
+)
+def test_the_short_way_writes_what_the_long_one_does(
+    context: dict[str, object], events: list[dict[str, object]], method: str, name: str
+) -> None:
+    bound: dict[str, object] = {"daemon": "smtpgw", "path": Path("/a\n")}
+    stream = io.StringIO()
+    logs.setup("json", stream=stream, **bound)
+    log = logs.get("edge").bind(**context)
+    for event in events:  # the first line of its kind goes the long way
+        getattr(log, method)(name, **event)
+    logs.flush()
+    lines = stream.getvalue().splitlines()
+    for event, line in zip(events, lines, strict=True):
+        told: dict[str, object] = {"room": "edge", **context, **event, "event": name}
+        for each in logs.usual(bound):
+            told = each(None, method, told)  # type: ignore[assignment,arg-type]
+        found = json.loads(line)
+        if "time" not in {**context, **event}:
+            found["time"] = told["time"]
+        assert json.dumps(found) == json.dumps(told, default=str)
+
+
+def test_a_plain_line_goes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    logs.setup("json", stream=stream, daemon="smtpgw")
+    log = logs.get("edge").bind(client=b"127.0.0.1")
+    values = {"queue_id": "abc", "sender": b"a@example.com", "notes": (), "edits": {"dkim": 1}}
+    log.info("message", **values)
+    monkeypatch.setattr(log_json, "escape", None)  # what the long way cannot do without
+    log.info("message", **values)
+    logs.flush()
+    first, second = (json.loads(each) for each in stream.getvalue().splitlines())
+    assert first.pop("time") <= second.pop("time")
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["y" * 600, b"y" * 600, ["y" * 600], {"a": b"y" * 600}, [[]], {b"a": 1}, {1: "a"}, ["n"] * 33,
+     b"\xff", ["\n"], Path("/"), logging.INFO, {"a": {"b": "c"}}, ("\x7f",)],
+)  # fmt: skip
+def test_what_is_long_or_odd_goes_the_long_way_also_in_a_line_that_is_known(value: object) -> None:
+    stream = io.StringIO()
+    logs.setup("json", stream=stream, daemon="smtpgw")
+    log = logs.get("edge")
+    for each in ("plain", "plain", value):
+        log.info("known", value=each)
+    logs.flush()
+    line = json.loads(stream.getvalue().splitlines()[-1])
+    assert line["value"] == log_json.escape_values(None, "", {"value": value})["value"]
+
+
+def test_a_logger_goes_by_the_latest_settings() -> None:
+    log, stream = logs.get("edge"), io.StringIO()
+    logs.setup("json", "error", stream=io.StringIO())
+    log.info("unheard")
+    logs.setup("json", "info", stream=stream)
+    log.info("heard")
+    logs.flush()
+    assert json.loads(stream.getvalue())["event"] == "heard"

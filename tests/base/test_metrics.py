@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from milterd.base import metrics, notify
+from tests.peers.process import wait_for
 
 
 @pytest.fixture
@@ -118,3 +120,79 @@ def test_the_service_manager_is_told(place: Path) -> None:
         assert manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
     assert not notify.notify("READY=1", environ={})
     assert not notify.notify("READY=1", environ={"NOTIFY_SOCKET": path})
+
+
+_COUNTING = """
+import os, sys, threading
+from prometheus_client import REGISTRY
+from milterd.base import metrics
+
+def count():
+    for number in range(1000):
+        metrics.mails("smtpgw", "mx", "queued").inc()
+        metrics.stage("chain").observe((0.0005, 0.001, 0.02, 1000)[number % 4])
+
+several = [threading.Thread(target=count) for _ in range(4)]
+for each in several: each.start()
+for each in several: each.join()
+if "ask" in sys.argv:
+    label = {"daemon": "smtpgw", "listener": "mx", "outcome": "queued"}
+    print(REGISTRY.get_sample_value("gatepost_mails_total", label))
+if "fork" in sys.argv and os.fork() == 0:  # what waits is the parent's to count
+    metrics.mails("smtpgw", "mx", "held").inc()
+    metrics.flush()
+    os._exit(0)
+if "wait" in sys.argv:
+    print("counted", flush=True)
+    sys.stdin.read()
+    os._exit(9)  # as if it were killed
+"""
+
+
+def shown(place: Path, *words: str) -> tuple[str, str]:
+    """What a process printed that has counted, and what is served of it at once afterwards."""
+    environ = {**os.environ, **metrics.prepare(place / "numbers")}
+    command = [sys.executable, "-c", _COUNTING, *words]
+    done = subprocess.run(command, env=environ, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout, served(place)
+
+
+def served(place: Path) -> str:
+    source = CollectorRegistry()
+    MultiProcessCollector(source, str(place / "numbers"))  # type: ignore[no-untyped-call]
+    return generate_latest(source).decode()
+
+
+_ALL = 'gatepost_mails_total{daemon="smtpgw",listener="mx",outcome="queued"} 4000.0'
+
+
+def test_what_was_gathered_is_there_when_a_process_has_ended(place: Path) -> None:
+    text = shown(place)[1]
+    assert _ALL in text
+    for bound, count in (("0.001", 2000), ("0.003", 2000), ("0.03", 3000), ("+Inf", 4000)):
+        assert f'gatepost_stage_seconds_bucket{{le="{bound}",stage="chain"}} {count}.0' in text
+    total = 1000 * (0.0005 + 0.001 + 0.02 + 1000)
+    (line,) = (each for each in text.splitlines() if "stage_seconds_sum" in each)
+    assert float(line.rpartition(" ")[2]) == pytest.approx(total)
+
+
+def test_who_asks_a_process_for_its_own_numbers_gets_the_latest(place: Path) -> None:
+    assert shown(place, "ask")[0] == "4000.0\n"
+
+
+def test_a_forked_child_does_not_count_again_what_its_parent_counted(place: Path) -> None:
+    text = shown(place, "fork")[1]
+    assert _ALL in text
+    assert 'outcome="held"} 1.0' in text
+
+
+def test_what_gathers_comes_to_the_others_while_the_process_goes_on(place: Path) -> None:
+    environ = {**os.environ, **metrics.prepare(place / "numbers")}
+    command = [sys.executable, "-c", _COUNTING, "wait"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environ, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "counted\n"
+        wait_for(lambda: _ALL in served(place), "the numbers of a process that goes on")
+        process.communicate("")
+    assert _ALL in served(place)

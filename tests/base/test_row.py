@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from milterd import config as milterd_config
 from milterd.base import row, toml_file
 from milterd.base.toml_file import ConfigError
+from milterd.check import examine
 from milterd.cli import app
 from smtpgw import config as smtpgw_config
 
@@ -120,6 +121,44 @@ def test_both_halves_refuse_it_with_the_place(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", "-c", str(file)])
     assert result.exit_code == 78
     assert "move its table down" in result.stdout
+
+
+OWN = """
+from milterd.core import Decision, Need
+
+needs = Need.{needs}
+
+
+def gather(mail):
+    return None
+
+
+def decide(mail, facts):
+    return Decision()
+"""
+
+
+@pytest.mark.parametrize(
+    ("needs", "milters", "wrong"),
+    [
+        ("CHANGE_HEADERS", ("dkim", "tidy"), True),
+        ("CHANGE_BODY", ("dkim", "tidy"), True),
+        ("HEADERS", ("dkim", "tidy"), False),
+        ("CHANGE_HEADERS", ("tidy", "dkim"), False),
+    ],
+)
+def test_one_s_own_filter_that_changes_mail_comes_before_signing(
+    needs: str, milters: tuple[str, str], *, wrong: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "tidy.py").write_text(OWN.format(needs=needs))
+    file = tmp_path / "gatepost.toml"
+    own = f"[filter.own.tidy]\nmodule = '{tmp_path}/tidy.py'\n"
+    file.write_text(settings(*map(milter, milters)) + own)
+    found = [each.problem for each in examine(file, offline=True) if each.level == "error"]
+    placed = [each for each in found if "expected it below 'tidy'" in each]
+    assert bool(placed) is wrong
+    if wrong:
+        assert placed[0].startswith(f"{file}:")
 
 
 def test_check_shows_postfix_s_line(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from milterd.core.mail import Direction, Envelope, HeaderField, Mail, Recipient, Session
+from milterd.core.mail import BytesBody, Direction, Envelope, HeaderField, Mail, Recipient, Session
 from milterd.filters.headers import HeadersFilter, HeadersOptions
 from milterd.wire import messages as m
 from milterd.wire.frames import FrameDecoder
@@ -35,6 +35,8 @@ SIZES = {"4 kB": 4_000, "100 kB": 100_000}
 LINE = b"The quick brown fox jumps over the lazy dog, and then some more of it.\r\n"
 MARK = b"0" * 16
 """Stands in every body where the mail's number goes."""
+RULES_DO = {Direction.INBOUND: "no edit", Direction.ORIGINATING: "two edits"}
+"""What the default rules find to do in the bench's mail."""
 OTHERS = ("clamav-milter", "OpenDKIM")
 FINAL = b"catrdy"
 
@@ -55,11 +57,14 @@ class Client:
         self._numbers = count(time.time_ns())
         self._steps: list[list[bytes]] = []
         self._pending = b""
+        self.edits: Sequence[object] = ()
+        """What the milter changed in the first mail."""
         self._say_all(size)
 
     def _say_all(self, size: int) -> None:
         """The first mail, by the rules of the protocol; what is said is kept."""
-        text = (MARK + b"\r\n" + LINE * (size // len(LINE) + 1))[:size]
+        # A whole last line: OpenDKIM leaves a body without one unsigned.
+        text = (MARK + b"\r\n" + LINE * (size // len(LINE) + 1))[: size - 2] + b"\r\n"
         macros = ((b"{auth_type}", b"PLAIN"), (b"{auth_authen}", b"u"))
         self._say(m.MailFrom(b"<a@example.net>"), macros)
         self._say(m.RcptTo(b"<b@example.org>"))
@@ -83,6 +88,7 @@ class Client:
             self._pending = b""
             replies = self._mta._replies()
             assert isinstance(replies[-1], m.Continue | m.Accept), replies
+            self.edits = replies[:-1]
 
     def mail(self) -> None:
         """One more mail, with a number of its own, from MAIL to the abort that Postfix sends."""
@@ -125,6 +131,8 @@ def turn(side: Side, client: Client, seconds: float) -> Cost:
 def compare(those: Sequence[Side], size: int, pairs: int, seconds: float) -> list[list[Cost]]:
     """Turns of each side, A B A B, after a warm-up that is not counted."""
     clients = [Client(each.address, size) for each in those]
+    if not all(client.edits for client in clients) and any(each.signs for each in those):
+        raise RuntimeError("one of them does not sign: nothing could be compared")
     try:
         for client in clients:
             for _ in range(50):
@@ -161,14 +169,13 @@ def rows(those: Sequence[Side], pairs: int, seconds: float) -> Iterator[tuple[st
             yield (label, side.name, *cells)
 
 
-def pure(built: HeadersFilter, size: int) -> float:
+def pure(built: HeadersFilter, size: int, direction: Direction) -> float:
     """Milliseconds of the header rules themselves, without a host: median of many mails."""
     headers = tuple(HeaderField(name, value.replace(b"\n\t", b"\r\n\t")) for name, value in HEADERS)
     envelope = Envelope(b"a@example.net", (), (Recipient(b"b@example.org"),))
     took = []
-    for number in range(3000):
-        direction = tuple(Direction)[number % 2]
-        mail = Mail(Session(direction=direction), envelope, headers, bytes(size))
+    for _ in range(3000):
+        mail = Mail(Session(direction=direction), envelope, headers, BytesBody(bytes(size)))
         began = time.perf_counter_ns()
         built.decide(mail, built.gather(mail))
         took.append((time.perf_counter_ns() - began) / 1e6)
@@ -189,7 +196,9 @@ def main(
     parameters = {"authserv_id": ("mx.example.net",), "hostname": ("mx.example.net",)}
     built = HeadersFilter(HeadersOptions(parameters=parameters))
     for label, size in SIZES.items():
-        table.add_row(label, "headers, the rules alone", f"{pure(built, size):.3f} ms")
+        for direction, work in RULES_DO.items():
+            milliseconds = pure(built, size, direction)
+            table.add_row(label, f"headers, rules alone, {work}", f"{milliseconds:.3f} ms")
     Console(width=110).print(table)
 
 

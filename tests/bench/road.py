@@ -1,21 +1,17 @@
-"""The whole road, us against Debian's Postfix with C milters: python -m tests.bench.road.
+"""The whole road, us against Debian's Postfix with C milters: python -m tests.bench.road [--quick].
 
 Both take the same mail from smtp-source(1) and deliver it by LMTP to the same smtp-sink(1).
-Pairs run A B A B, and only ratios count: an absolute rate says more about the machine and the
-hour.  Several smtp-sources send at once, each with a body of its own, and each mail has its own
-Message-ID.  Rows go to var/bench.json.
+Turns run A B C A B C, C being plain aiosmtpd, the floor; and only ratios count: an absolute rate
+says more about the machine and the hour.  Rows go to var/bench.json.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import statistics
-import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,215 +19,118 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.cost import cpu, memory
+from tests.bench import case as cases
+from tests.bench.case import CASES, QUICK, Case, Row
+from tests.bench.cost import cpu, peak
+from tests.bench.load import mails_of, send, taken
 from tests.bench.probe import Probe, probing, quantile
-from tests.bench.servers import Side, floor, ours, sink, theirs
-from tests.peers.process import Peer, directory, program, wait_for
+from tests.bench.servers import Side, chain, floor, ours, scanner, sink, theirs
+from tests.peers.process import Peer, directory, wait_for
 
-OUT = Path(__file__).parents[2] / "var" / "bench.json"
-SOURCES = 10
-"""Generators at once, at most, each with a body of its own."""
-_COUNT = re.compile(rb"mesg=(\d+)")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure of one case: the medians of both sides, and the median of the ratios."""
-
-    size: int
-    connections: int
-    filters: bool
-    kept: bool
-    tls: bool
-    metric: str
-    ours: float
-    postfix: float
-    ratio: float
+Run = Mapping[str, float]
+"""What one run came to, by metric."""
+SHOWN = ("accepted/s", "delivered/s", "CPU s for 1000", "p50 ms", "p99 ms", "MiB")
+BESIDE = " beside aiosmtpd"
+FLOOR = ("accepted/s", "CPU s for 1000")
+"""What of the floor is compared with ours: it delivers nothing."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is measured: `mails` of `size` octets over `connections` at a time."""
-
-    size: int
-    mails: int
-    connections: int
-    filters: bool
-    kept: bool = True
-
-    def __str__(self) -> str:
-        size = f"{self.size // 1000} kB" if self.size < 1_000_000 else f"{self.size // 10**6} MB"
-        filters = "three filters" if self.filters else "no filters"
-        kept = "" if self.kept else ", a connection a mail"
-        return f"{size}, {self.connections} connections, {filters}{kept}"
+def _accept(case: Case, side: Side, home: Path) -> list[float]:
+    """Send all mails of the case; how long the probe's dots took."""
+    if case.connections > 1:
+        with probing(side.port, case.size, tls=case.tls) as probe:
+            send(case, side.port, home)
+        return probe.seconds
+    seconds: list[float] = []
+    probe = Probe(side.port, case.size, tls=case.tls)
+    for _ in range(case.mails):
+        probe.mail()
+    probe.close()
+    return seconds + probe.seconds
 
 
-CASES = (
-    Case(4_096, 1_500, 20, filters=True),
-    Case(100_000, 500, 20, filters=True),
-    Case(10_000_000, 40, 20, filters=True),
-    Case(4_096, 300, 1, filters=True),
-    Case(4_096, 2_000, 200, filters=True),
-    Case(4_096, 1_000, 20, filters=True, kept=False),
-    Case(4_096, 2_000, 20, filters=False),
-    Case(100_000, 600, 20, filters=False),
-    Case(4_096, 300, 1, filters=False),
-    Case(4_096, 1_000, 20, filters=False, kept=False),
-)
-
-FLOOR = 6
-"""The case that plain aiosmtpd is measured by."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one run came to, by metric."""
-
-    figures: dict[str, float]
-
-
-def _taken(peer: Peer) -> int:
-    """How many mails the sink has counted."""
-    counts = _COUNT.findall(peer.log.read_bytes()[-200:])
-    return int(counts[-1]) if counts else 0
-
-
-def _sources(case: Case, port: int, home: Path) -> list[subprocess.Popen[bytes]]:
-    """The generators, at work; together they send the case's mails."""
-    count = min(SOURCES, case.connections)
-    started = []
-    for number in range(count):
-        body = home / f"body{number}"
-        line = os.urandom(35).hex().encode() + b"\n"
-        text = b"".join(b"%d %b" % (at, line) for at in range(case.size // 75 + 1))[: case.size]
-        head = b"From: <a@example.net>\nTo: <u@example.net>\nSubject: %d\n\n" % number
-        body.write_bytes(head + text)
-        command = [program("smtp-source", "postfix"), "-s", str(case.connections // count)]
-        command += ["-m", str(case.mails // count), "-F", str(body)]
-        command += ["-d"] if case.kept else []
-        command += ["-f", "a@example.net", "-t", "u@example.net", f"127.0.0.1:{port}"]
-        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-    return started
-
-
-def _send(case: Case, port: int, home: Path) -> None:
-    """Returns with the last 250."""
-    for each in _sources(case, port, home):
-        if each.wait(600):
-            raise RuntimeError(f"{case}: smtp-source failed")
-
-
-def _load(case: Case, side: Side, sink_of: Peer) -> Run:
-    before, used = _taken(sink_of), cpu(side.roots())
-    mails = case.mails // min(SOURCES, case.connections) * min(SOURCES, case.connections)
-    with directory("source") as home:
+def load(case: Case, side: Side, sink_of: Peer | None) -> Run:
+    """One run; `sink_of` counts what is delivered, if anything is."""
+    before, used = taken(sink_of) if sink_of else 0, cpu(side.roots())
+    with directory("source") as home, peak(side.roots) as most:
         began = time.monotonic()
-        if case.connections == 1:
-            probe = Probe(side.port, case.size)
-            for _ in range(case.mails):
-                probe.mail()
-            probe.close()
-            accepted = time.monotonic() - began
-        else:
-            with probing(side.port, case.size) as probe:
-                _send(case, side.port, home)
-                accepted = time.monotonic() - began
-            mails += len(probe.seconds)
-        most = memory(side.roots())
-        wait_for(lambda: _taken(sink_of) >= before + mails, "all delivered", within=600)
+        seconds = _accept(case, side, home)
+        accepted = time.monotonic() - began
+        mails = len(seconds) + (mails_of(case) if case.connections > 1 else 0)
+        if sink_of is not None:
+            wait_for(lambda: taken(sink_of) >= before + mails, "all delivered", within=600)
         took = time.monotonic() - began
-    return Run({
+    return {
         "accepted/s": mails / accepted,
         "delivered/s": mails / took,
         "CPU s for 1000": (cpu(side.roots()) - used) / mails * 1000,
-        "p50 ms": quantile(probe.seconds, 0.5),
-        "p99 ms": quantile(probe.seconds, 0.99),
-        "MiB": most,
-    })  # fmt: skip
+        "p50 ms": quantile(seconds, 0.5),
+        "p99 ms": quantile(seconds, 0.99),
+        "MiB": max(most),
+    }
 
 
 def measure(case: Case, pairs: int, say: Console) -> list[Row]:
     """The rows of one case."""
-    runs: dict[str, list[Run]] = {"ours": [], "postfix": []}
+    runs: dict[str, list[Run]] = {"ours": [], "postfix": [], "aiosmtpd": []}
     with ExitStack() as stack:
-        sink_port, peer = stack.enter_context(sink())
+        port, peer = stack.enter_context(sink())
+        clam = stack.enter_context(scanner()) if case.filters else None
+        tls = stack.enter_context(chain()) if case.tls else None
         sides = {
-            "ours": stack.enter_context(ours(case.filters, sink_port)),
-            "postfix": stack.enter_context(theirs(case.filters, sink_port)),
+            "ours": stack.enter_context(ours(case.filters, port, clam=clam, tls=tls)),
+            "postfix": stack.enter_context(theirs(case.filters, port, clam=clam, tls=tls)),
+            "aiosmtpd": stack.enter_context(floor(tls)),
         }
         # Caches and connections are warmed, uncounted.
         warm = replace(case, mails=max(case.connections, case.mails // 10))
-        for each in sides.values():
-            _load(warm, each, peer)
+        for name, side in sides.items():
+            load(warm, side, None if name == "aiosmtpd" else peer)
         for number in range(pairs):
             for name, side in sides.items():
-                runs[name].append(_load(case, side, peer))
-                told = ", ".join(
-                    f"{key} {value:.4g}" for key, value in runs[name][-1].figures.items()
-                )
+                runs[name].append(load(case, side, None if name == "aiosmtpd" else peer))
+                told = ", ".join(f"{key} {value:.4g}" for key, value in runs[name][-1].items())
                 say.print(f"  pair {number + 1} {name}: {told}")
-    return [_row(case, metric, runs) for metric in runs["ours"][0].figures]
+    rows = [_row(case, each, runs["ours"], runs["postfix"]) for each in SHOWN]
+    return rows + [_row(case, each, runs["ours"], runs["aiosmtpd"], BESIDE) for each in FLOOR]
 
 
-def _row(case: Case, metric: str, runs: dict[str, list[Run]]) -> Row:
-    a, b = ([each.figures[metric] for each in runs[side]] for side in ("ours", "postfix"))
+def _row(
+    case: Case, metric: str, ours: Sequence[Run], others: Sequence[Run], beside: str = ""
+) -> Row:
+    a, b = ([each[metric] for each in side] for side in (ours, others))
     ratio = statistics.median(one / other for one, other in zip(a, b, strict=True))
-    medians = (round(statistics.median(each), 2) for each in (a, b))
-    facts = (case.size, case.connections, case.filters, case.kept, False)
-    return Row(*facts, metric, *medians, round(ratio, 2))
+    return case.row(metric + beside, statistics.median(a), statistics.median(b), ratio)
 
 
-def against_floor(case: Case, pairs: int) -> Row:
-    """Our rate without filters over that of plain aiosmtpd, which does nothing with a mail."""
-    rates: dict[str, list[float]] = {"ours": [], "floor": []}
-    with ExitStack() as stack:
-        sink_port, _ = stack.enter_context(sink())
-        sides = {
-            "ours": stack.enter_context(ours(False, sink_port)),
-            "floor": stack.enter_context(floor()),
-        }
-        home = stack.enter_context(directory("source"))
-        for _ in range(pairs):
-            for name, side in sides.items():
-                began = time.monotonic()
-                _send(case, side.port, home)
-                rates[name].append(case.mails / (time.monotonic() - began))
-    a, b = (statistics.median(rates[each]) for each in ("ours", "floor"))
-    ratio = statistics.median(x / y for x, y in zip(rates["ours"], rates["floor"], strict=True))
-    facts = (case.size, case.connections, case.filters, case.kept, False)
-    return Row(*facts, "accepted/s, aiosmtpd beside", round(a, 2), round(b, 2), round(ratio, 2))
-
-
-def _table(rows: list[Row]) -> Table:
-    table = Table("mail", "conn.", "filters", "kept", "metric", "ours", "postfix", "ratio")
-    for each in rows:
-        words = "three" if each.filters else "none", "yes" if each.kept else "no"
-        cells = (each.size, each.connections, *words, each.metric, each.ours, each.postfix)
-        table.add_row(*map(str, cells), f"{each.ratio:.2f}")
-    return table
+def table(measured: Mapping[Case, Sequence[Row]]) -> Table:
+    """A line a case: each figure as the ratio, and ours and theirs behind it."""
+    shown = Table("mail", *SHOWN, "/s: aiosmtpd", "CPU: aiosmtpd", title="ratio (ours, Postfix)")
+    for case, rows in measured.items():
+        cells = [f"{each.ratio:.2f} ({each.ours:.4g}, {each.postfix:.4g})" for each in rows]
+        shown.add_row(str(case), *cells)
+    return shown
 
 
 def main(
     pairs: Annotated[int, typer.Option(help="Pairs a case.", min=1)] = 5,
-    only: Annotated[
-        list[int] | None,
-        typer.Option(help="Cases by number, from 0; the one after the last is plain aiosmtpd."),
-    ] = None,
+    only: Annotated[list[int] | None, typer.Option(help="Cases by number, from 0.")] = None,
     share: Annotated[float, typer.Option(help="This part of each case's mails.")] = 1.0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Six cases, a pair each: about two minutes.")
+    ] = False,
 ) -> None:
     """Measure, print a table, write var/bench.json."""
-    say, rows = Console(stderr=True), list[Row]()
-    cases = [replace(each, mails=max(each.connections, int(each.mails * share))) for each in CASES]
-    for number, case in enumerate(cases):
-        if only and number not in only:
-            continue
-        say.print(f"{number}: {case}")
-        rows += measure(case, pairs, say)
-    if not only or len(cases) in only:
-        rows.append(against_floor(cases[FLOOR], pairs))
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps([asdict(each) for each in rows], indent=1) + "\n")
-    Console(width=110).print(_table(rows))
+    if quick:
+        pairs, only, share = 1, only or list(QUICK), min(share, 0.4)
+    say, measured = Console(stderr=True), dict[Case, Sequence[Row]]()
+    for number, case in enumerate(CASES):
+        if only is None or number in only:
+            say.print(f"{number}: {case}")
+            some = replace(case, mails=max(case.connections, int(case.mails * share)))
+            measured[case] = measure(some, pairs, say)
+    cases.keep(row for rows in measured.values() for row in rows)
+    Console(width=190).print(table(measured))
 
 
 if __name__ == "__main__":

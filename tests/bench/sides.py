@@ -25,6 +25,11 @@ class Side:
     address: str
     pids: tuple[int, ...]
 
+    @property
+    def signs(self) -> bool:
+        """Whether each mail is to get a signature from it."""
+        return self.name.lower().startswith(("dkim", "opendkim"))
+
 
 def descendants(pid: int) -> list[int]:
     """A process, its children and theirs."""

@@ -14,8 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 STAGES = {
-    "log": ("milterd/base/logs.py", "structlog/"),
-    "metrics and decisions": ("prometheus_client/", "smtpgw/recording.py", "smtpgw/decisions/"),
+    "log": ("milterd/base/log", "milterd/base/escaping.py", "structlog/"),
+    "metrics and decisions": (
+        "prometheus_client/", "milterd/base/tally.py", "milterd/base/chance.py",
+        "smtpgw/recording.py", "smtpgw/decisions/",
+    ),
     "protocol and session": ("smtpgw/edge/", "aiosmtpd/"),
     "policy": ("smtpgw/admission.py", "smtpgw/policy/", "smtpgw/limiting.py", "smtpgw/rates/"),
     "chain": ("smtpgw/chain/", "milterd/wire/", "milterd/core/apply.py"),

@@ -43,7 +43,13 @@ class Disk:
         raise FileNotFoundError(f"{self.root} is not mounted")
 
     def copy(self, to: Path) -> None:
-        """The disk as it is at one moment, which nobody may write to meanwhile."""
+        """The disk as it is at one moment, which nobody may write to meanwhile.
+
+        It is a new file each time.  A mount namespace made meanwhile, such as one that `ip netns
+        exec` makes, may still have the last one mounted, with what became of it, and mount(8)
+        would take the loop device of the same file.
+        """
+        to.unlink(missing_ok=True)
         stat = Path(f"/sys/block/{self.device}/stat")
         for _ in range(100):
             before = _writes(stat)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +21,12 @@ class Daemon:
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
 
-    def start(self) -> None:
+    def start(self, environ: Mapping[str, str] | None = None) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self.command], stdout=log, stderr=log, start_new_session=True
-            )
+                [sys.executable, *self.command], stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, **(environ or {})},
+            )  # fmt: skip
         self.starts += 1
 
     def keep_up(self) -> None:
@@ -73,11 +74,12 @@ class Killer:
     daemons: Sequence[Daemon]
     killed: dict[str, int] = field(default_factory=dict)
     gateway_kills: list[float] = field(default_factory=list)
-    """When (time.monotonic) a process of the gateway was killed."""
+    """When (time.monotonic) a process of the gateway was killed that takes or delivers mail, or
+    keeps those that do."""
 
     def kill(self, daemon: Daemon, pid: int) -> bool:
         """SIGKILL one process of a daemon; False if it was gone already."""
-        place = "supervisor" if daemon.process and pid == daemon.process.pid else "child"
+        place = _place(daemon, pid)
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -86,6 +88,16 @@ class Killer:
             daemon.process.wait(10)
         what = f"{daemon.command[1]} {place}"
         self.killed[what] = self.killed.get(what, 0) + 1
-        if daemon.command[1] == "smtpgw":
+        if daemon.command[1] == "smtpgw" and place != "nursery":
             self.gateway_kills.append(time.monotonic())
         return True
+
+
+def _place(daemon: Daemon, pid: int) -> str:
+    if daemon.process and pid == daemon.process.pid:
+        return "supervisor"
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return "child"
+    return "nursery" if title.startswith(b"nursery of ") else "child"

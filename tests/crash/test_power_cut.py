@@ -203,6 +203,8 @@ class After:
             self.worker.order(running)
             assert await self.worker.ready(running), self.worker.said()
             await self._settled(now, owed)
+            if owed - set(now.delivered) and not self.town.fault:
+                print(f"left: {left(self.worker)}\n{await running.stacks()}")
             status = await running.stop()
             assert status == 0, self.worker.said()
             promised = [self.town.mails[each] for each in then.promised]
@@ -224,9 +226,12 @@ class After:
         self.town.outcomes["mails delivered again"] += len(again)
 
     async def _settled(self, now: Ledger, owed: set[Key]) -> None:
-        """Until it has delivered what is owed and has nothing left, or does no more."""
+        """Until it has delivered what is owed and has nothing left, or does no more: a busy disk
+        may take seconds for a sync."""
         seen, since = -1, 0
-        while since < 100 and (owed - set(now.delivered) or left(self.worker)):
+        while since < (100 if self.town.fault else 1000) and (
+            owed - set(now.delivered) or left(self.worker)
+        ):
             since = 0 if len(now.delivered) != seen else since + 1
             seen = len(now.delivered)
             await asyncio.sleep(0.02)

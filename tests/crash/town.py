@@ -110,11 +110,17 @@ class Town:
 
 @contextmanager
 def town(
-    *, workers: int = 1, delivery: str = "", filters: bool = True, deliveries: int = DELIVERIES
+    *,
+    workers: int = 1,
+    delivery: str = "",
+    filters: bool = True,
+    deliveries: int = DELIVERIES,
+    scanner: Path | None = None,
 ) -> Iterator[Town]:
     """Lay it out, with a clamd that is not killed; whatever still runs at the end is.
 
-    `delivery` is where mail goes, the sink's socket if empty.
+    `delivery` is where mail goes, the sink's socket if empty; `scanner` the socket of a clamd
+    that is there already.
     """
     with ExitStack() as stack:
         home = stack.enter_context(directory("town"))
@@ -123,9 +129,11 @@ def town(
         names = FILTERS if filters else ()
         tables = ""
         if filters:
-            scanner = stack.enter_context(clamd(stack.enter_context(directory("clamd"))))
+            if scanner is None:
+                started = stack.enter_context(clamd(stack.enter_context(directory("clamd"))))
+                scanner = started.socket
             _make_key(home / "key.pem")
-            tables = _TABLES.format(home=home, clamd=scanner.socket)
+            tables = _TABLES.format(home=home, clamd=scanner)
         settings = home / "gatepost.toml"
         settings.write_text(
             _SETTINGS.format(

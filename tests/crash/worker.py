@@ -69,12 +69,16 @@ class Running:
         try:
             return await self.child.ended(STOP)
         except TimeoutError:
-            self.child.send_signal(signal.SIGUSR1)
-            await asyncio.sleep(1.0)
-            text = self.log.read_text(errors="replace")[-10_000:]
+            text = await self.stacks()
             raise AssertionError(f"worker {self.child.pid} does not end:\n{text}") from None
         finally:
             self.channel.close()
+
+    async def stacks(self) -> str:
+        """Where its threads and tasks are, and what it said before."""
+        self.child.send_signal(signal.SIGUSR1)
+        await asyncio.sleep(1.0)
+        return self.log.read_text(errors="replace")[-10_000:]
 
 
 class Worker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -25,6 +26,10 @@ def decision(reference: str = "abcd2345", **values: object) -> Decision:
     return Decision(**{**usual, **values})  # type: ignore[arg-type]
 
 
+def make(reference: str = "abcd2345", **values: object) -> Callable[[], Decision]:
+    return lambda: decision(reference, **values)
+
+
 def store(
     place: Path,
     lost: list[int] | None = None,
@@ -42,8 +47,8 @@ def test_a_decision_is_found_by_reference_queue_id_and_session(tmp_path: Path) -
     kept = [store(tmp_path, shard=shard) for shard in (0, 1)]
     one = decision(steps=({"restriction": "reject", "seconds": 0.5},), facts={"a": ["b"]})
     other = decision("zzzz2222", session="s2", queue_id="1JAbcdef0000xx", at=2.0)
-    kept[0].note(one)
-    kept[1].note(other)
+    kept[0].note(lambda: one)
+    kept[1].note(lambda: other)
     for each in kept:
         each.close()
     for name, expected in (("abcd2345", one), ("s1", one), ("1JAbcdef0000xx", other)):
@@ -54,7 +59,7 @@ def test_a_decision_is_found_by_reference_queue_id_and_session(tmp_path: Path) -
 
 def test_it_is_found_while_the_store_is_at_work(tmp_path: Path) -> None:
     kept = store(tmp_path)
-    kept.note(decision())
+    kept.note(make())
     wait_for(lambda: find(tmp_path, "abcd2345").decisions, "the decision is written")
     kept.close()
 
@@ -62,7 +67,7 @@ def test_it_is_found_while_the_store_is_at_work(tmp_path: Path) -> None:
 def test_only_the_newest_stay(tmp_path: Path) -> None:
     kept = store(tmp_path, kept=10)
     for number in range(50):
-        kept.note(decision(f"r{number:03}"))
+        kept.note(make(f"r{number:03}"))
     kept.close()
     with sqlite3.connect(file_of(tmp_path, 0)) as db:
         those = [each for (each,) in db.execute("SELECT reference FROM decision ORDER BY seq")]
@@ -74,10 +79,10 @@ def test_who_cannot_write_loses_and_holds_up_nobody(tmp_path: Path) -> None:
     (tmp_path / "decisions").write_text("in the way of the directory")
     kept = store(tmp_path, lost)
     for _ in range(10):
-        kept.note(decision())
+        kept.note(make())
     wait_for(lambda: sum(lost) == 10, "all are counted as lost")
     (tmp_path / "decisions").unlink()
-    kept.note(decision())
+    kept.note(make())
     wait_for(lambda: find(tmp_path, "abcd2345").decisions, "it goes on once it can")
     kept.close()
     assert sum(lost) == 10
@@ -94,13 +99,23 @@ def test_more_than_may_wait_are_lost(tmp_path: Path) -> None:
             return super().items()
 
     kept = store(tmp_path, lost, waiting=5)
-    kept.note(decision(text="x" * LONGEST, facts=Slow()))
+    kept.note(make(text="x" * LONGEST, facts=Slow()))
     assert began.wait(30)
     for number in range(8):
-        kept.note(decision(f"later{number}"))
+        kept.note(make(f"later{number}"))
     assert sum(lost) == 3
     gate.set()
     kept.close()
+
+
+def test_one_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
+    lost: list[int] = []
+    kept = store(tmp_path, lost)
+    kept.note(lambda: decision(no_such_field=1))
+    kept.note(make())
+    kept.close()
+    assert lost == [1]
+    assert len(find(tmp_path, "abcd2345").decisions) == 1
 
 
 def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
@@ -111,7 +126,7 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
     assert found.decisions == ()
     assert [each for each, _reason in found.unread] == [file]
     kept = store(tmp_path)
-    kept.note(decision())
+    kept.note(make())
     kept.close()
     assert len(find(tmp_path, "abcd2345").decisions) == 1
 

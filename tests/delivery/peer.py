@@ -293,6 +293,7 @@ async def road(
     deliverers: Pool | None = None,
     smtp: Deliverer | None = None,
     route: Route | None = None,
+    direct: bool = True,
 ) -> AsyncIterator[Road]:
     clock = clock or FakeClock()
     chance = random.Random(7)
@@ -327,7 +328,10 @@ async def road(
             log=structlog.get_logger(),
             options=options or CourierOptions(pause=0.01, dsn=DsnOptions("gw.example")),
             observe=lambda transport, outcome, _: seen.append((transport, outcome)),
+            known=table.known,
         )
+        if direct:
+            store.taker = courier.direct
         running = asyncio.ensure_future(courier.run())
         try:
             yield Road(store, intake, courier, clock, connections, seen)

@@ -135,16 +135,25 @@ def test_too_few_replies_defer_the_rest() -> None:
     assert _kinds(outcomes) == ["Delivered", "Deferred"]
 
 
-@pytest.mark.parametrize("when", ["DOT", "RSET"])
-def test_a_reply_nobody_asked_for_is_not_taken_for_that_of_the_next_mail(when: str) -> None:
+@pytest.mark.parametrize("extra", [b"550 5.0.0 extra\r\n", b"250 2.0.0 extra\r\n"])
+@pytest.mark.parametrize("when", ["DOT", "MAIL", "RSET"])
+def test_a_reply_nobody_asked_for_is_not_taken_for_that_of_the_next_mail(
+    when: str, extra: bytes
+) -> None:
     async def scenario() -> None:
-        peer = Peer({when: [b"250 2.0.0 ok\r\n550 5.0.0 extra\r\n", b"250 ok\r\n"]})
+        answers: dict[str, Answer | list[Answer]] = {
+            "DOT": {"DOT": [b"250 2.0.0 ok\r\n" + extra, b"250 ok\r\n"]},
+            "MAIL": {"MAIL": [b"250 ok\r\n", extra + b"250 ok\r\n", b"250 ok\r\n"]},  # it came late
+            "RSET": {"RSET": b"250 2.0.0 ok\r\n" + extra, "LHLO": _PLAIN},
+        }[when]
+        peer = Peer(answers)
         async with listening(peer) as where:
             deliverer = pool()
             for _ in range(2):
                 assert _kinds(await deliverer.deliver(where, job())) == ["Delivered"]
             await deliverer.close()
         assert peer.connections == 2
+        assert len(peer.messages) == 2
         assert peer.verbs().count("RSET") == (when == "RSET")
 
     run(scenario())
@@ -220,15 +229,16 @@ def test_a_refusal_in_mid_message_counts() -> None:
     assert {type(each) for each in outcomes} <= {Failed, Deferred}
 
 
-def test_connections_are_kept_reset_and_let_go() -> None:
+@pytest.mark.parametrize(("greeting", "resets"), [(EXTENSIONS, 0), (_PLAIN, 2)])
+def test_connections_are_kept_reset_and_let_go(greeting: bytes, resets: int) -> None:
     async def scenario() -> None:
-        peer = Peer()
+        peer = Peer({"LHLO": greeting})
         async with listening(peer) as where:
             deliverer = pool(kept=0.2)
             for _ in range(3):
                 assert _kinds(await deliverer.deliver(where, job())) == ["Delivered"]
             assert peer.connections == 1
-            assert peer.verbs().count("RSET") == 2
+            assert peer.verbs().count("RSET") == resets
             await until(lambda: "QUIT" in peer.verbs())
             await deliverer.deliver(where, job())
             assert peer.connections == 2
@@ -237,10 +247,44 @@ def test_connections_are_kept_reset_and_let_go() -> None:
     run(scenario())
 
 
+def test_what_a_refused_mail_may_have_left_is_reset_with_the_next() -> None:
+    async def scenario() -> None:
+        peer = Peer(
+            {"RCPT": [b"550 5.1.1 no\r\n", b"250 ok\r\n"], "DATA": [b"503 x\r\n", b"354 go\r\n"]}
+        )
+        async with listening(peer) as where:
+            deliverer = pool()
+            assert _kinds(await deliverer.deliver(where, job())) == ["Failed"]
+            for _ in range(2):
+                assert _kinds(await deliverer.deliver(where, job())) == ["Delivered"]
+            await deliverer.close()
+        assert peer.connections == 1
+        assert peer.verbs()[1:9] == ["MAIL", "RCPT", "DATA", "RSET", "MAIL", "RCPT", "DATA", "MAIL"]
+
+    run(scenario())
+
+
+def test_a_sender_that_is_refused_on_a_kept_connection_is_asked_for_on_a_new_one() -> None:
+    async def scenario() -> None:
+        ok, no = b"250 ok\r\n", b"550 5.7.1 no\r\n"
+        peer = Peer({"MAIL": [ok, no, ok, no]})
+        async with listening(peer) as where:
+            deliverer = pool()
+            for _ in range(2):
+                assert _kinds(await deliverer.deliver(where, job())) == ["Delivered"]
+            assert _kinds(await deliverer.deliver(where, job())) == ["Failed"]
+            await deliverer.close()
+        assert peer.connections == 3
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("way", ["hang up", "421"])
 def test_a_kept_connection_that_died_is_replaced(way: str) -> None:
     async def scenario() -> None:
-        peer = Peer({"RSET": b"421 4.3.2 timeout\r\n" + CLOSE})
+        ok = b"250 ok\r\n"
+        bye = b"421 4.3.2 timeout\r\n" + CLOSE
+        peer = Peer({"MAIL": [ok, bye, ok] if way == "421" else ok})
         async with listening(peer) as where:
             deliverer = pool()
             await deliverer.deliver(where, job())

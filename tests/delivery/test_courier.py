@@ -7,6 +7,7 @@ import email
 import email.policy
 import os
 import re
+from collections.abc import Sequence
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -14,13 +15,13 @@ import pytest
 
 from smtpgw.courier import CourierOptions
 from smtpgw.delivery.limits import LimitTable, ServiceLimits
-from smtpgw.delivery.outcome import Destination
+from smtpgw.delivery.outcome import Destination, Job, Outcome
 from smtpgw.delivery.windows import WindowOptions
 from smtpgw.dsn.report import DsnOptions
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.states import MailState, RecipientState
-from smtpgw.queue.store import ANY, Filter, Lease, StoreFull, Wish
+from smtpgw.queue.store import ANY, Filter, StoreFull, Turn, Wish
 from smtpgw.queue.tools import QueueTool
 from smtpgw.shares import AHEAD
 from tests.delivery.peer import CLOSE, STALL, Peer, listening, road
@@ -299,11 +300,82 @@ def test_a_full_disk_at_the_end_of_an_attempt_delivers_nothing_twice(tmp_path: P
                     raise StoreFull("test")
                 return await settle(settlement)
 
+            async def refuse_all(_ends):  # type: ignore[no-untyped-def] # stands in for settle_all
+                raise StoreFull("test")
+
             way.store.settle = refuse  # type: ignore[method-assign]
+            way.store.settle_all = refuse_all  # type: ignore[method-assign]
             await way.accept(message())
             await way.wait_empty()
             assert tries == 9
             assert len(peer.messages) == 1
+
+    run(scenario())
+
+
+def test_a_full_disk_at_a_reload_delivers_nothing_twice(tmp_path: Path) -> None:
+    """The outcome is known: it is committed when there is room, though others deliver by now."""
+
+    async def scenario() -> None:
+        peer = Peer()
+        async with listening(peer) as where, road(tmp_path, where) as way:
+            settle, tries, room = way.store.settle, 0, asyncio.Event()
+
+            async def refuse(settlement):  # type: ignore[no-untyped-def] # stands in for settle
+                nonlocal tries
+                tries += 1
+                if not room.is_set():
+                    raise StoreFull("test")
+                return await settle(settlement)
+
+            async def refuse_all(_ends):  # type: ignore[no-untyped-def] # stands in for settle_all
+                raise StoreFull("test")
+
+            way.store.settle = refuse  # type: ignore[method-assign]
+            way.store.settle_all = refuse_all  # type: ignore[method-assign]
+            await way.accept(message())
+            await until(lambda: tries)
+            draining = asyncio.ensure_future(way.courier.drain(0.1))
+            before = tries
+            await until(lambda: tries > before + 5)
+            assert not draining.done()
+            room.set()
+            await draining
+            assert await way.empty()
+            room.clear()
+            way.courier.hurry()
+        assert len(peer.messages) == 1
+
+    run(scenario())
+
+
+def test_slow_tables_make_no_lease_longer(tmp_path: Path) -> None:
+    """When it ends another attempt may begin: no two are to be at work on one mail."""
+
+    async def scenario() -> None:
+        manager = ManagerOptions(lease_time=20.0, poll=0.02)
+        asked, ends = list[float](), list[float | None]()
+
+        async def slow(_address: bytes, _sender: bytes) -> Destination:
+            asked.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(0.2)
+            return where
+
+        async with (
+            listening(Peer()) as where,
+            road(tmp_path, where, route=slow, manager_options=manager, direct=False) as way,
+        ):
+            deliver = way.courier._attempts._deliver
+
+            async def noted(there: Destination, job: Job, until: float | None) -> Sequence[Outcome]:
+                ends.append(until)
+                return await deliver(there, job, until)
+
+            way.courier._attempts._deliver = noted  # type: ignore[method-assign]
+            await way.accept(message())
+            await way.wait_empty()
+        assert ends[0] is not None
+        assert ends[0] <= asked[0] + 20.0
 
     run(scenario())
 
@@ -435,18 +507,16 @@ def test_draining_waits_for_what_is_being_leased_just_now(tmp_path: Path) -> Non
     async def scenario() -> None:
         peer = Peer()
         async with listening(peer) as where, road(tmp_path, where) as way:
-            lease, leased, go_on = way.store.lease, asyncio.Event(), asyncio.Event()
+            turn, leased, go_on = way.store.turn, asyncio.Event(), asyncio.Event()
 
-            async def slow(
-                now: float, limit: int, duration: float, wish: Wish = ANY
-            ) -> list[Lease]:
-                found = await lease(now, limit, duration, wish)
-                if found:
+            async def slow(now: float, limit: int, duration: float, wish: Wish = ANY) -> Turn:
+                found = await turn(now, limit, duration, wish)
+                if found.leases:
                     leased.set()
                     await go_on.wait()
                 return found
 
-            way.store.lease = slow  # type: ignore[method-assign] # a slow disk, at the right moment
+            way.store.turn = slow  # type: ignore[method-assign] # a slow disk, at the right moment
             await way.accept(message())
             await leased.wait()
             draining = asyncio.ensure_future(way.courier.drain(5))

@@ -247,9 +247,15 @@ def test_a_connection_carries_so_many_mails_and_no_more() -> None:
 @pytest.mark.parametrize(
     "answer", [b"500 5.5.1 what?\r\n", b"421 4.3.2 bye\r\n" + CLOSE, CLOSE, STALL]
 )
-def test_a_kept_connection_that_does_not_know_rset_is_replaced(answer: bytes) -> None:
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_kept_connection_that_does_not_answer_as_it_should_is_replaced(
+    answer: bytes, batched: bool
+) -> None:
     async def scenario() -> None:
-        peer = Peer({"RSET": answer})
+        ok = b"250 ok\r\n"
+        peer = Peer(
+            {"MAIL": [ok, answer, ok]} if batched else {"RSET": answer, "EHLO": b"250 peer\r\n"}
+        )
         async with on_port(peer) as hop:
             deliverer = pool(smtp_rset_timeout=0.1)
             for _ in range(2):

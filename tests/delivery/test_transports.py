@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from milterd.base import logs, settings
 from milterd.base.toml_file import ConfigError
+from milterd.core.mail import Envelope, Mail, Recipient
 from smtpgw import wiring
 from smtpgw.addresses import open_addresses
 from smtpgw.config import GatewaySettings, Smtpgw
 from smtpgw.delivery.fixed import Fixed
 from smtpgw.delivery.outcome import Deferred, Delivered, Destination, Failed, Held
 from smtpgw.delivery.pool import hop_of
+from smtpgw.intake import Intake
+from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.states import MailState
+from smtpgw.queue.store import Store
+from smtpgw.readdress import AddressRules
 from smtpgw.routes import TOGETHER
 from tests.delivery.peer import Peer, job, listening, road
-from tests.queue.support import message, run, until
+from tests.queue.support import FakeClock, message, run, until
 
 _SLOW = 'default_transport = "slow"\n[smtpgw.services.slow]\n'
 
@@ -154,6 +160,57 @@ def test_each_recipient_has_a_site_of_its_own_only_where_limits_are_its_own() ->
             assert await routes.site([b"u@far.example", b"v@far.example"]) == site
             assert await routes.site([b"u@far.example", b"u@other.example"]) == ""
         assert await routes.site([]) == ""
+
+    run(scenario())
+
+
+_ADDRESSES = (
+    b"u@far.example",
+    b'"u"@far.example',
+    b"U@Far.example",
+    b"u",
+    b"u@",
+    b"@",
+    b"a%b@x.net",
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "remembered"),
+    [
+        ("", True),
+        ("[smtpgw.services.smtp]\ndestination_recipient_limit = 1", True),
+        ('transport_maps = ["inline:{far.example=lmtp:unix:/l}"]', True),
+        ('sender_dependent_relayhost_maps = ["inline:{a@s.net=[h.net]}"]', True),
+        ('transport_maps = ["tcp:127.0.0.1:9"]', False),
+    ],
+)
+def test_a_mail_for_which_nothing_is_asked_is_queued_as_if_all_were(
+    text: str, remembered: bool
+) -> None:
+    async def scenario() -> None:
+        addresses = open_addresses(given(text), logs.get("test"))
+        short, long = (Intake(cast("Store", None), QueueClock(FakeClock())) for _ in range(2))
+        for each in (short, long):
+            each.rules, each.site_of = AddressRules(addresses), addresses.routes.site
+        short.site_now = addresses.routes.site_now
+        for address in _ADDRESSES:
+            known = []
+            for sender in (b"a@s.net", b"b@s.net", b"a@s.net", b""):
+                envelope = Envelope(sender, (), (Recipient(address),))
+                known.append(addresses.routes.site_now(envelope))
+                for filtered in ("", "smtp:[f.net]"):
+                    made = [
+                        await each.made(Mail(envelope=envelope), queue_id="q", filtered=filtered)
+                        for each in (short, long)
+                    ]
+                    assert made[0] == made[1]
+            if address == _ADDRESSES[0]:
+                assert known[0] is None, "nobody was asked before"
+                assert (known[2] is not None) is remembered
+        two = Envelope(b"", (), (Recipient(b"u@far.example"), Recipient(b"v@far.example")))
+        assert addresses.routes.site_now(two) is None
+        await addresses.close()
 
     run(scenario())
 

@@ -141,6 +141,26 @@ class RecordingRoad:
                 return Answer.of(refusal.reply)
         return self.step("rcpt")
 
+    def now(self, name: str) -> bool:
+        """Whether a step waits for nothing and lets pass: then it is done."""
+        ledger = self.ledger
+        if self.admission is not None or name in ledger.raises or name in ledger.answers:
+            return False
+        self.step(name)
+        return True
+
+    def mail_now(self, sender: Path, _params: MailParams) -> bool:
+        if not self.now("mail"):
+            return False
+        self.sender = sender
+        return True
+
+    def rcpt_now(self, recipient: Path, _params: RcptParams) -> bool:
+        return recipient.local not in (b"refused", b"later") and self.now("rcpt")
+
+    def data_now(self) -> bool:
+        return self.now("data")
+
     async def vrfy(self, recipient: Path) -> Answer | None:
         if self.admission is not None:
             refusal = await self.admission.vrfy(recipient)

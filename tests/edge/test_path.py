@@ -18,6 +18,7 @@ from smtpgw.address.params import (
     parse_rcpt_params,
 )
 from smtpgw.address.path import NULL, Path, PathError, parse_path
+from smtpgw.edge.arguments import KEPT, forward_path, reverse_path
 
 ALL = frozenset({"SIZE", "8BITMIME", "SMTPUTF8", "DSN"})
 
@@ -174,3 +175,20 @@ def test_nothing_is_known_that_was_not_announced() -> None:
         with pytest.raises(ParamError) as caught:
             parse_mail_params(each, frozenset())
         assert caught.value.code == 555
+
+
+def test_what_is_remembered_of_an_argument_is_of_its_dialogue_alone() -> None:
+    """An argument that was taken once is refused where its extension was not announced, where
+    the grammar is strict, and without SMTPUTF8; and what is kept has a bound."""
+    size = frozenset({"SIZE"})
+    assert reverse_path(b"<a@example.net> SIZE=9", False, size)[1].size == 9
+    with pytest.raises(ParamError):
+        reverse_path(b"<a@example.net> SIZE=9", False, frozenset())
+    assert forward_path(b" a@example.net.", False, False, size)[0].domain == b"example.net"
+    with pytest.raises(PathError):
+        forward_path(b" a@example.net.", True, False, size)
+    wide = "<ä@example.net>".encode()
+    assert forward_path(wide, False, True, size)[0].local == "ä".encode()
+    with pytest.raises(PathError):
+        forward_path(wide, False, False, size)
+    assert {each.cache_info().maxsize for each in (reverse_path, forward_path)} == {KEPT}

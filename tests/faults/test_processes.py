@@ -14,6 +14,7 @@ import smtplib
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -70,9 +71,10 @@ def test_no_more_threads(gateway: Later) -> None:
 
 def test_no_more_processes(gateway: Later) -> None:
     assert gateway.process is not None
-    supervisor = gateway.process.pid
-    with one_process(supervisor):
-        os.kill(place.worker(gateway), signal.SIGKILL)
+    worker = place.worker(gateway)
+    nursery = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    with one_process(gateway.process.pid), one_process(nursery):
+        os.kill(worker, signal.SIGKILL)
         until(lambda: gateway.count("child not started"), what="a failed start")
         assert gateway.process.poll() is None
     until(lambda: attempt(gateway) == 250, what="mail again")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from milterd.core.actions import AddHeader, ChangeHeader, Quarantine
 from milterd.core.apply import apply
 from milterd.core.decision import Verdict
+from milterd.core.finding import Found
 from milterd.core.mail import Mail, parse_message
 from milterd.filters.clamav import ClamavFilter, ClamavOptions
 from milterd.filters.virus_policy import Action, Outcome
@@ -31,7 +32,7 @@ class OneAnswer:
     def __init__(self, fact: ScanFact) -> None:
         self.fact = fact
 
-    def scan(self, _: Mail) -> ScanFact:
+    def scan(self, _: Mail, **_how: object) -> ScanFact:
         return self.fact
 
     def version(self) -> str | Unavailable:
@@ -132,7 +133,9 @@ def test_every_fact_follows_its_own_action(key: str, action: Action) -> None:
     if decision.reply is not None:
         assert decision.reply.code // 100 == (5 if action is Action.REJECT else 4)
     held = [each for each in decision.edits if isinstance(each, Quarantine)]
-    assert len(held) == (action is Action.QUARANTINE)
+    assert len(held) == (action in (Action.HOLD, Action.QUARANTINE))
+    awaited = [Found.of("m", each.reason.decode()).awaited for each in held]
+    assert awaited == [action is Action.HOLD] * len(held)
     if expected is Verdict.CONTINUE:
         names = [each.name for each in apply(MAIL, decision.edits).headers]
         scanned, tagged = key == "infected", action is not Action.ACCEPT
@@ -181,7 +184,7 @@ class Answers:
     def __init__(self, *facts: ScanFact) -> None:
         self.facts, self.now, self.scans = facts, 0.0, 0
 
-    def scan(self, _: Mail) -> ScanFact:
+    def scan(self, _: Mail, **_how: object) -> ScanFact:
         self.scans += 1
         return self.facts[min(self.scans, len(self.facts)) - 1]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -19,7 +20,7 @@ from milterd.core.mail import FileBody, HeaderField, Mail, parse_message, split_
 from milterd.filters import build_clamav
 from milterd.filters.clamav import ClamavOptions
 from milterd.filters.setup import SetupError
-from milterd.ports.clamd import Clamd, ClamdAddress
+from milterd.ports.clamd import Clamd, ClamdAddress, timeval
 from milterd.ports.scanner import Clean, Infected, TooLarge, Unavailable, Unscannable
 from tests.filters.clamd_peer import ClamdPeer, attachment, eicar, running_clamd, zipped
 from tests.filters.fake_clamd import fake_clamd
@@ -35,12 +36,15 @@ def peer() -> Iterator[ClamdPeer]:
         yield running
 
 
-@pytest.fixture(params=["fildes", "instream-unix", "instream-tcp"])
+@pytest.fixture(params=["fildes", "session", "instream-unix", "instream-tcp"])
 def scanner(peer: ClamdPeer, request: pytest.FixtureRequest) -> Clamd:
-    """The same clamd by each of the three ways."""
-    address = peer.tcp if request.param == "instream-tcp" else peer.unix
+    """The same clamd by each of the four ways."""
+    address = ClamdAddress.parse(peer.tcp if request.param == "instream-tcp" else peer.unix)
     memory = 0 if request.param == "instream-unix" else 64 * MIB
-    return Clamd(ClamdAddress.parse(address), timeout=20, memory_limit=memory, max_size=64 * MIB)
+    found = Clamd(address, timeout=20, memory_limit=memory, max_size=64 * MIB)
+    if request.param == "session":  # the second mail is in one
+        assert found.scan(Mail()) == Clean()
+    return found
 
 
 def spooled(octets: bytes, directory: Path, lead: bytes = b"") -> Mail:
@@ -274,9 +278,40 @@ def test_a_wrong_address_says_what_is_expected(text: str) -> None:
 def test_nothing_is_left_open(peer: ClamdPeer, tmp_path: Path) -> None:
     scanner = Clamd(ClamdAddress.parse(peer.unix), timeout=5)
     gone = Clamd(ClamdAddress.parse(f"unix:{tmp_path / 'none'}"), timeout=5)
-    scanner.scan(Mail())
+    for _ in range(2):  # the second opens the session that all others use
+        scanner.scan(Mail())
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # a count of names is all it takes
     for _ in range(20):
         scanner.scan(parse_message(b"From: a@b.example\r\n\r\nx\r\n"))
         gone.scan(Mail())
     assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208  # as above
+
+
+def test_work_for_the_meantime_is_done_before_the_answer() -> None:
+    done = threading.Event()
+
+    def behave(peer: socket.socket) -> None:
+        numbers: list[int] = []
+        while not numbers:
+            _, numbers, _, _ = socket.recv_fds(peer, 100, 1)
+        os.close(numbers[0])
+        peer.sendall(b"fd[7]: OK\n" if done.wait(5) else b"fd[7]: not done ERROR\n")
+
+    with fake_clamd(behave) as address:
+        scanner = Clamd(ClamdAddress.parse(address), timeout=10)
+        assert scanner.scan(parse_message(b"a: b\r\n"), meanwhile=done.set) == Clean()
+
+
+def test_a_silent_clamd_ends_at_the_deadline() -> None:
+    """The kernel watches the time: a wait of less than a millisecond must not be one for ever."""
+    stop = threading.Event()
+
+    def behave(_: socket.socket) -> None:
+        stop.wait(10)
+
+    with fake_clamd(behave) as address:
+        fact = Clamd(ClamdAddress.parse(address)).scan(Mail(), 0.2)
+        stop.set()
+    assert isinstance(fact, Unavailable)
+    assert fact.why == "timeout"
+    assert struct.unpack("ll", timeval(0.0000001)) == (0, 1000)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from milterd.core.mail import Mail
 from milterd.ports.clamds import Clamds, Signatures, Watch
-from milterd.ports.scanner import Clean, Infected, ScanFact, Unavailable
+from milterd.ports.scanner import Clean, Infected, Meanwhile, ScanFact, Unavailable
 
 DOWN = Unavailable("down", "refused")
 
@@ -35,7 +35,9 @@ class One:
     limits: list[float | None] = field(default_factory=list)
     answer: str | Unavailable = "ClamAV 1.4.3/27500/Fri Nov 20 08:10:01 2026"
 
-    def scan(self, _mail: Mail, limit: float | None = None) -> ScanFact:
+    def scan(
+        self, _mail: Mail, limit: float | None = None, _meanwhile: Meanwhile | None = None
+    ) -> ScanFact:
         self.asked += 1
         self.limits.append(limit)
         return self.fact() if callable(self.fact) else self.fact

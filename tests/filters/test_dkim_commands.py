@@ -121,6 +121,20 @@ def test_long_texts_and_odd_signs_survive_the_zone_file() -> None:
     assert zone_texts(line("x.example", text)) == {"x.example": text.encode()}
 
 
+@pytest.mark.parametrize("verb", ["check", "show"])
+def test_a_domain_without_a_key_is_not_said_to_be_well(settings: Path, verb: str) -> None:
+    done = milterd(verb, "exmaple.net", "-c", settings)
+    assert done.exit_code == 1
+    assert "no key of exmaple.net" in done.stderr
+
+
+def test_a_domain_is_the_same_in_capitals(tmp_path: Path, server: DnsServer) -> None:
+    ask = ("--state", tmp_path / "s", "-d", tmp_path, "--nameserver", f"127.0.0.1:{server.port}")
+    for domain in ("example.net", "Example.NET"):
+        assert milterd("rotate", domain, *ask).exit_code == 1
+    assert len(list(tmp_path.glob("*.pem"))) == 1
+
+
 def test_keys_are_compared_with_dns(settings: Path, server: DnsServer) -> None:
     ask = ("check", "-c", settings, "--nameserver", f"127.0.0.1:{server.port}")
     done = milterd(*ask)

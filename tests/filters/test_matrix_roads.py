@@ -42,6 +42,7 @@ RUNS = int(os.environ.get("GATEPOST_MATRIX", "3"))
 SEED = int(os.environ.get("GATEPOST_SEED", "20261121"))
 PLACES = ("first.ctl", "second.ctl")
 STATES = ("well", "loading", "gone", "stopped", "killed", "silent", "nonsense", "empty")
+LATER = frozenset({Action.WAIT, Action.HOLD})
 WELL = frozenset({"well", "loading"})
 GENERAL = ("infected", "unscannable", "too_large", "unavailable")
 
@@ -61,7 +62,7 @@ def _row(dice: random.Random, share: float) -> dict[str, str]:
 
 
 def _action(dice: random.Random, outcome: Outcome) -> Action:
-    may = [each for each in Action if each is not Action.WAIT or outcome in WAITABLE]
+    may = [each for each in Action if each not in LATER or outcome in WAITABLE]
     return dice.choice(may)
 
 
@@ -99,6 +100,8 @@ class Road:
     sink: SmtpSink
     waiting: Callable[[], dict[str, bool]]
     matrix: Matrix
+    asks_again: bool = False
+    """Whether it has held mail scanned later."""
 
     def settled(self) -> dict[str, bool]:
         """What is held, once nothing else is in the queue."""
@@ -159,7 +162,7 @@ address = "unix:{sockets}/clamav.sock"
     ports = {Direction.INBOUND: made.port, Direction.ORIGINATING: own}
     try:
         made.start()
-        yield Road(ports, sink, lambda: _held(made), _matrix(made.file))
+        yield Road(ports, sink, lambda: _held(made), _matrix(made.file), asks_again=True)
     finally:
         made.stop()
         running.close()
@@ -287,18 +290,27 @@ def _run(road: Road, run: int, states: list[str], direction: Direction) -> Itera
         sender, code = senders[kind], answers[kind].result()
         envelope = Envelope(sender.encode(), (), (Recipient(f"u@{domain}".encode()),))
         mail = Mail(session=Session(direction=direction), envelope=envelope)
-        may = {
-            "delivered" if each is None else EXPECTED[road.matrix.of(each, mail).action]
+        found = {
+            None if each is None else road.matrix.of(each, mail).action
             for each in _possible(outcome, states)
         }
+        may = {"delivered" if each is None else EXPECTED[each] for each in found}
+        if Action.HOLD in found and road.asks_again:
+            later = (outcome, Outcome.UNAVAILABLE, Outcome.TOO_SLOW)
+            actions = {each and road.matrix.of(each, mail).action for each in later}
+            may |= {LATEST[each] if each else "delivered" for each in actions}
         yield _Sent(sender, code, may, f"{kind}, with clamds {states}, {direction.value}")
 
 
 EXPECTED = {
     Action.REJECT: "rejected", Action.TEMPFAIL: "deferred", Action.QUARANTINE: "held",
-    Action.WAIT: "deferred", Action.DISCARD: "dropped", Action.TAG: "marked",
+    Action.HOLD: "held", Action.WAIT: "deferred", Action.DISCARD: "dropped", Action.TAG: "marked",
     Action.ACCEPT: "delivered",
 }  # fmt: skip
+
+
+LATEST = EXPECTED | {Action.REJECT: "held", Action.TEMPFAIL: "held"}
+"""Of a mail that was held first: nobody is there any more who could be refused."""
 
 
 def _possible(outcome: Outcome | None, states: Sequence[str]) -> set[Outcome | None]:

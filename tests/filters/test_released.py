@@ -37,7 +37,7 @@ class FirstFound:
     def __init__(self, *, down: bool = False) -> None:
         self.down, self.scans = down, 0
 
-    def scan(self, mail: Mail) -> ScanFact:
+    def scan(self, mail: Mail, **_how: object) -> ScanFact:
         self.scans += 1
         octets = b"".join(mail.pieces())
         if self.down:

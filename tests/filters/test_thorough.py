@@ -9,7 +9,7 @@ import pytest
 
 from milterd.core.mail import BytesBody, FileBody, Mail, parse_message
 from milterd.ports.clamd import Clamd, ClamdAddress
-from milterd.ports.scanner import Clean, Infected, ScanFact, Unavailable, Unscannable
+from milterd.ports.scanner import Clean, Infected, Meanwhile, ScanFact, Unavailable, Unscannable
 from milterd.ports.thorough import MemoryOptions, ReadingOptions, Remembering, Thorough
 from tests.corpus.corpus import messages
 from tests.filters.clamd_peer import ClamdPeer, attachment, eicar, running_clamd
@@ -30,9 +30,9 @@ class Counting:
     def __init__(self, inner: Clamd) -> None:
         self.inner, self.asked, self.signatures = inner, 0, "ClamAV 1"
 
-    def scan(self, mail: Mail) -> ScanFact:
+    def scan(self, mail: Mail, *, meanwhile: Meanwhile | None = None) -> ScanFact:
         self.asked += 1
-        return self.inner.scan(mail)
+        return self.inner.scan(mail, meanwhile=meanwhile)
 
     def version(self) -> str | Unavailable:
         return self.signatures

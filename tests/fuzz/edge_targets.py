@@ -29,9 +29,9 @@ from smtpgw.edge.data import BdatReader, DataReader
 from smtpgw.edge.inbox import HIGH_WATER
 from smtpgw.edge.options import ContentOptions, EdgeOptions, Limits
 from smtpgw.edge.peer import client_of
-from smtpgw.edge.protocol import GatewaySMTP
+from smtpgw.edge.prompt import PromptSession
+from smtpgw.edge.promptly import PromptSMTP
 from smtpgw.edge.road import Connection
-from smtpgw.edge.session import Session
 from tests.edge.harness import Ledger, RecordingRoad
 from tests.fuzz.driver import Target, run
 
@@ -93,11 +93,11 @@ async def run_session(pieces: list[bytes], options: EdgeOptions) -> tuple[list[b
         return task
 
     connection = Connection("fuzz", client_of(("192.0.2.1", 4711), unix=False))
-    session = Session(
+    session = PromptSession(
         RecordingRoad(ledger, connection), options,
         spawn=spawn, new_trace=lambda: "trace", log=LOG, connection=connection,
     )  # fmt: skip
-    protocol = GatewaySMTP(options, lambda *_: session, lambda _: gone.set(), LOG)
+    protocol = PromptSMTP(options, lambda *_: session, lambda _: gone.set(), LOG)
     transport = MemoryTransport(protocol)
     protocol.connection_made(transport)
     for each in pieces:

@@ -25,15 +25,17 @@ from tests.peers.clamd import clamd
 
 SECOND = b"The quick brown fox is a second test signature"
 EICAR = "clamav/Eicar-Test-Signature.UNOFFICIAL: infected"
+HELD = "clamav/?not-scanned: held until a scanner answers"
 OTHER = "clamav/Second.Test.UNOFFICIAL: infected"
 
 
 @dataclass
 class QuarantineTown:
-    """`scripted` is the socket of a milter that is nobody's yet."""
+    """`scripted` is the socket of a milter that is nobody's yet, `scanner` what ends clamd."""
 
     gateway: Gateway
     scripted: Path
+    scanner: contextlib.ExitStack
 
     def configure(
         self, lines: str = "", *, milters: str = "", infected: str = "quarantine"
@@ -53,8 +55,10 @@ address = "unix:{place}/m/clamav.sock"
 socket_directory = "{place}/m"
 socket_group = ""
 [filter.clamav]
-clamd = "unix:{place}/clamd/clamd.sock"
+clamd = "unix:{place}/clamd.ctl"
+retry = "1s"
 infected = "{infected}"
+unavailable = "hold"
 hostname = "gw.example.net"
 """,
         )
@@ -68,6 +72,20 @@ hostname = "gw.example.net"
         assert self.gateway.process is not None
         self.gateway.process.send_signal(signal.SIGHUP)
         until(lambda: self.gateway.count("ready") > before, what="the reload")
+
+    @contextlib.contextmanager
+    def no_scanner(self) -> Iterator[None]:
+        """There is no clamd, until the end of the block."""
+        self.scanner.close()
+        try:
+            yield
+        finally:
+            self.begin_scanner()
+
+    def begin_scanner(self) -> None:
+        """Start clamd."""
+        place = self.gateway.place
+        self.scanner.enter_context(clamd(place / "clamd", place / "db"))
 
     def run(self, *words: str, check: int = 0) -> str:
         """A command of `smtpgw`, in this process, and what it says."""
@@ -126,23 +144,24 @@ def alike(delivered: bytes) -> bytes:
     return re.sub(rb"u\d+@example\.net", b"u@example.net", found)
 
 
-def signatures(directory: Path) -> Path:
+def signatures(directory: Path) -> None:
     """A database with two signatures."""
     directory.mkdir()
     shutil.copy(SIGNATURES, directory / "eicar.ndb")
     (directory / "second.ndb").write_text(f"Second.Test:0:*:{SECOND.hex()}\n")
-    return directory
 
 
 @contextlib.contextmanager
 def quarantine_town(place: Path, scripted: Path) -> Iterator[QuarantineTown]:
     """Everything runs."""
     gateway = Gateway(place)
-    one = QuarantineTown(gateway, scripted)
-    one.configure()
-    home = place / "clamd"
-    home.mkdir()
-    with clamd(home, signatures(place / "db")), (place / "milterd.log").open("wb") as log:
+    (place / "clamd").mkdir()
+    (place / "clamd.ctl").symlink_to(place / "clamd" / "clamd.sock")
+    signatures(place / "db")
+    with contextlib.ExitStack() as scanner, (place / "milterd.log").open("wb") as log:
+        one = QuarantineTown(gateway, scripted, scanner)
+        one.configure()
+        one.begin_scanner()
         command = [sys.executable, "-m", "milterd", "run", "--config", str(gateway.file)]
         milterd = subprocess.Popen(command, stderr=log)
         try:
@@ -158,6 +177,7 @@ def quarantine_town(place: Path, scripted: Path) -> Iterator[QuarantineTown]:
 
 __all__ = [
     "EICAR",
+    "HELD",
     "OTHER",
     "SECOND",
     "QuarantineTown",

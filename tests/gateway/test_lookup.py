@@ -31,6 +31,15 @@ def test_a_value_or_nothing(table: str) -> None:
     assert (nothing.returncode, nothing.stdout) == (1, b"")
 
 
+def test_an_answer_that_cannot_be_written_is_not_one_that_is_not_there(table: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, table, "u@x.example"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 75
+    assert done.stderr.startswith(b"[Errno 28]")
+
+
 def test_keys_from_standard_input(table: str) -> None:
     keys = [b"u%d@x.example" % number for number in range(3000)]
     done = lookup(table, "-", keys=b"\n".join([*keys, b"u@x.example", b"@y.example"]) + b"\n")

@@ -64,6 +64,19 @@ def test_wrong_settings_are_all_told_and_the_exit_code_is_78(gateway: Gateway) -
     assert f"{gateway.file}:11: smtpgw.message_size_limit: found -1" in done.stderr
 
 
+def test_a_file_that_is_empty_at_a_reload_changes_nothing(gateway: Gateway) -> None:
+    """As an editor leaves it for a moment."""
+    gateway.configure()
+    gateway.start()
+    text = gateway.file.read_text()
+    directory = next(each for each in text.splitlines() if each.startswith("directory"))
+    gateway.file.write_text(f"[smtpgw.queue]\n{directory}\n")
+    reload(gateway)
+    until(lambda: refusal_with(gateway, "smtpgw.listener: found nothing"))
+    with gateway.client():
+        pass
+
+
 def test_a_good_reload_is_for_new_sessions_and_leaves_the_old_ones(gateway: Gateway) -> None:
     gateway.configure('mynetworks = ["192.0.2.0/24"]')
     gateway.start()
@@ -230,6 +243,38 @@ def test_a_killed_worker_is_replaced_and_its_queue_is_delivered(
     assert gateway.metrics()['gatepost_child_restarts_total{child="worker-0"}'] == 1
 
 
+def test_workers_go_on_without_the_process_that_bears_them(gateway: Gateway) -> None:
+    gateway.configure()
+    gateway.start()
+    (worker,) = gateway.workers()
+    assert _title(worker) == "smtpgw.worker 0"
+    nursery = _parent(worker)
+    assert gateway.process is not None
+    assert (_title(nursery), _parent(nursery)) == (
+        f"nursery of {gateway.process.pid}",
+        gateway.process.pid,
+    )
+    os.kill(nursery, signal.SIGKILL)
+    assert gateway.send()[0] == 250
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: gateway.workers() not in ([], [worker]), what="another worker")
+    assert gateway.told("child ended", status="exit 255")  # nobody heard more than that it ended
+    (other,) = gateway.workers()
+    assert _title(other).endswith("m smtpgw.worker 0")
+    assert gateway.send()[0] == 250
+    assert len(gateway.delivered(count=2)) == 2
+    assert gateway.stop() == 0
+
+
+def _title(pid: int) -> str:
+    octets = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return octets.rstrip(b"\0").replace(b"\0", b" ").decode()
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def test_workers_end_when_their_supervisor_is_killed_and_the_next_one_waits_for_them(
     gateway: Gateway,
 ) -> None:
@@ -303,12 +348,15 @@ def test_metrics_count_mails_stages_and_the_queue_and_name_nobody(
     for _ in range(4):
         assert gateway.send()[0] == 250
     waiting = 'gatepost_queue_mails{state="deferred"}'
-    until(lambda: gateway.metrics().get(waiting) == 4, what="the count")
-    found = gateway.metrics()
-    assert found['gatepost_mails_total{daemon="smtpgw",listener="mx",outcome="queued"}'] == 4
-    assert found['gatepost_stage_seconds_count{stage="queue"}'] == 4
-    assert found['gatepost_deliveries_total{outcome="deferred",transport="lmtp"}'] == 4
-    assert not [name for name in found if "example" in name or "127.0.0.1" in name]
+    for name in (
+        waiting,
+        'gatepost_mails_total{daemon="smtpgw",listener="mx",outcome="queued"}',
+        'gatepost_sessions_total{end="goodbye",listener="mx"}',
+        'gatepost_stage_seconds_count{stage="queue"}',
+        'gatepost_deliveries_total{outcome="deferred",transport="lmtp"}',
+    ):
+        until(lambda name=name: gateway.metrics().get(name) == 4, what=name)
+    assert not [name for name in gateway.metrics() if "example" in name or "127.0.0.1" in name]
 
 
 def test_check_finds_what_is_there_and_what_is_not(gateway: Gateway, place: Path) -> None:

@@ -16,6 +16,7 @@ from tests.gateway.conftest import milter_table, scripted
 from tests.gateway.gateway import until
 from tests.gateway.quarantine_town import (
     EICAR,
+    HELD,
     OTHER,
     SECOND,
     QuarantineTown,
@@ -226,3 +227,44 @@ def test_a_broken_entry_is_set_aside_and_listed(town: QuarantineTown, user: str)
     assert "not for a mail in state corrupt" in town.run("quarantine", "release", queue_id, check=1)
     town.run("quarantine", "delete", queue_id)
     assert town.listed("--recipient", user) == []
+
+
+def test_mail_that_no_scanner_saw_is_held_until_one_has(town: QuarantineTown, user: str) -> None:
+    """The clean one goes on by itself, the infected one is caught, and one that is named goes
+    unseen."""
+    infected, named = f"i{user}", f"n{user}"
+    with town.no_scanner():
+        ids = {
+            recipient: town.catch(mail(part), recipient)
+            for recipient, part in ((user, b"fine"), (infected, eicar()), (named, eicar()))
+        }
+        listed = {each["queue_id"]: each for each in town.listed()}
+        for each in ids.values():
+            assert listed[each]["state"] == "awaiting"
+            (finding,) = listed[each]["findings"]
+            assert finding["text"] == HELD
+        assert f"{ids[user]}+" in town.run("quarantine", "list")
+        town.told(ids[user], "put off")
+        assert town.run("quarantine", "release", ids[named]) == "1 released\n"
+        (unseen,) = town.gateway.delivered(named)
+        assert _encoded(eicar()) in unseen
+    (seen,) = town.gateway.delivered(user)
+    assert b"X-Virus-Status" not in seen
+    assert b"X-Virus-Scanned: clamav at gw.example.net" in seen
+    assert town.told(ids[infected], "caught again")["found"] == [EICAR]
+    (entry,) = town.listed("--recipient", infected)
+    assert entry["state"] == "quarantine"
+    assert entry["released_before"] == []
+    town.run("quarantine", "delete", entry["queue_id"])
+    assert town.listed("--recipient", user) == []
+
+
+def test_all_that_waits_for_a_scanner_is_not_let_go_by_the_word_all(
+    town: QuarantineTown, user: str
+) -> None:
+    with town.no_scanner():
+        queue_id = town.catch(mail(eicar()), user)
+        said = town.run("quarantine", "release", "--recipient", user, "--yes")
+        assert said == "0 released\n"
+        assert [each["state"] for each in town.listed("--recipient", user)] == ["awaiting"]
+        assert town.run("quarantine", "delete", queue_id) == "1 deleted\n"

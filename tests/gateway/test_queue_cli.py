@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,3 +231,46 @@ def test_every_command_has_help_with_an_example(command: Command, verb: str) -> 
     done = CliRunner().invoke(app, ["queue", verb, "--help"])
     assert done.exit_code == 0
     assert f"Example: smtpgw queue {verb}" in done.output
+
+
+@pytest.mark.parametrize(
+    "words", [("smtpgw.local.sendmail", "-bp"), ("smtpgw", "sendmail", "-q"), ("smtpgw", "config")]
+)
+def test_nothing_is_loaded_from_where_somebody_stands(
+    command: Command, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Else root would run a user's code by `mailq` in that user's directory."""
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    for each in ("typer.py", "smtpgw.py", "milterd.py", "json.py"):
+        (trap / each).write_text("import sys\nprint('caught')\nsys.exit(99)\n")
+    done = subprocess.run(
+        [sys.executable, "-Pm", *words],
+        capture_output=True,
+        check=False,
+        cwd=trap,
+        env={**os.environ, "GATEPOST_CONFIG": str(command.file)},
+    )
+    assert b"caught" not in done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["queue", "quarantine"])
+@pytest.mark.parametrize(("place", "mode"), [("", 0o711), ("00", 0o700), ("00", 0o600)])
+def test_a_queue_that_may_not_be_looked_into_is_not_said_to_be_empty(
+    command: Command, daemon: Daemon, kind: str, place: str, mode: int
+) -> None:
+    daemon.add(a_mail())
+    command.queue.chmod(0o755)
+    (command.queue / place).chmod(mode)
+    for each in (command.file, *command.file.parents):
+        if each.is_relative_to(tempfile.gettempdir()) and each.stat().st_uid == os.geteuid():
+            each.chmod(stat.S_IMODE(each.stat().st_mode) | 0o055)
+    words = [sys.executable, "-Pm", "smtpgw", kind, "list", "-c", str(command.file)]
+    stranger = 65534 if os.geteuid() == 0 else None
+    if stranger is None:
+        (command.queue / place).chmod(0o000 if place else 0o100)
+    done = subprocess.run(words, capture_output=True, check=False, user=stranger)
+    (command.queue / place).chmod(0o700)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"Permission denied" in done.stderr

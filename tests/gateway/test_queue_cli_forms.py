@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import string
+import sys
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -18,7 +20,7 @@ from smtpgw.queue.ages import MINUTES, Ages
 from smtpgw.queue.states import MailState, RecipientState
 from smtpgw.queue.store import QueuedMail, QueuedRecipient, Rest
 from smtpgw.queue.tools import shard_directory
-from smtpgw.queue_cli import listing, shape_plot, shape_table, top_view
+from smtpgw.queue_cli import chosen, listing, shape_plot, shape_table, top_view
 from smtpgw.queue_cli.why import by_site, reason, why
 from tests.queue.support import START
 from tests.scale.fill import Plan, fill
@@ -96,6 +98,63 @@ def test_ids_come_from_a_program_too(place: Path) -> None:
     assert code == 2
     code, output = command(place, "delete", "-", stdin="0123456789abcd*  1 x\n")
     assert (code, output) == (1, "0123456789abcd: no such mail\n")
+
+
+def test_ids_that_cannot_be_read_are_told_in_a_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = CliRunner().invoke(
+        app, ["queue", "delete", "-", "-c", str(place / "gatepost.toml")], input=b"\xff\xfe\n"
+    )
+    assert (done.exit_code, "expected a queue id" in done.output) == (2, True)
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it where it was closed
+    with pytest.raises(typer.BadParameter, match="closed"):
+        list(chosen.read(["-"]))
+    with pytest.raises(typer.BadParameter, match="--yes"):
+        chosen.confirm("Every mail?")
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--sender", "--recipient", "--destination", "--reason", "--older", "--younger"],
+)
+@pytest.mark.parametrize("beside", [(), ("--state", "deferred")])
+def test_a_filter_that_is_empty_does_not_mean_every_mail(
+    place: Path, option: str, beside: tuple[str, ...]
+) -> None:
+    """As by a script whose variable is not set."""
+    for kind in ("queue", "quarantine"):
+        if kind == "queue" or not (beside or option in ("--destination", "--reason")):
+            words = [
+                kind,
+                "delete",
+                option,
+                "",
+                *beside,
+                "--yes",
+                "-c",
+                str(place / "gatepost.toml"),
+            ]
+            done = CliRunner().invoke(app, words)
+            assert (done.exit_code, "deleted" in done.output) == (2, False)
+    assert len(lines(place, "list")) == MAILS
+
+
+@pytest.mark.parametrize("option", ["--filter", "--rule"])
+def test_an_empty_name_of_what_caught_a_mail_does_not_mean_all(place: Path, option: str) -> None:
+    words = ["quarantine", "delete", option, "", "--yes", "-c", str(place / "gatepost.toml")]
+    assert CliRunner().invoke(app, words).exit_code == 2
+
+
+@pytest.mark.parametrize("verb", ["hold", "release", "requeue", "bounce", "flush", "delete"])
+@pytest.mark.parametrize("nothing", ["", "\n \n"])
+def test_a_program_that_names_no_mail_means_no_mail(place: Path, verb: str, nothing: str) -> None:
+    """What says which mails found none, or failed: that is not every mail."""
+    before = lines(place, "list")
+    code, output = command(place, verb, "-", stdin=nothing)
+    assert code == 0
+    assert output.startswith("0 ")
+    assert lines(place, "list") == before
 
 
 def test_the_shape_is_told_in_three_ways(place: Path) -> None:

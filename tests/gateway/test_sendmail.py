@@ -308,6 +308,30 @@ def test_a_drop_directory_that_cannot_be_used_is_tried_again_at_a_reload(gateway
     gateway.delivered(count=2)
 
 
+def test_mail_in_a_drop_directory_that_is_left_is_not_forgotten(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    """The command exited with 0 there, and would go on to."""
+    gateway.start()
+    gateway.stop()
+    assert sendmail(gateway, "-fs@example.net", "u@example.net").returncode == 0
+    usual, text = gateway.queue / "drop", gateway.file.read_text()
+    for number, name in enumerate(("one", "two")):
+        other = tmp_path / name
+        queue = f'[smtpgw.queue]\ndrop_directory = "{other}"\n'
+        gateway.file.write_text(text.replace("[smtpgw.queue]\n", queue))
+        if number:
+            assert gateway.process is not None
+            gateway.process.send_signal(signal.SIGHUP)
+            until((other / "public").exists, what="the new directory")
+            until(lambda: not (tmp_path / "one/public").exists(), what="the end of the old one")
+        else:
+            gateway.start()
+    gateway.delivered(count=1)
+    assert not (usual / "public").exists()
+    assert not list((usual / "new").iterdir())
+
+
 FORKS = """
 import io, os, sys, types
 from smtpgw.local import sendmail

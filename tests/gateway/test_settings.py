@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from milterd.base import reference, settings
 from milterd.base.toml_file import ConfigError
 from milterd.config import MilterdConfig
-from smtpgw import config, supervisor, wiring
+from smtpgw import config, listening, supervisor, wiring
 from smtpgw.cli import app
 from smtpgw.config import GatewaySettings
 
@@ -223,8 +223,37 @@ def test_passed_sockets_go_to_listeners_by_name_and_then_in_order() -> None:
     loaded = settings.parse(text, GatewaySettings)
     one, two, three, four = (socket.socket() for _ in range(4))
     given = [("unknown", one), ("a", two), ("unknown", three)]
-    assert supervisor.assign(loaded, given) == {"a": two, "b": one, "c": three}
-    with pytest.raises(supervisor.StartError, match="4 sockets were passed, for 3 listeners"):
-        supervisor.assign(loaded, [*given, ("unknown", four)])
+    assert listening.assign(loaded, given) == {"a": two, "b": one, "c": three}
+    with pytest.raises(listening.StartError, match="4 sockets were passed, for 3 listeners"):
+        listening.assign(loaded, [*given, ("unknown", four)])
     for each in (one, two, three, four):
         each.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "unit"),
+    [
+        ("smtpgw.queue", "maximal_queue_lifetime", "days"),
+        ("smtpgw.queue", "bounce_queue_lifetime", "days"),
+        ("smtpgw.queue", "delay_warning_time", "hours"),
+        ("smtpgw", "address_verify_positive_expire_time", "days"),
+        ("smtpgw", "address_verify_negative_refresh_time", "hours"),
+        ("smtpgw", "postscreen_greet_ttl", "days"),
+        ("smtpgw.stress", "postscreen_dnsbl_max_ttl", "hours"),
+    ],
+)
+def test_a_number_that_postfix_takes_for_days_needs_a_unit(table: str, key: str, unit: str) -> None:
+    """Else the 5 that a postmaster brings along would return his mail after five seconds."""
+    for bare in ("5", '"5"'):
+        with pytest.raises(ConfigError) as error:
+            config.parse(f"[{table}]\n{key} = {bare}\n")
+        (problem,) = error.value.problems
+        assert (problem.line, f"it would be {unit} in Postfix" in str(error.value)) == (2, True)
+    found = config.parse(f'[{table}]\n{key} = "5h"\n')
+    assert GatewaySettings.model_validate_json(found.model_dump_json()) == found
+
+
+def test_times_whose_unit_postfix_leaves_to_us_are_bare_seconds() -> None:
+    text = "[smtpgw.queue]\ndelay_warning_time = 0\nminimal_backoff_time = 60\n"
+    queue = config.parse(text).smtpgw.queue
+    assert (queue.delay_warning_time, queue.minimal_backoff_time) == (0.0, 60.0)

@@ -98,6 +98,7 @@ def test_a_dead_workers_mail_is_delivered_by_another_and_it_gets_its_queue_back(
     sent += send_until(gateway, 1, 2, "later")
     for each in sent:
         gateway.delivered(each)
+    until(lambda: len(deliveries(gateway)) == len(sent), what="the log of the last one")
     assert deliveries(gateway) == Counter(sent)
     assert gateway.metrics()["gatepost_shard_takeovers_total"] >= 1
     assert gateway.stop() == 0

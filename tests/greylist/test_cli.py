@@ -77,6 +77,35 @@ def test_a_network_is_allowed_and_that_taken_back(tmp_path: Path) -> None:
     assert check(tmp_path) == "new"
 
 
+def test_all_that_is_in_an_allowed_network_passes(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    check(tmp_path)
+    assert run(config, "allow", "192.0.0.0/16")[0] == 0
+    assert check(tmp_path) == "network"
+    assert check(tmp_path, Triplet("192.1.0.0/24", "a@x", "u@y")) == "new"
+    assert run(config, "allow", "2001:db8::/32")[0] == 0
+    assert check(tmp_path, Triplet("2001:db8:1:2::/64", "a@x", "u@y")) == "network"
+    assert len(run(config, "list", "--networks")[1].splitlines()) == 2
+    assert run(config, "remove", "--network", "192.0.0.0/16")[0] == 0
+    assert check(tmp_path) == "early"
+
+
+def test_a_network_is_as_wide_as_the_settings_say(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    config.write_text(config.read_text() + "[smtpgw.greylist]\nipv4_prefix = 20\n")
+    assert check(tmp_path, Triplet("192.0.0.0/20", "a@x", "u@y")) == "new"
+    assert run(config, "allow", "192.0.2.99")[0] == 0
+    assert check(tmp_path, Triplet("192.0.0.0/20", "a@x", "u@y")) == "network"
+
+
+def test_a_network_that_would_never_be_asked_for_is_refused(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    check(tmp_path)
+    status, said = run(config, "allow", "192.0.2.99/32")
+    assert (status, "ipv4_prefix" in said) == (2, True)
+    assert check(tmp_path) == "early"
+
+
 def test_wrong_words(tmp_path: Path) -> None:
     config = settings(tmp_path)
     assert run(config, "allow", "here")[0] == 2

@@ -42,10 +42,14 @@ class Mta:
         actions: Actions = Actions.ALL,
         protocol: Protocol = Protocol.ALL,
     ) -> None:
-        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-        self.socket = socket.socket(family, socket.SOCK_STREAM)
-        self.socket.settimeout(PATIENCE)
-        self.socket.connect(address)
+        if isinstance(address, socket.socket):  # one that is connected
+            self.socket = address
+            self.socket.settimeout(PATIENCE)
+        else:
+            family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+            self.socket = socket.socket(family, socket.SOCK_STREAM)
+            self.socket.settimeout(PATIENCE)
+            self.socket.connect(address)
         self.wire = MtaConnection(version=version, actions=actions, protocol=protocol)
         self.socket.sendall(self.wire.negotiate())
         (self.negotiated,) = self._replies()

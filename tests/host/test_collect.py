@@ -9,8 +9,11 @@ import socket
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from milterd.core.mail import Family
+from milterd.core.mail import Family, body_octets
+from milterd.host.spool import Spool
 from milterd.wire import messages as m
 from milterd.wire.constants import Protocol
 from tests.host.conftest import Hosted, Hosting
@@ -205,3 +208,36 @@ def test_garbage_ends_its_own_connection_only(mirror: Hosted) -> None:
                 with contextlib.suppress(ConnectionResetError):
                     assert raw.recv(100) == b""
         assert seen(other.message([(b"A", b" 1")]))["headers"] == [["A", " 1"]]
+
+
+@given(st.lists(st.binary(max_size=3) | st.sampled_from([b"x" * 4095, b"y" * 4096, b"z" * 9000])))
+def test_a_spool_keeps_pieces_of_any_size(pieces: list[bytes]) -> None:
+    whole = b"".join(pieces)
+    for limit in (0, 5000, 1_000_000):
+        spool = Spool(limit, None)
+        for each in pieces:
+            spool.write(each)
+        assert body_octets(spool.body()) == whole == body_octets(spool.body())
+        spool.close()
+
+
+def test_octets_that_come_one_by_one_are_kept_together() -> None:
+    spool = Spool(100_000, None)
+    for _ in range(50_000):
+        spool.write(b"x")
+        spool.write(b"")
+    assert len(spool._pieces) <= 2
+    assert body_octets(spool.body()) == b"x" * 50_000
+
+
+def test_a_long_body_comes_whole_in_pieces(mta: Mta) -> None:
+    """In large ones, and then some so small that they are put together."""
+    body = [b"%d" % number * 9000 + b"\r\n" for number in range(4)] + [b"end", b"ing\r\n"]
+    mta.greet()
+    mta.begin(body=body)
+    found = seen(mta.end())
+    assert (found["stored"], found["body"]) == ("PiecedBody", len(b"".join(body)))
+    spool = Spool(2**20, None)
+    for each in body:
+        spool.write(each)
+    assert body_octets(spool.body()) == body_octets(spool.body()) == b"".join(body)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from milterd.config_clamav import OutcomeActions
+from milterd.config_filter import FaultActions
 from milterd.core.actions import AddHeader, Edit, Quarantine
 from milterd.wire import messages as m
 from milterd.wire.constants import Actions
@@ -69,6 +71,23 @@ def test_each_fault_has_its_action_for_mail_of_each_direction(
         check(mta.message(body=large), originating, "too large")
         check(mta.message(RAISES, macros=OWN), originating, "error")
         check(mta.message(body=large, macros=OWN), inbound, "too large")
+
+
+def test_a_mail_is_held_until_the_filter_can_judge_it(hosting: Hosting) -> None:
+    host = hosting("script", faults={"error/inbound": "hold"})
+    with host.mta() as mta:
+        mta.greet()
+        marked, held = mta.message(RAISES).edits
+        assert marked == _marked(b"error")
+        assert isinstance(held, Quarantine)
+        assert held.reason == b"script/?not-judged: error; held until it is judged"
+
+
+def test_what_stays_too_large_is_not_held_for_later() -> None:
+    with pytest.raises(ValueError, match="what is too large stays so"):
+        FaultActions.model_validate({"too_large": "hold"})
+    with pytest.raises(ValueError, match="can be waited for"):
+        OutcomeActions.model_validate({"infected": "hold"})
 
 
 def test_what_the_mta_does_not_allow_is_put_off(hosting: Hosting) -> None:

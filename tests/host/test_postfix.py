@@ -74,7 +74,7 @@ def test_edits_reach_the_next_hop_byte_by_byte_and_many_mails_without_a_warning(
         assert b"\nSubject: gr\xfc\xdfe\n" in taken or b"\nSubject: plain\n" in taken
         assert b"\nX-Folded: one\n\ttwo\nX-Tight:none\n" in taken
         assert taken.rstrip(b"\n").endswith(b"text\n..dots\n\xff") or b"\n.dots\n\xff" in taken
-    lines = milterd.log("decision")
+    lines = until(lambda: len(found := milterd.log("decision")) >= 4 and found)
     assert len(lines) == 4
     assert all(each["queue_id"] and each["outcome"] == "edit" for each in lines)
 
@@ -83,6 +83,7 @@ def test_edits_reach_the_next_hop_byte_by_byte_and_many_mails_without_a_warning(
     source += ["a@example.net", "-t", "b@example.org", f"127.0.0.1:{postfix.port}"]
     subprocess.run(source, check=True, timeout=60)
     until(lambda: len(smtp_sink.mails()) >= before + 200, 60)
+    until(lambda: len(milterd.log("decision")) >= 404)
     assert len(milterd.log("decision")) == 404
     assert not milterd.log("failure")
     assert not postfix.troubles()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import time
@@ -15,7 +16,7 @@ from milterd.host.judge import Judge, Surroundings
 from milterd.host.options import Options
 from milterd.wire import messages as m
 from tests.host.conftest import Hosted, Hosting, until
-from tests.host.mta import ANSWERED
+from tests.host.mta import ANSWERED, Mta
 from tests.host.scripted import CASES, FILTERS
 
 AGAIN = [(b"Subject", b" old"), (b"X-Case", b" headers")]
@@ -66,6 +67,26 @@ def test_the_retired_finish_their_sessions_and_the_next_process_takes_new_ones(
     assert retired.wait(10) == 0
 
 
+@pytest.mark.parametrize("before", [1, 10, 20])
+def test_a_retirement_loses_no_connection(host: Hosted, before: int) -> None:
+    """Also none that is just being accepted, or has not spoken yet."""
+    retired, clients = host.process, []
+    with host.mta() as first:
+        first.greet()  # it runs
+    with contextlib.ExitStack() as ending:
+        for number in range(30):
+            if number == before:
+                retired.send_signal(signal.SIGUSR1)
+            client = ending.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(host.address)
+            clients.append(client)
+        host.start()
+        for client in clients:
+            with Mta(client) as mta:
+                assert mta.greet().message(AGAIN).edits == CASES["headers"].edits
+    assert retired.wait(10) == 0
+
+
 def test_two_processes_serve_one_socket(host: Hosted) -> None:
     first = host.process
     host.start()
@@ -97,7 +118,7 @@ def test_a_native_host_that_can_accept_no_more_ends(
     def fail(*_: object) -> None:
         raise TypeError("ours")
 
-    monkeypatch.setattr(native, "_Connection", fail)
+    monkeypatch.setattr(native, "Connection", fail)
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
         listener.bind(str(short_path / "s"))
         listener.listen()

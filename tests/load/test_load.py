@@ -78,9 +78,7 @@ def memory(pid: int) -> tuple[int, int]:
 
 
 def worker(gateway: Gateway) -> int:
-    assert gateway.process is not None
-    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
-    return int(children.read_text().split()[0])
+    return gateway.workers()[0]
 
 
 PROMISED = 1.0

@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from milterd.core.mail import Envelope, Recipient, split_header
 from smtpgw.address.mailboxes import addresses
+from smtpgw.local import drop, sendmail
 from smtpgw.local.compose import Identity, Refused, checked, complete, envelope
 from smtpgw.local.drop import DropReader, Public, Ticket, Torn, authorized, trailer
 from smtpgw.local.message import Message, TooLarge, lines
@@ -253,3 +255,25 @@ def test_the_command_loads_little() -> None:
     loaded = {each.partition(".")[0] for each in done.stdout.split()}
     heavy = {"asyncio", "pydantic", "typer", "rich", "structlog", "ssl", "sqlite3", "email"}
     assert not loaded & heavy
+
+
+def test_the_settings_are_believed_before_a_directory_of_former_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway looks at the one that its settings name, and nowhere else."""
+    usual, file = tmp_path / "drop", tmp_path / "gatepost.toml"
+    monkeypatch.setattr(drop, "DEFAULT", str(usual))
+    monkeypatch.setattr(sendmail, "SETTINGS", str(file))
+    assert sendmail.place(None) == str(usual)
+    for there in (False, True):
+        if there:
+            usual.mkdir()
+            (usual / "public").touch()
+        file.write_text("[smtpgw.queue]\n# drop_directory = '/x'\n")
+        assert sendmail.place(None) == str(usual)
+        file.write_text("[smtpgw.queue]\ndrop_directory = '/elsewhere'\n")
+        assert sendmail.place(None) == "/elsewhere"
+        file.write_text("[smtpgw.queue]\ndirectory = '/queue'\n")
+        assert sendmail.place(None) == "/queue/drop"
+    file.write_text("[smtpgw.queue]\ndirectory = '/que")
+    assert sendmail.place(None) == str(usual)

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from milterd.core.mail import body_octets, parse_message
 from milterd.mime.decodings import Allowance, TooMuch, decodings
-from milterd.mime.doubts import MAX_DEPTH, MAX_DOUBTS, MAX_PARTS, doubts
+from milterd.mime.doubts import (
+    COMMON,
+    MAX_DEPTH,
+    MAX_DOUBTS,
+    MAX_PARTS,
+    REMEMBERED,
+    doubts,
+    read_again,
+)
 from tests.mime.eicar import ATTACHED, CASES, EICAR, FOLDED, MIXED, TEXT, Case, _multipart
 
 PLAIN = (
@@ -119,3 +127,28 @@ def test_too_much_is_said_and_not_passed_over() -> None:
     parts = [b"--b\r\n\r\nabcdefghijklmnopqrst%d\r\n" % each for each in range(300)]
     with pytest.raises(TooMuch):
         list(decodings(b"".join(parts), Allowance(10)))
+
+
+@given(st.lists(st.sampled_from(
+    [b"begin 644 x\r\n", b"=ybegin line=128 name=x\r\n", b"begin-base64 644 x\r\n",
+     b"(This file must be converted with BinHex 4.0)\r\n", b"we begin (so)\r\n", b"x", b"\r\n"]
+)))  # fmt: skip
+def test_other_encodings_are_seen_wherever_a_line_begins(pieces: list[bytes]) -> None:
+    body = b"".join(pieces)
+    starts = (b"begin 644 ", b"begin-base64 ", b"=ybegin ", b"(This file must be")
+    coded = any(each.startswith(starts) for each in body.split(b"\n"))
+    assert bool(octets(b"From: a@b\r\n\r\n" + body)) is coded
+
+
+def test_what_is_remembered_of_headers_is_bounded_and_changes_no_answer() -> None:
+    odd = b"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=a; charset=b\r\n\r\nhello\r\n"
+    first = octets(odd)
+    assert first == ("a parameter of Content-Type twice",) == octets(odd)
+    for number in range(3 * REMEMBERED):
+        text = b"MIME-Version: 1.0\r\nContent-Type: text/x-%d\r\n\r\nhello\r\n" % number
+        assert octets(text) == ()
+    assert read_again.cache_info().currsize <= REMEMBERED
+    before = read_again.cache_info()
+    assert octets(odd.replace(b"=b", b"=" + b"b" * COMMON)) == first, "long: read, not kept"
+    assert read_again.cache_info() == before
+    assert octets(odd) == first

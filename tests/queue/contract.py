@@ -308,6 +308,24 @@ class StoreContract(ABC):
 
         run(scenario())
 
+    @pytest.mark.parametrize("size", [10, 400_000])
+    def test_who_stops_waiting_undoes_nothing(self, tmp_path: Path, size: int) -> None:
+        async def scenario() -> None:
+            async with self.opened(tmp_path) as store:
+                mail = replace(_new(store), mail=message(b"x" * size))
+                adding = asyncio.ensure_future(store.add(mail))
+                await asyncio.sleep(0)  # it has begun
+                adding.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await adding
+                async with asyncio.timeout(20):
+                    while not await store.list(Filter()):  # noqa: ASYNC110 - it has no event
+                        await asyncio.sleep(0.005)
+                (lease,) = (await store.turn(START, 9, 60.0)).leases
+                assert (await store.content(lease.mail.queue_id)).body.size == size
+
+        run(scenario())
+
     def test_a_rest_outlives_the_store(self, tmp_path: Path) -> None:
         async def scenario() -> None:
             async with self.opened(tmp_path) as store:
@@ -318,6 +336,7 @@ class StoreContract(ABC):
                 assert (rest.site, rest.until, rest.note) == ("smtp:x", START + 300, "refused")
                 assert await store.lease(START + 299, 9, 60.0) == []
                 assert await store.next_due(START) == START + 300
+                assert (await store.turn(START, 9, 60.0)).due == START + 300
                 assert len(await store.lease(START + 300, 9, 60.0)) == 1
 
         run(scenario())

@@ -83,12 +83,14 @@ def _name(state: MailState | RecipientState | None) -> str:
 _INTERNAL = {
     MailEvent.ARRIVE,
     MailEvent.ARRIVE_HELD,
+    MailEvent.ARRIVE_LEASED,
     MailEvent.LEASE,
     MailEvent.LAPSE,
     MailEvent.RECOVER,
     MailEvent.RECOVER_HELD,
     MailEvent.RECOVER_KILLER,
     MailEvent.ARRIVE_CAUGHT,
+    MailEvent.ARRIVE_AWAITING,
 }
 
 
@@ -117,7 +119,8 @@ def test_the_store_obeys_the_table(tmp_path: Path, state: MailState, event: Mail
         async with opened(tmp_path / "00") as store:
             item = new(store, message(), hold="x" if state is MailState.HOLD else None)
             if state in KEPT or (event is MailEvent.DISPOSE and state is MailState.CORRUPT):
-                item = replace(item, caught=Caught((Found("scan", "virus"),)))
+                what = "scan/?not-scanned" if state is MailState.AWAITING else "virus"
+                item = replace(item, caught=Caught((Found("scan", what),)))
             queue_id, token = item.queue_id, 0
             await store.add(item)
             if state in (MailState.ACTIVE, MailState.DEFERRED):

@@ -20,6 +20,7 @@ from milterd.core.mail import BytesBody, FileBody, HeaderField
 from smtpgw.intake import Intake, LookupFailed, NoRecipients
 from smtpgw.queue import handover, schema, tools
 from smtpgw.queue.clock import QueueClock
+from smtpgw.queue.committer import CommitterOptions
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.sqlite import SqliteOptions, SqliteStore
 from smtpgw.queue.states import MailState, RecipientEvent, RecipientState
@@ -533,9 +534,11 @@ def test_a_tool_beside_the_running_store(tmp_path: Path) -> None:
             assert len(tool.list(Filter(limit=2))) == 2
             assert tool.content(items[1].queue_id).body.size == 1
             assert tool.flush(START) == 1
-            assert await store.changed()
+            turn = await store.turn(START, 9, 60.0)
+            assert (len(turn.leases), turn.changed, turn.due) == (1, True, None)
+            turn = await store.turn(START, 9, 60.0)
+            assert (turn.leases, turn.changed, turn.due) == ([], False, START + 60)
             assert not await store.changed()
-            assert len(await store.lease(START, 9, 60.0)) == 1
             tool.hold(items[1].queue_id, "by hand")
             assert tool.counts()[MailState.HOLD] == 1
             tool.release(items[1].queue_id, START)
@@ -676,3 +679,52 @@ def test_a_body_is_never_written_through_a_link(tmp_path: Path) -> None:
     assert not victim.exists()
     with pytest.raises(ValueError, match="not a queue id"):
         shard.body_path("../../victim")
+
+
+def test_the_disk_is_asked_once_a_second_where_there_is_plenty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mib = 1024 * 1024
+    left, asked = [1000 * mib], []
+
+    def free(_shard: Shard) -> tuple[int, int]:
+        asked.append(left[0])
+        return left[0], 1_000_000
+
+    async def scenario() -> None:
+        clock = FakeClock()
+        options = SqliteOptions(queue_minfree=100 * mib)
+        monkeypatch.setattr(Shard, "free", free)
+        async with opened(tmp_path / "00", clock, options) as store:
+            assert all(store.room(mib) for _ in range(10))
+            assert len(asked) == 1
+            clock.go(1.5)
+            assert store.room(mib)
+            assert len(asked) == 2
+            assert store.room(700 * mib)  # what is announced counts
+            assert not store.room(950 * mib)
+            assert len(asked) == 3
+            left[0] = 150 * mib  # no more than it has to be: every mail asks
+            clock.go(1.5)
+            assert all(store.room(mib) for _ in range(5))
+            assert len(asked) == 8
+            left[0] = 99 * mib
+            assert not store.room(0)
+            left[0] = 1000 * mib
+            assert store.room(0)
+
+    run(scenario())
+
+
+def test_what_comes_in_one_turn_of_the_loop_is_one_transaction(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        batch = CommitterOptions(batch=4)
+        options = SqliteOptions(queue_minfree=0, committer=batch)
+        for name, those, expected in (("00", None, 1), ("01", options, 3)):
+            async with opened(tmp_path / name, options=those) as store:
+                before = store.committer.transactions
+                await asyncio.gather(*(store.add(new(store, message())) for _ in range(12)))
+                assert store.committer.transactions - before == expected
+                assert sum((await store.counts()).values()) == 12
+
+    run(scenario())

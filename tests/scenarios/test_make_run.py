@@ -144,8 +144,8 @@ def test_ctrl_c_ends_everything_within_three_seconds_and_leaves_nothing() -> Non
         for line in ("MAIL FROM:<me@example.org>", "RCPT TO:<u@example.net>", "DATA"):
             client.docmd(line)
         client.send(b"Subject: half a m")
-        # launcher, clamd, milterd with three filters, smtpgw with a worker
-        wait_for(lambda: len(one.processes()) == 8, "all have started")
+        # launcher, clamd, milterd with nursery and three filters, smtpgw with nursery and worker
+        wait_for(lambda: len(one.processes()) == 10, "all have started")
         assert [each for each in one.var.rglob("*") if each.is_socket()]
         before = time.monotonic()
         one.ctrl_c()

@@ -11,6 +11,7 @@ from milterd.core.finding import (
     MOST_RELEASED,
     REASON_LIMIT,
     Finding,
+    Found,
     key_of,
     macro_value,
     released,
@@ -80,3 +81,17 @@ def test_another_milters_text_has_no_key() -> None:
 def test_a_finding_has_a_filter_and_a_rule(name: str, rule: str) -> None:
     with pytest.raises(ValueError, match=r"filter|rule"):
         Finding(name, rule)
+
+
+@pytest.mark.parametrize(
+    ("reason", "awaited"),
+    [
+        ("clamav/?not-scanned: held until a scanner answers", True),
+        ("clamav/Eicar: infected", False),
+        ("clamav/Eicar?: infected", False),
+        ("?not-scanned", False),
+        ("not judged by own: error", False),
+    ],
+)
+def test_that_nobody_could_look_is_no_finding(reason: str, awaited: bool) -> None:
+    assert Found.of("m", reason).awaited is awaited

@@ -16,6 +16,7 @@ from milterd.core.mail import (
     FileBody,
     HeaderField,
     Mail,
+    PiecedBody,
     body_octets,
     join_header,
     parse_message,
@@ -169,3 +170,17 @@ def _timed(octets: bytes) -> float:
     before = time.process_time()
     split_header(octets)
     return time.process_time() - before
+
+
+@given(parts=st.lists(st.binary(max_size=30), max_size=6), limit=st.integers(1, 40))
+def test_a_body_in_pieces_is_the_body(parts: list[bytes], limit: int) -> None:
+    whole = BytesBody(b"".join(parts))
+    assert list(PiecedBody(tuple(parts)).pieces(limit)) == list(whole.pieces(limit))
+    pieced = PiecedBody(tuple(parts))
+    assert (pieced.size, tuple(pieced.parts)) == (whole.size, tuple(parts))
+    assert pieced == whole
+    assert whole == pieced == PiecedBody(tuple(parts))
+    assert hash(pieced) == hash(whole)
+    assert body_octets(pieced) == whole.octets
+    assert pieced != BytesBody(whole.octets + b"x")
+    assert pieced != whole.octets

@@ -50,3 +50,29 @@ def test_half_a_frame_waits() -> None:
     assert decoder.buffered == 6
     decoder.clear()
     assert decoder.buffered == 0
+
+
+@given(
+    st.data(),
+    st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=30)), max_size=5),
+    st.sampled_from([b"", b"\0\0\0\0", b"\0\0\0\x65" + b"x" * 200, b"\0\0\0\x08half"]),
+)
+def test_split_gives_what_feeding_gives_and_the_fault_behind_it(
+    data: st.DataObject, frames: list[tuple[int, bytes]], end: bytes
+) -> None:
+    stream = b"".join(frame(bytes((code,)), payload) for code, payload in frames) + end
+    fed, split = FrameDecoder(100), FrameDecoder(100)
+    for piece in data.draw(fragments(stream)):
+        expected: list[tuple[int, bytes]] = []
+        wrong = False
+        fed.feed(piece)
+        try:
+            while (one := fed.next_frame()) is not None:
+                expected.append(one)
+        except FrameError:
+            wrong = True
+        found, fault = split.split(piece)
+        assert (found, fault is not None) == (expected, wrong)
+        assert split.buffered == fed.buffered
+        if wrong:
+            break

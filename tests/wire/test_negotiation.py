@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milterd.wire import messages as m
+from milterd.wire.commands import decode_negotiate
 from milterd.wire.constants import (
     ACTIONS_OF_VERSION,
     PROTOCOL_OF_VERSION,
@@ -184,3 +185,16 @@ def test_quit_before_any_offer_is_a_health_check() -> None:
     milter = MilterConnection()
     assert milter.receive(m.Quit().encode()) == [m.Quit()]
     assert milter.state is State.CLOSED
+
+
+def test_an_answer_of_usual_length_is_one_object_and_a_long_one_is_not_kept() -> None:
+    for names in (("j", "i"), ("{auth_authen}",)):
+        octets = m.Negotiate(6, Actions.ADDHDRS, Protocol.NOHELO, {Stage.MAIL: names}).encode()[5:]
+        assert decode_negotiate(octets) is decode_negotiate(octets)
+        assert decode_negotiate(octets).macros == {Stage.MAIL: names}
+    many = tuple(f"{{x{number}}}" for number in range(300))
+    octets = m.Negotiate(6, Actions.NONE, Protocol.NONE, {Stage.MAIL: many}).encode()[5:]
+    assert decode_negotiate(octets) == decode_negotiate(octets)
+    assert decode_negotiate(octets) is not decode_negotiate(octets)
+    with pytest.raises(PeerError):
+        decode_negotiate(b"short")

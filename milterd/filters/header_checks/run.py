@@ -126,7 +126,7 @@ class CheckRun:
             elif word == "PREPEND":
                 new = [Line(None, field), line]
             elif field.raw != line.field.raw:
-                new = [replace(line, field=field)]
+                new = [line._replace(field=field)]
         if new == [line]:
             return new
         sure = self._checks.on_signed is not OnSigned.FORCE

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from milterd.core.actions import AddHeader, ChangeHeader, HeaderEdit, InsertHeader
 from milterd.core.mail import HeaderField
@@ -19,9 +19,8 @@ from milterd.core.mail import HeaderField
 COLUMNS = 76
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A field in the list that rules work on.
+class Line(NamedTuple):
+    """A field in the list that rules work on; a tuple, since every mail has one for each field.
 
     `origin` is its place in the mail; a line without one was added: `on_top` of all others,
     even of those the MTA hides, or where it stands in the list.
@@ -39,17 +38,15 @@ def lines_of(fields: Sequence[HeaderField]) -> list[Line]:
 
 def difference(fields: Sequence[HeaderField], lines: Sequence[Line]) -> Iterator[HeaderEdit]:
     """The edits that make `lines` of `fields`; lines with an origin keep their order."""
-    left: dict[int, HeaderField] = {}
+    left = {line.origin: line.field for line in lines if line.origin is not None}
     above: dict[int, list[HeaderField]] = {}
     top: list[HeaderField] = []
     waiting: list[HeaderField] = []
-    for line in lines:
-        if line.origin is not None:
-            left[line.origin] = line.field
-            if waiting:
-                above[line.origin], waiting = waiting, []
-        else:
+    for line in lines if len(left) < len(lines) else ():  # else nothing was added
+        if line.origin is None:
             (top if line.on_top else waiting).append(line.field)
+        elif waiting:
+            above[line.origin], waiting = waiting, []
     # Where nothing is hidden in what we see, the MTA hides the Received field of its own.
     unseen = 0 if any(each.hidden for each in fields) else 1
     changed = [

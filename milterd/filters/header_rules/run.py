@@ -146,7 +146,8 @@ class Run:
             return True
         lines = work.apply(self._lines)
         signatures = ", ".join(map(str, work.signatures))
-        self._tell(work.tried(name, timed_out=False))
+        if self._trace is not None:
+            self._tell(work.tried(name, timed_out=False))
         if work.spared and rule.on_signed is OnSigned.REJECT:
             self._judgement.refuse("", SIGNED)
             self._results.append(

@@ -7,7 +7,7 @@ signature hashes (see :mod:`milterd.signed.survive`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from milterd.core.mail import Body, HeaderField, Mail
@@ -49,13 +49,15 @@ class Shield:
         """Whether a change to fields of these names might matter to a signature: a quick look."""
         return self.guard.held.names(names)
 
-    def _mentioned(self, names: Iterable[bytes]) -> bool:
+    def _mentioned(self, names: Collection[bytes]) -> bool:
         """Whether any signature of the header mentions one of these, without reading what it
         says.  False is certain."""
         if self._mentions is None:
             values = (each.value for each in self._mail.headers if each.name.lower() in _SIGNATURES)
             self._mentions = b" ".join(values).translate(None, b" \t\r\n").lower()
-        return any(each in _READ_FURTHER or each in self._mentions for each in names)
+        if not _READ_FURTHER.isdisjoint(names):
+            return True
+        return bool(self._mentions) and any(each in self._mentions for each in names)
 
     def free(self, position: int) -> bool:
         """Whether the field at that place in the mail may go or change, for all that signatures

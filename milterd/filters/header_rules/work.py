@@ -6,7 +6,6 @@ A rule works on a list of lines, which is the header as the rules before it left
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from milterd.core.decision import Tried
@@ -119,14 +118,23 @@ class Work:
                 return self._added(lines)
             case RuleAction.LIMIT:
                 return self._limited(lines)
-        only, named = self._chosen(lines), self._matcher.named
+        only = self._chosen(lines)
         result: list[Line] = []
-        for at, line in enumerate(lines):
-            if line is only or (only is None and named(line.field)):
+        done = 0
+        for at in self._places(lines) if only is None else [_place(only, lines)]:
+            result += lines[done:at]
+            if at < len(lines):
                 result += self._step(lines, at, result)
-            else:
-                result.append(line)
-        return result
+            done = at + 1
+        return [*result, *lines[done:]]
+
+    def _places(self, lines: Sequence[Line]) -> list[int]:
+        """Where fields stand that bear one of the rule's names."""
+        exact = self._rule.exact
+        if exact:
+            return [at for at, line in enumerate(lines) if line.field.name.lower() in exact]
+        named = self._matcher.named
+        return [at for at, line in enumerate(lines) if named(line.field)]
 
     def _step(self, lines: Sequence[Line], at: int, above: list[Line]) -> list[Line]:
         """What becomes of a line under those that are done."""
@@ -182,7 +190,7 @@ class Work:
         gone = action is RuleAction.REMOVE or not (
             field.value.strip() or action is RuleAction.RENAME
         )
-        return None if gone else replace(line, field=field)
+        return None if gone else line._replace(field=field)
 
     def _rewritten(self, field: HeaderField) -> bytes | None:
         """The new value of a matching field, None where it is as it should be."""
@@ -246,6 +254,11 @@ class Work:
             self.spared += 1
             return False
         return True
+
+
+def _place(wanted: Line, lines: Sequence[Line]) -> int:
+    """Where this very line stands; beyond the last where it does not."""
+    return next((at for at, line in enumerate(lines) if line is wanted), len(lines))
 
 
 _NO_LINE = Line(None, HeaderField(b"-", b""))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from milterd.base.spread import spread
 from milterd.lab.commands.conform_card import Work, print_card, print_checks
-from milterd.lab.commands.conform_mta import Wishes, conform_mta
+from milterd.lab.commands.conform_mta import NO_MTA, How, MtaOptions, conform_mta
 from milterd.lab.options import (
     ClientOption,
     HeloOption,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from milterd.core.mail import Mail
 
 
+@spread
 def conform(
     socket: Annotated[str, typer.Argument(help="unix:PATH or inet:PORT@HOST.")] = "",
     files: Annotated[
@@ -73,65 +75,12 @@ def conform(
     mta: Annotated[
         bool, typer.Option("--mta", help="Grade an MTA instead, which has us as its milter.")
     ] = False,
-    listen: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="--mta: where the MTA finds its milter."),
-    ] = None,
-    smtp: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="--mta: where the MTA takes mail.")
-    ] = None,
-    sink: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="--mta: where the MTA delivers, by SMTP or LMTP, to us."
-        ),
-    ] = None,
-    smtp_accepting: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="--mta: the same MTA, where its milter's default action is accept.",
-        ),
-    ] = None,
-    refused: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="--mta: a recipient the MTA refuses by itself."),
-    ] = None,
-    domain: Annotated[
-        str, typer.Option(metavar="DOMAIN", help="--mta: where it takes mail for, from us.")
-    ] = "lab.example",
-    command_timeout: Annotated[
-        float,
-        typer.Option(min=0.1, help="--mta: seconds it waits for its milter before the content."),
-    ] = 30.0,
-    content_timeout: Annotated[
-        float,
-        typer.Option(min=0.1, help="--mta: seconds it waits for its milter from there on."),
-    ] = 300.0,
-    delivery: Annotated[
-        float,
-        typer.Option(
-            "--deliver-within", min=0.1, help="--mta: seconds until a mail has to be at the sink."
-        ),
-    ] = 30.0,
+    site: MtaOptions = NO_MTA,
 ) -> None:
     """Grade a milter, or with --mta an MTA: small checks, each with its rule and what was seen."""
     if mta:
-        wishes = Wishes(
-            listen=listen,
-            smtp=smtp,
-            sink=sink,
-            accepting=smtp_accepting,
-            refused=refused,
-            domain=domain,
-            command_timeout=command_timeout,
-            content_timeout=content_timeout,
-            delivery=delivery,
-            deadline=deadline,
-            jobs=jobs,
-            as_json=as_json,
-        )
-        raise typer.Exit(conform_mta(wishes, only or [], skip or [], listing=listing))
+        how = How(deadline, jobs, as_json)
+        raise typer.Exit(conform_mta(site, how, only or [], skip or [], listing=listing))
     from milterd.lab.conform.catalog import matching
     from milterd.lab.conform.context import Options
     from milterd.lab.conform.grade import grade

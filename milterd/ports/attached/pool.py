@@ -27,7 +27,7 @@ class _Worker:
         self.jobs = 0
         with other:
             self._process = subprocess.Popen(  # noqa: S603  # our own module
-                [sys.executable, "-m", "milterd.ports.attached.worker", str(other.fileno())],
+                [sys.executable, "-Pm", "milterd.ports.attached.worker", str(other.fileno())],
                 pass_fds=(other.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from smtpgw.policy.registry import Argument, restriction
 from smtpgw.policy.run import Rule, Run
 
 
-@restriction("permit")
+@restriction("permit", settled=True)
 async def permit(_run: Run, _rule: Rule) -> Outcome:
     """Yes."""
     return Outcome.PERMIT
@@ -81,13 +81,13 @@ async def reject_multi_recipient_bounce(run: Run, _rule: Rule) -> Outcome:
     return run.refused(scope.name, scope.what, code, "5.5.3", "Multi-recipient bounce")
 
 
-@restriction("reject_unlisted_recipient", "check_recipient_maps")
+@restriction("reject_unlisted_recipient", "check_recipient_maps", settled=True)
 async def reject_unlisted_recipient(run: Run, _rule: Rule) -> Outcome:
     """No to a recipient of ours whom the list of his class has not."""
     return await recipient_listed(run)
 
 
-@restriction("reject_unlisted_sender")
+@restriction("reject_unlisted_sender", settled=True)
 async def reject_unlisted_sender(run: Run, _rule: Rule) -> Outcome:
     """No to a sender of ours whom the list of his class has not."""
     return await sender_listed(run)

@@ -44,7 +44,7 @@ async def reject_unknown_reverse_client_hostname(run: Run, _rule: Rule) -> Outco
 # -- HELO --------------------------------------------------------------------------------
 
 
-@restriction("reject_invalid_helo_hostname", "reject_invalid_hostname")
+@restriction("reject_invalid_helo_hostname", "reject_invalid_hostname", settled=True)
 async def reject_invalid_helo_hostname(run: Run, _rule: Rule) -> Outcome:
     """No to what is neither a name nor an address (invalid_hostname_reject_code)."""
     helo = run.facts.helo
@@ -59,7 +59,7 @@ async def reject_invalid_helo_hostname(run: Run, _rule: Rule) -> Outcome:
     return run.refused(helo, words.HELO, code, "5.5.2", "Invalid name")
 
 
-@restriction("reject_non_fqdn_helo_hostname", "reject_non_fqdn_hostname")
+@restriction("reject_non_fqdn_helo_hostname", "reject_non_fqdn_hostname", settled=True)
 async def reject_non_fqdn_helo_hostname(run: Run, _rule: Rule) -> Outcome:
     """No to a name without a domain (non_fqdn_reject_code)."""
     helo = run.facts.helo
@@ -132,14 +132,14 @@ def _qualified(run: Run, name: bytes) -> bool:
 # -- sender and recipient ------------------------------------------------------------------
 
 
-@restriction("reject_non_fqdn_sender")
+@restriction("reject_non_fqdn_sender", settled=True)
 async def reject_non_fqdn_sender(run: Run, _rule: Rule) -> Outcome:
     """No to a sender without a domain, or with one that is not whole (non_fqdn_reject_code)."""
     sender = run.facts.sender
     return _non_fqdn(run, sender, words.SENDER) if sender else Outcome.DUNNO
 
 
-@restriction("reject_non_fqdn_recipient")
+@restriction("reject_non_fqdn_recipient", settled=True)
 async def reject_non_fqdn_recipient(run: Run, _rule: Rule) -> Outcome:
     """The same for the recipient."""
     recipient = run.facts.recipient

@@ -10,7 +10,7 @@ from smtpgw.policy.registry import restriction
 from smtpgw.policy.run import Rule, Run
 
 
-@restriction("permit_mynetworks")
+@restriction("permit_mynetworks", settled=True)
 async def permit_mynetworks(run: Run, _rule: Rule) -> Outcome:
     """Yes to clients in mynetworks, and to who comes by a UNIX socket."""
     if run.facts.client.family is Family.UNIX:
@@ -22,7 +22,7 @@ async def permit_mynetworks(run: Run, _rule: Rule) -> Outcome:
     return Outcome.PERMIT
 
 
-@restriction("permit_inet_interfaces")
+@restriction("permit_inet_interfaces", settled=True)
 async def permit_inet_interfaces(run: Run, _rule: Rule) -> Outcome:
     """Yes to clients that come from an address of this machine."""
     address = run.facts.address
@@ -30,14 +30,14 @@ async def permit_inet_interfaces(run: Run, _rule: Rule) -> Outcome:
     return Outcome.PERMIT if own else Outcome.DUNNO
 
 
-@restriction("permit_sasl_authenticated")
+@restriction("permit_sasl_authenticated", settled=True)
 async def permit_sasl_authenticated(run: Run, _rule: Rule) -> Outcome:
     """Yes to who has logged in, and not as nobody."""
     login = run.facts.login
     return Outcome.DUNNO if login is None or login.anonymous else Outcome.PERMIT
 
 
-@restriction("permit_auth_destination")
+@restriction("permit_auth_destination", settled=True)
 async def permit_auth_destination(run: Run, _rule: Rule) -> Outcome:
     """Yes to recipients whom anybody may send to."""
     recipient = run.facts.recipient
@@ -47,13 +47,13 @@ async def permit_auth_destination(run: Run, _rule: Rule) -> Outcome:
     return Outcome.PERMIT if authorized(run, resolved) else Outcome.DUNNO
 
 
-@restriction("reject_unauth_destination")
+@restriction("reject_unauth_destination", settled=True)
 async def reject_unauth_destination(run: Run, _rule: Rule) -> Outcome:
     """No to all others (relay_domains_reject_code)."""
     return await _unauthorized(run, run.options.relay_domains_reject_code, "5.7.1")
 
 
-@restriction("defer_unauth_destination")
+@restriction("defer_unauth_destination", settled=True)
 async def defer_unauth_destination(run: Run, _rule: Rule) -> Outcome:
     """The same, not now."""
     return await _unauthorized(run, run.options.relay_domains_reject_code - 100, "4.7.1")

@@ -1,0 +1,95 @@
+"""One timer for many steps that may each take the same time.
+
+asyncio.timeout() makes a timer for each step and takes it away again; steps of a mail's road are
+many and hardly ever late.  Here they stand in a row, since who began first is late first, and one
+timer looks at the head of the row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from milterd.base.alarm import Alarm
+
+
+class Deadlines:
+    """Steps of at most `seconds` each, by the loop's clock."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._steps: dict[Step, float] = {}
+        self._alarm: Alarm | None = None
+
+    def step(self) -> Step:
+        """`with deadlines.step():` in a task: raises TimeoutError once the time is over, as
+        asyncio.timeout() does."""
+        return Step(self)
+
+    def begin(self, step: Step) -> None:
+        """Let its time run."""
+        loop = asyncio.get_running_loop()
+        if self._alarm is None:
+            self._alarm = Alarm(loop, self._ring)
+        due = self._steps[step] = loop.time() + self._seconds
+        if len(self._steps) == 1:
+            self._alarm.set(due)
+
+    def end(self, step: Step) -> None:
+        """It is over."""
+        self._steps.pop(step, None)
+        if not self._steps and self._alarm is not None:
+            self._alarm.clear()
+
+    def _ring(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._steps:
+            step, due = next(iter(self._steps.items()))
+            if due > now:
+                if self._alarm is not None:
+                    self._alarm.set(due)
+                return
+            del self._steps[step]
+            step.cancel()
+
+    def close(self) -> None:
+        """Keep no timer."""
+        if self._alarm is not None:
+            self._alarm.close()
+
+
+class Step:
+    """One of them."""
+
+    __slots__ = ("_cancelling", "_deadlines", "_late", "_task")
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._late = False
+        self._task: asyncio.Task[object] | None = None
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a step with a deadline has to be a task's")
+        self._task, self._cancelling = task, task.cancelling()
+        self._deadlines.begin(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._deadlines.end(self)
+        if not self._late or self._task is None:
+            return
+        late = self._task.uncancel() <= self._cancelling
+        if late and kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise TimeoutError from error
+
+    def cancel(self) -> None:
+        """Its time is over."""
+        self._late = True
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,157 @@
+"""One message on its way through all milters of a chain.
+
+A milter that was shown the message at once (:meth:`Member.begin`) is waited for without a task of
+its own: as soon as its verdict is there, the next milter is shown what it left, in the same turn
+of the event loop.  Whoever waits for the passage wakes once, when all have spoken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from milterd.core.actions import Edit
+from milterd.core.apply import apply
+from milterd.core.decision import Reason, Verdict
+from milterd.core.mail import Mail
+from smtpgw.chain.concluding import Answer
+from smtpgw.chain.content import Content
+from smtpgw.chain.member import Member
+from smtpgw.chain.results import ChainResult, StageResult
+from smtpgw.chain.shared import GO_ON, Log, both
+
+
+class Passage:
+    """`facts` are the macros of the end of message, `before` what the milters said before it."""
+
+    __slots__ = (
+        "_applied",
+        "_at",
+        "_begun",
+        "_content",
+        "_found",
+        "_last",
+        "_log",
+        "_members",
+        "_quarantine",
+        "_reasons",
+        "_woken",
+    )
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        mail: Mail,
+        facts: Mapping[str, bytes],
+        before: StageResult,
+        log: Log,
+    ) -> None:
+        self._members, self._log = members, log
+        self._content = Content(mail, facts)
+        self._last = GO_ON
+        self._reasons: list[Reason] = []
+        self._quarantine, self._found = before.quarantine, before.found
+        self._applied: list[tuple[str, tuple[Edit, ...]]] = []
+        self._at = self._begun = 0
+        self._woken: asyncio.Future[None] | None = None
+
+    async def run(self) -> ChainResult:
+        """The message through all of them, or up to the one that does not let it go on."""
+        while (member := self._go_on()) is not None:
+            if member.begun:
+                await self._heard_of(member)
+            else:
+                self._heard(member, await member.message(self._content))
+        return self._result()
+
+    def _go_on(self) -> Member | None:
+        """Go on as far as it takes no waiting; whose answer is due then, if anybody's is."""
+        members = self._members
+        while self._at < len(members):
+            member = members[self._at]
+            if self._at >= self._begun:
+                self._begin()
+                if member.begun:
+                    return member
+            try:
+                answer = member.take(self._content)
+            except BaseException:
+                member.break_off()
+                raise
+            if answer is None:
+                return member
+            self._heard(member, answer)
+        return None
+
+    def _begin(self) -> None:
+        """Show the message to the milter whose turn it is, and to those behind it that will see
+        the same whatever it answers."""
+        members, content = self._members, self._content
+        for at in range(self._at, len(members)):
+            member = members[at]
+            self._begun = at + 1
+            begun = member.begin(content)
+            if member.may_edit or (not begun and member.asked):
+                return
+
+    def _heard(self, member: Member, answer: Answer) -> None:
+        """Take what a milter said to the message."""
+        result, edits = answer
+        self._last = result
+        self._reasons += result.reasons
+        self._quarantine = result.quarantine or self._quarantine
+        if result.found:
+            self._found = both(self._found, result.found)
+        self._at += 1
+        if result.verdict is not Verdict.CONTINUE:
+            for each in self._members[self._at : self._begun]:
+                each.dismiss()
+            self._at = len(self._members)
+        elif edits:
+            self._content = self._content.edited(apply(self._content.mail, edits))
+            self._applied.append((member.name, edits))
+
+    async def _heard_of(self, member: Member) -> None:
+        """Until no milter that was begun is to be waited for."""
+        self._woken = asyncio.get_running_loop().create_future()
+        member.listen(self._more)
+        try:
+            await self._woken
+        except asyncio.CancelledError:
+            if self._at < len(self._members):
+                self._members[self._at].break_off()
+            raise
+
+    def _more(self) -> None:
+        """A milter has said something, or failed."""
+        woken = self._woken
+        if woken is None or woken.done():
+            return
+        try:
+            member = self._go_on()
+        except Exception as error:  # noqa: BLE001 - it is raised where the passage is waited for
+            woken.set_exception(error)
+            return
+        if member is not None and member.begun:
+            member.listen(self._more)
+        else:
+            woken.set_result(None)
+
+    def _result(self) -> ChainResult:
+        mail, last = self._content.mail, self._last
+        verdict = last.verdict
+        if verdict is Verdict.CONTINUE and not mail.envelope.recipients:
+            # A mail whose every recipient was deleted is discarded.
+            self._log.warning("milters deleted every recipient", action="discard")
+            self._reasons.append(Reason("chain", "discard", {"stage": "eom", "recipients": "0"}))
+            verdict = Verdict.DISCARD
+        return ChainResult(
+            mail=mail,
+            verdict=verdict,
+            reply=last.reply,
+            hangup=last.hangup,
+            quarantine=self._quarantine if verdict is Verdict.CONTINUE else None,
+            reasons=tuple(self._reasons),
+            edits=tuple(self._applied),
+            found=self._found,
+        )

@@ -1,0 +1,119 @@
+"""A session whose usual commands are answered without a coroutine.
+
+MAIL, RCPT and DATA that the road lets pass from memory come to their answer in one call.  Whatever
+else they come to (a refusal, a table to wait for, a fault of ours), nothing has happened then, and
+the same command goes the whole way of :class:`~smtpgw.edge.session.Session`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from milterd.base.atonce import started
+from milterd.core.mail import Envelope
+from smtpgw.address.params import MailParams, ParamError, RcptParams
+from smtpgw.address.path import Path, PathError
+from smtpgw.edge.arguments import forward_path, reverse_path
+from smtpgw.edge.content import Content
+from smtpgw.edge.road import Answer
+from smtpgw.edge.session import GO_AHEAD, RECIPIENT_OK, SENDER_OK, Session, Transaction
+from smtpgw.edge.states import State
+
+
+class PromptRoad(Protocol):
+    """Steps of a :class:`~smtpgw.edge.road.SessionRoad` that wait for nothing.
+
+    They are asked where the client has sent nothing behind the command.  True: the step is done,
+    and the client hears the usual reply.  False: nothing has happened, and the step of the same
+    name is to be asked.  What they raise, that step will raise again.
+    """
+
+    def mail_now(self, sender: Path, params: MailParams) -> bool:
+        """MAIL."""
+        ...
+
+    def rcpt_now(self, recipient: Path, params: RcptParams) -> bool:
+        """RCPT."""
+        ...
+
+    def data_now(self) -> bool:
+        """DATA."""
+        ...
+
+
+class PromptSession(Session):
+    """The same dialogue; a road with the methods of :class:`PromptRoad` is asked by them first."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        able = hasattr(self._road, "mail_now")
+        self._prompt = cast(PromptRoad, self._road) if able else None
+        self._limit = self._options.limits.recipient_limit
+
+    def mail_now(self, argument: bytes) -> Answer | None:
+        """MAIL; None where nothing has happened."""
+        road = self._prompt
+        if self.state is not State.GREETED or road is None or argument[:5].upper() != b"FROM:":
+            return None
+        if self._options.tls_required and self._tls is None:
+            return None
+        try:
+            sender, params = reverse_path(
+                argument[5:], self._options.strict_rfc821_envelopes, self._known
+            )
+        except (PathError, ParamError):
+            return None
+        if not (params.smtputf8 or sender.is_ascii):
+            return None
+        if (params.size or 0) > self._options.content.message_size_limit:
+            return None
+        if not road.mail_now(sender, params):
+            return None
+        self._transaction = Transaction(sender, params)
+        self.state = State.MAIL
+        return SENDER_OK
+
+    def rcpt_now(self, argument: bytes) -> Answer | None:
+        """RCPT; None where nothing has happened."""
+        transaction, road = self._transaction, self._prompt
+        if transaction is None or road is None or argument[:3].upper() != b"TO:":
+            return None
+        if self.state is State.CHUNKS or len(transaction.recipients) >= self._limit:
+            return None
+        strict, utf8 = self._options.strict_rfc821_envelopes, transaction.params.smtputf8
+        try:
+            recipient, params = forward_path(argument[3:], strict, utf8, self.announced)
+        except (PathError, ParamError):
+            return None
+        if not road.rcpt_now(recipient, params):
+            return None
+        transaction.recipients.append((recipient, params))
+        self.state = State.RCPT
+        return RECIPIENT_OK
+
+    def data_now(self) -> Answer | None:
+        """DATA; None where nothing has happened."""
+        if self.state is not State.RCPT or self._prompt is None or not self._prompt.data_now():
+            return None
+        return GO_AHEAD
+
+    def hand_over(self, content: Content, told: Callable[[Answer | None], None]) -> None:
+        """As :meth:`message`, for a caller that does not wait: `told` hears the answer, None where
+        our own end came before it."""
+        envelope = self._current().envelope()
+        self._over()
+        self._handover = started(self._spawn, self._handed_over(envelope, content, told))
+
+    async def _handed_over(
+        self, envelope: Envelope, content: Content, told: Callable[[Answer | None], None]
+    ) -> None:
+        answer = None
+        try:
+            answer = await self._ask(self._road.message(envelope, content))
+            if answer is None:
+                answer = self.broken(TypeError("the road gave no answer to a message"))
+        finally:
+            content.close()
+            self._handover = None
+            told(answer)

@@ -1,0 +1,217 @@
+"""The connection of a client that does the usual: one command at a time, then a message.
+
+What :class:`~smtpgw.edge.prompt.PromptSession` answers at once is answered in the callback that
+brought it, the message is read there, and the answer to it is sent where the hand-over ends.  The
+session's task sleeps meanwhile.  Anything else wakes it, and it goes on from where things stand:
+more than one command at a time, what is refused, a deadline, an end of input, our own end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from smtpgw.edge import commands
+from smtpgw.edge.commands import Command
+from smtpgw.edge.content import Content
+from smtpgw.edge.data import DataReader
+from smtpgw.edge.pace import Pace
+from smtpgw.edge.prompt import PromptSession
+from smtpgw.edge.protocol import GatewaySMTP
+from smtpgw.edge.road import Answer
+from smtpgw.edge.session import GO_AHEAD
+
+Step = Callable[[], Coroutine[Any, Any, Answer]]
+
+_VERBS = frozenset({"MAIL", "RCPT", "DATA"})
+_BEGINNINGS = frozenset(each.encode() for each in _VERBS)
+
+
+class PromptSMTP(GatewaySMTP):
+    """The same conversation, in fewer steps."""
+
+    _able: PromptSession | None = None
+    """The session, where the settings and the client let it be prompt."""
+    _incoming: DataReader | None = None
+    """The message that comes in now."""
+    _due: Pace
+    _handed = False
+    """Whether a message waits for its answer."""
+    _answer: Answer | None = None
+    _told: asyncio.Future[Answer] | None = None
+
+    async def serve(self) -> None:
+        dialogue, said = self.dialogue, self.options.dialogue
+        special = said.command_filter or said.lmtp or _VERBS & (said.forbidden | said.noop)
+        if isinstance(dialogue, PromptSession) and self.screened is None and not special:
+            self._able = dialogue
+        try:
+            await super().serve()
+        finally:
+            self._give_up()
+
+    def data_received(self, data: bytes) -> None:
+        parked = self._parked
+        if parked is None or parked.done():
+            super().data_received(data)
+        elif self._incoming is not None:
+            self._take(self._incoming, data)
+        elif self._handed:
+            self.inbox.feed(data)  # which wakes the task: it is said after the answer
+        elif self._able is None or not self._promptly(self._able, data):
+            super().data_received(data)
+
+    def _promptly(self, session: PromptSession, line: bytes) -> bool:
+        """Answer a command, if it is one line and can be answered at once."""
+        begins = line[:4]
+        if begins not in _BEGINNINGS or not commands.is_usual(line):
+            return False
+        if self.inbox.waiting or self._out or self._blocked or self._closing or self._draining:
+            return False
+        command = commands.usual(line)
+        if isinstance(command, Answer) or command.bare_lf or self._budget.delay:
+            return False
+        try:
+            answer = self._asked(session, command)
+        except Exception:  # noqa: BLE001 - the whole way meets it again, and has an answer for it
+            return False
+        if answer is None:
+            return False
+        self._sent_now(answer)
+        if answer is GO_AHEAD:
+            self._begin_message()
+        return True
+
+    def _asked(self, session: PromptSession, command: Command) -> Answer | None:
+        if command.verb == "RCPT":
+            return session.rcpt_now(command.argument)
+        if command.verb == "MAIL":
+            answer = session.mail_now(command.argument)
+            if answer is not None:
+                self._budget.spend("MAIL", answer)
+            return answer
+        return None if command.argument else session.data_now()
+
+    def _sent_now(self, answer: Answer) -> None:
+        """Send an answer, and wait for what the client says to it."""
+        if self._wire is not None:
+            self._wire.write(answer.encode())
+        now = self._began = self._since = self.loop.time()
+        self._alarm.set(now + self.deadlines.smtpd_timeout)
+
+    def _begin_message(self) -> None:
+        """What comes from now on is a message."""
+        pace = self._pace = self._due = self._new_pace()
+        self._incoming = DataReader(self.options.content)
+        self._set_aside(self._received)
+        self._await_more(self._since, pace)
+
+    def _await_more(self, since: float, pace: Pace) -> None:
+        self._since, self._until = since, pace.until
+        due = since + self.deadlines.smtpd_timeout
+        self._alarm.set(due if due < pace.until else pace.until)
+
+    def _take(self, reader: DataReader, data: bytes) -> None:
+        """Octets of a message."""
+        now, pace = self.loop.time(), self._due
+        pace.took(now, len(data))
+        try:
+            used = reader.feed(data)
+            content = reader.finish() if reader.finished else None
+        except Exception as error:  # noqa: BLE001 - ours; the session's task is to say so
+            self._hand_to_task(partial(_failed, error))
+            return
+        if content is None:
+            self._await_more(now, pace)
+            if reader.overrun:
+                self._wake()
+            return
+        self._incoming = None
+        if used < len(data):  # first: the answer may come at once
+            self.inbox.feed(data[used:])
+        self._complete_now(content)
+
+    def _complete_now(self, content: Content | Answer) -> None:
+        """The message is there: hand it over, or have its refusal said."""
+        self._waiting = False
+        self._alarm.clear()
+        if isinstance(content, Answer) or self._able is None:
+            self._hand_to_task(partial(self._complete, content))
+            return
+        self._set_aside(self._until_answered)
+        self._handed, self._answer = True, None
+        self._able.hand_over(content, self._answered)
+
+    def _answered(self, answer: Answer | None) -> None:
+        """What becomes of the message is known."""
+        self._handed = False
+        if answer is None:
+            self.abort()
+            return
+        told, parked = self._told, self._parked
+        if told is not None:
+            if not told.done():
+                told.set_result(answer)
+            return
+        self._answer = answer
+        if self._closing or parked is None or parked.done():
+            return
+        if self._blocked or not answer.positive or answer.hangup:
+            self._wake()
+            return
+        self._aside = None
+        self._until, self._waiting = math.inf, True
+        self._budget.restore()
+        self._sent_now(answer)
+
+    async def _until_answered(self) -> Answer:
+        """The same for the session's task, where that has woken."""
+        answer = self._answer
+        if answer is None:
+            self._told = self.loop.create_future()
+            try:
+                answer = await self._told
+            finally:
+                self._told = None
+        if answer.positive:
+            self._budget.restore()
+        return answer
+
+    async def _received(self) -> Answer:
+        """The rest of a message for the session's task."""
+        reader, self._incoming = self._incoming, None
+        if reader is None:
+            raise RuntimeError("no message comes in")
+        return await self._receive_on(reader, self._due)
+
+    def _hand_to_task(self, step: Step) -> None:
+        reader, self._incoming = self._incoming, None
+        if reader is not None:
+            reader.discard()
+        self._set_aside(step)
+        self._wake()
+
+    def _set_aside(self, step: Step) -> None:
+        """What the session's task is to do about DATA, should it wake."""
+        self._aside = partial(self._go_on, step)
+
+    async def _go_on(self, step: Step) -> None:
+        await self._carry_out("DATA", step())
+
+    def _wake(self) -> None:
+        if self._parked is not None and not self._parked.done():
+            self._parked.set_result(None)
+
+    def _give_up(self) -> None:
+        """The dialogue is over, whatever was under way."""
+        self._aside = None
+        reader, self._incoming = self._incoming, None
+        if reader is not None:
+            reader.discard()
+
+
+async def _failed(error: Exception) -> Answer:
+    raise error

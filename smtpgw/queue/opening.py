@@ -1,0 +1,49 @@
+"""The first look at a shard's database."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from smtpgw.queue import schema
+from smtpgw.queue.reserve import Reserve
+from smtpgw.queue.store import StoreBroken, StoreFailed, StoreFull
+
+
+def connect(
+    database: Path, reserve: Reserve, refused: Callable[[], bool], timeout: float
+) -> sqlite3.Connection:
+    """Open it, on a full disk with the room that is kept back for that; `refused` says whether the
+    disk takes nothing.
+
+    What the last run left in the log goes to the database, synced, before anything is
+    written behind it: where a sync had failed, the log's pages are in the kernel's memory
+    and not on the disk, and the next power cut would take all that follows with them.
+    Raises StoreFull, StoreDamaged, StoreBroken, StoreFailed.
+    """
+    try:
+        db = schema.connect(database, busy_timeout=timeout)
+    except StoreFull:
+        if not reserve.release():
+            raise
+        db = schema.connect(database, busy_timeout=timeout)
+    try:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        if schema.is_broken(error):
+            raise StoreBroken(f"{database}: {error}") from error
+        if schema.is_fatal(error) and not refused():
+            raise StoreFailed(f"{database}: {error}") from error
+    return db
+
+
+def mark(db: sqlite3.Connection, database: Path) -> tuple[float, int, float] | None:
+    """How far queue time and ids had come, and the wall clock then."""
+    try:
+        found: tuple[float, int, float] | None = db.execute(
+            "SELECT seen, floor, ifnull(wall, seen) FROM mark"
+        ).fetchone()
+    except sqlite3.Error as error:
+        raise schema.kind_of(error)(f"{database}: {error}") from error
+    return found

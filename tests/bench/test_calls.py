@@ -1,0 +1,11 @@
+"""What a plain mail costs is watched as calls: they are the same on a busy machine."""
+
+from tests.bench import calls
+
+BOUND = 1700
+"""Calls a mail of 4 kB without filters, a tenth above what it is."""
+
+
+def test_a_plain_mail_costs_no_more_calls_than_it_did() -> None:
+    """Whoever goes beyond it says why, or finds what became dearer with `tests.bench.calls`."""
+    assert calls.count(300).a_mail() < BOUND
