@@ -21,6 +21,7 @@ from smtpgw import config, control
 from smtpgw.cli import app
 from tests.gateway.gateway import PATIENCE, Gateway, send_by, until
 from tests.peers.process import free_port
+from tests.tables.postmap import Postmap
 
 
 def command(gateway: Gateway, *words: str) -> Result:
@@ -549,7 +550,7 @@ def descriptors(pid: int) -> dict[str, int]:
 
 def test_reloads_leave_no_descriptor_behind(gateway: Gateway) -> None:
     file = mailboxes(gateway, "u", "lmdb")
-    subprocess.run(["postmap", f"lmdb:{file}"], check=True, timeout=30)
+    assert Postmap(gateway.place).make(b"lmdb:%s" % os.fsencode(file)).status == 0
     with sqlite3.connect(gateway.place / "rows.db") as database:
         database.executescript("CREATE TABLE u (k TEXT)")
     database.close()

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import smtplib
 import sqlite3
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ from smtpgw.addresses import open_addresses
 from tests.edge.policies import Policy
 from tests.gateway.gateway import PATIENCE, Gateway, until
 from tests.peers.postfix import Postfix, postfix
-from tests.peers.process import program
+from tests.tables.postmap import Postmap
 from tests.tables.scripted import scripted
 
 pytestmark = pytest.mark.xdist_group("recipients")
@@ -197,7 +197,7 @@ def files(place: Path) -> dict[str, str]:
     for name in ("texthash", "hash", "btree", "piped", "united", "chosen"):
         (place / name).write_text(f"{name}@vm.example x\n")
     (place / "lmdb").write_text("lmdb@vm.example x\n")
-    subprocess.run([program("postmap", "postfix"), f"lmdb:{place}/lmdb"], check=True, timeout=30)
+    assert Postmap(place).make(b"lmdb:%s" % os.fsencode(place / "lmdb")).status == 0
     (place / "regexp").write_text("/^regexp@vm\\.example$/ x\n")
     (place / "pcre").write_text("/^pcre(?=@vm)@vm\\.example$/ x\n")
     (place / "cidr").write_text("192.0.2.0/24 x\n")
