@@ -229,10 +229,6 @@ def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
         db.execute("PRAGMA page_size=8192")
         db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # so that the file can shrink again
         db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA wal_autocheckpoint=0")
-        db.execute("PRAGMA temp_store=MEMORY")
-        db.execute("PRAGMA cache_size=-32768")
         _check(db, path)
     except sqlite3.Error as error:
         raise kind_of(error)(f"{path}: {error}") from error
@@ -253,10 +249,6 @@ def connect_beside(path: Path, *, busy_timeout: float) -> sqlite3.Connection | N
     """
     try:
         db = _open(path, busy_timeout)
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA wal_autocheckpoint=0")
-        db.execute("PRAGMA temp_store=MEMORY")
-        db.execute("PRAGMA cache_size=-32768")
         version, owner = _stamp(db)
     except sqlite3.Error as error:
         raise kind_of(error)(f"{path}: {error}") from error
@@ -281,6 +273,13 @@ def _refuse(path: Path, version: int, owner: int) -> NoReturn:
 def _open(path: Path, busy_timeout: float) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     db.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute("PRAGMA wal_autocheckpoint=0")
+    db.execute("PRAGMA temp_store=MEMORY")
+    db.execute("PRAGMA cache_size=-32768")
+    # Debian's SQLite fills what is deleted with zeros, which costs as much as to write it: the
+    # pages of a body that is done stay as they are, like the blocks of a file that is unlinked.
+    db.execute("PRAGMA secure_delete=OFF")
     return db
 
 

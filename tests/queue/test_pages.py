@@ -1,0 +1,44 @@
+"""How much the store writes for a mail: pages of its write-ahead log, as SQLite counts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from smtpgw.queue.sqlite import SqliteStore
+from smtpgw.queue.states import MailState
+from smtpgw.queue.store import Settlement
+from tests.queue.support import START, message, new, opened, run
+from tests.queue.test_taking import UNTIL, Hand
+
+
+class _Log:
+    """The pages that were written to a store's log, without moving them to the database."""
+
+    def __init__(self, store: SqliteStore, directory: Path) -> None:
+        (self._page,) = store.committer._db.execute("PRAGMA page_size").fetchone()
+        self._path, self._before = directory / "queue.db-wal", 0
+
+    def octets(self) -> int:
+        """Since the last call.  A page of the log has 24 octets more."""
+        there = self._path.stat().st_size
+        grown, self._before = there - self._before, there
+        return grown // (self._page + 24) * self._page
+
+
+def test_what_is_delivered_is_not_written_once_more(tmp_path: Path) -> None:
+    """Debian's SQLite fills it with zeros, if it is not told to leave that."""
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "00") as store:
+            log, hand = _Log(store, tmp_path / "00"), Hand()
+            store.taker = hand
+            assert store.room(0)
+            log.octets()
+            await store.add(new(store, message(b"x" * 200_000)))
+            assert log.octets() > 200_000
+            ((lease, _),) = hand.given
+            end = Settlement(lease.mail.queue_id, lease.token, START, (), UNTIL, whole=True)
+            assert await store.settle_all([end]) == [MailState.DONE]
+            assert log.octets() < 120_000
+
+    run(scenario())
