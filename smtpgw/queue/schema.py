@@ -226,7 +226,7 @@ def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     """
     try:
         db = _open(path, busy_timeout)
-        db.execute("PRAGMA page_size=8192")
+        db.execute("PRAGMA page_size=4096")
         db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # so that the file can shrink again
         db.execute("PRAGMA journal_mode=WAL")
         _check(db, path)

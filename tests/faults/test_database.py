@@ -29,7 +29,7 @@ from tests.gateway.test_process import command
 from tests.queue.support import START, FakeClock, message, new, opened, run
 
 _FILES = SqliteOptions(queue_minfree=0, inline_limit=20_000)
-_PAGE = 8192
+_PAGE = 4096
 
 
 # -- locked ---------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_any_broken_page_costs_what_stood_on_it(tmp_path: Path) -> None:
         bodies = await _fill(first)
         pages = (first / "queue.db").stat().st_size // _PAGE
         kept: list[int] = []
-        for page in range(0, pages, 5):
+        for page in range(0, pages, 10):
             there = tmp_path / str(page) / "00"
             shutil.copytree(first, there)
             with (there / "queue.db").open("r+b") as file:

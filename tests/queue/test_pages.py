@@ -42,3 +42,20 @@ def test_what_is_delivered_is_not_written_once_more(tmp_path: Path) -> None:
             assert log.octets() < 120_000
 
     run(scenario())
+
+
+def test_a_small_mail_and_the_end_of_another_take_few_pages(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path / "00") as store:
+            log, hand = _Log(store, tmp_path / "00"), Hand()
+            store.taker = hand
+            assert store.room(0)
+            for _ in range(10):
+                log.octets()
+                await store.add(new(store, message(b"x" * 4096)))
+                lease, _ = hand.given.pop()
+                end = Settlement(lease.mail.queue_id, lease.token, START, (), UNTIL, whole=True)
+                assert await store.settle_all([end]) == [MailState.DONE]
+            assert log.octets() < 90_000
+
+    run(scenario())
