@@ -9,10 +9,9 @@ and `_leave_task` for those who run tasks' code themselves.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 from asyncio.tasks import _enter_task, _leave_task
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from milterd.base.waiting import resumed
@@ -71,7 +70,7 @@ class AtOnce(asyncio.Future[T]):
         if first is None:
             return
         callback, context = first
-        with _running(self.get_loop(), None):
+        with _Running(self.get_loop(), None):
             context.run(callback, self)
 
 
@@ -82,7 +81,7 @@ def started(
     """The task of `work` that `spawn` makes; its first step is done when this returns."""
     first: list[Any] = []
     task = spawn(_going_on(work, first))
-    with _running(task.get_loop(), task):
+    with _Running(task.get_loop(), task):
         try:
             first.append(work.send(None))
         except StopIteration:
@@ -101,18 +100,23 @@ async def _going_on(work: Coroutine[Any, Any, None], first: list[Any]) -> None:
     await resumed(work, first[0])
 
 
-@contextlib.contextmanager
-def _running(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None) -> Iterator[None]:
-    """Have asyncio take this task, or none, for the one at work."""
-    before = asyncio.current_task(loop)
-    if before is not None:
-        _leave_task(loop, before)
-    if task is not None:
-        _enter_task(loop, task)
-    try:
-        yield
-    finally:
-        if task is not None:
-            _leave_task(loop, task)
+class _Running:
+    """Have asyncio take this task, or none, for the one at work, while in here."""
+
+    __slots__ = ("_before", "_loop", "_task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None) -> None:
+        self._loop, self._task = loop, task
+
+    def __enter__(self) -> None:
+        before = self._before = asyncio.current_task(self._loop)
         if before is not None:
-            _enter_task(loop, before)
+            _leave_task(self._loop, before)
+        if self._task is not None:
+            _enter_task(self._loop, self._task)
+
+    def __exit__(self, *_: object) -> None:
+        if self._task is not None:
+            _leave_task(self._loop, self._task)
+        if self._before is not None:
+            _enter_task(self._loop, self._before)

@@ -242,11 +242,14 @@ class Mail:
 
 def join_header(fields: Iterable[HeaderField]) -> bytes:
     """Header fields as octets, each with its CRLF."""
-    return b"".join(b"%b%b:%b\r\n" % (each.name, each.gap, each.value) for each in fields)
+    return b"".join([b"%b%b:%b\r\n" % (each.name, each.gap, each.value) for each in fields])
 
 
 _FIELD = re.compile(rb"([!-9;-~]+)([ \t]*):([^\r]*)")
 _WHITE = (b" ", b"\t")
+_USUAL = re.compile(rb"(?:[!-9;-~]+[ \t]*:[^\r]*(?:\r\n[ \t][^\r]*)*\r\n)*(?=\r\n)")
+"""A header of nothing but whole fields, to its blank line; and each of those fields."""
+_USUAL_FIELD = re.compile(rb"([!-9;-~]+)([ \t]*):([^\r]*(?:\r\n[ \t][^\r]*)*)\r\n")
 
 
 def split_header(block: bytes) -> tuple[tuple[HeaderField, ...], bytes, int]:
@@ -256,6 +259,12 @@ def split_header(block: bytes) -> tuple[tuple[HeaderField, ...], bytes, int]:
     the first line that is neither a field nor a continuation (the separator is
     then empty and that line begins the body).  Linear in the length of `block`.
     """
+    usual = _USUAL.match(block)
+    if usual is not None:
+        stop = usual.end()
+        found = _USUAL_FIELD.findall(block, 0, stop)
+        those = [HeaderField(name, value, gap) for name, gap, value in found]
+        return tuple(those), CRLF, stop + 2
     fields: list[HeaderField] = []
     position, end = 0, len(block)
     while position < end:

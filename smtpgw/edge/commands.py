@@ -41,7 +41,7 @@ _PLAIN = re.compile(rb"[\t -~]*\Z")
 
 _OFTEN = frozenset({b"MAIL", b"RCPT", b"DATA", b"RSET", b"QUIT", b"NOOP"})
 """How lines begin that come again and again, and hold no secret."""
-_SHORT = 128
+SHORT = 128
 """Octets of such a line that is kept."""
 
 _OWN_RULES = frozenset({"MAIL", "RCPT"})
@@ -64,14 +64,9 @@ def is_foreign_octet(first: bytes) -> bool:
 
 def parse_command(line: bytes) -> Command | Answer:
     """The command in `line`, which ends in LF, or what to answer instead."""
-    if line[:4] in _OFTEN and len(line) <= _SHORT:
-        return usual(line)
+    if line[:4] in _OFTEN and len(line) <= SHORT:
+        return _usual(line)
     return _parsed(line)
-
-
-def is_usual(line: bytes) -> bool:
-    """Whether a line that begins with a verb in :data:`_OFTEN` is one line, and a short one."""
-    return line.find(b"\n") + 1 == len(line) <= _SHORT
 
 
 def _parsed(line: bytes) -> Command | Answer:
@@ -92,8 +87,8 @@ def _parsed(line: bytes) -> Command | Answer:
     return Command(verb, argument, bare_lf)
 
 
-usual = functools.lru_cache(1000)(_parsed)
-"""The same for a line that :func:`is_usual`, which comes again."""
+_usual = functools.lru_cache(1000)(_parsed)
+"""The same for a short line that comes again."""
 
 
 def _cut(text: bytes) -> tuple[bytes, bytes]:

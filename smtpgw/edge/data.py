@@ -7,12 +7,12 @@ line here: every step is one search or one replacement over a whole piece.
 
 from __future__ import annotations
 
-from milterd.core.mail import CRLF
+from milterd.core.mail import CRLF, BytesBody, split_header
 from smtpgw.edge.content import Content
-from smtpgw.edge.framing import LineEnds
+from smtpgw.edge.framing import LineEnds, ends_clean
 from smtpgw.edge.options import ContentOptions
 from smtpgw.edge.road import Answer
-from smtpgw.edge.sink import ContentSink
+from smtpgw.edge.sink import MAILBOX_LINES, ContentSink
 
 _DOT = "\r\n."
 _END = "\r\n.\r\n"
@@ -21,8 +21,33 @@ _UNDECIDED = (b"\r\n.\r", b"\r\n.", b"\n", b"\r")
 """How a piece may end so that the next one decides what it means; of a line end that is whole it is
 enough to know that it was there."""
 
+_ODD = (b".", *MAILBOX_LINES)
+"""What a message begins with that is not as it stands there."""
+
 DRAIN_FACTOR = 2
 """A refused message is read to its end up to this many times the size limit."""
+
+
+def whole(data: bytes, options: ContentOptions) -> tuple[Content, int] | None:
+    """The message that `data` begins with, and how many octets of it that takes with the end of
+    data; None where it is not all there, or there is anything about it that is to be refused,
+    mended or noted: :class:`DataReader` sees to that, and makes the same of any other."""
+    text = str(data, "latin-1")
+    dot = end = text.find(_DOT)
+    if dot >= 0 and not text.startswith(_END, dot):
+        end = text.find(_END, dot + len(_DOT))
+    size, after = end + len(CRLF), end + len(_END)
+    if end < 0 or size > min(options.message_size_limit, options.spool_threshold):
+        return None
+    if "\0" in text or not ends_clean(text[:after]) or data.startswith(_ODD):
+        return None
+    octets = data[:size]
+    if dot < end:
+        octets = octets.replace(b"\r\n.", CRLF)
+    fields, separator, begins = split_header(octets)
+    if not separator or begins > options.header_size_limit or len(fields) > options.hopcount_limit:
+        return None
+    return Content(fields, separator, BytesBody(octets[begins:]), len(octets)), after
 
 
 class _Reader:

@@ -52,9 +52,7 @@ class LineEnds:
     def _is_clean(self, text: str) -> bool:
         if "\0" in text:
             self.fault = self.fault or NUL
-        scanner = IncrementalNewlineDecoder(None, translate=False)
-        scanner.decode(text, final=True)
-        return scanner.newlines in _CLEAN
+        return ends_clean(text)
 
     def _repair(self, part: bytes) -> bytes:
         if part.count(b"\r") != part.count(b"\r\n"):
@@ -65,3 +63,10 @@ class LineEnds:
             self.notes = (BARE_LF_NOTE,)
             return part.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
         return part
+
+
+def ends_clean(text: str) -> bool:
+    """Whether no line ends otherwise than in CRLF."""
+    scanner = IncrementalNewlineDecoder(None, translate=False)
+    scanner.decode(text, final=True)
+    return scanner.newlines in _CLEAN

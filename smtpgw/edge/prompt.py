@@ -12,9 +12,9 @@ from typing import Any, Protocol, cast
 
 from milterd.base.atonce import started
 from milterd.core.mail import Envelope
-from smtpgw.address.params import MailParams, ParamError, RcptParams
-from smtpgw.address.path import Path, PathError
-from smtpgw.edge.arguments import forward_path, reverse_path
+from smtpgw.address.params import MailParams, RcptParams
+from smtpgw.address.path import Path
+from smtpgw.edge.arguments import usual_mail, usual_rcpt
 from smtpgw.edge.content import Content
 from smtpgw.edge.road import Answer
 from smtpgw.edge.session import GO_AHEAD, RECIPIENT_OK, SENDER_OK, Session, Transaction
@@ -50,22 +50,20 @@ class PromptSession(Session):
         able = hasattr(self._road, "mail_now")
         self._prompt = cast(PromptRoad, self._road) if able else None
         self._limit = self._options.limits.recipient_limit
+        self._strict = self._options.strict_rfc821_envelopes
 
-    def mail_now(self, argument: bytes) -> Answer | None:
-        """MAIL; None where nothing has happened."""
+    def mail_now(self, line: bytes) -> Answer | None:
+        """MAIL, in a short line; None where nothing has happened."""
         road = self._prompt
-        if self.state is not State.GREETED or road is None or argument[:5].upper() != b"FROM:":
+        if self.state is not State.GREETED or road is None:
             return None
         if self._options.tls_required and self._tls is None:
             return None
-        try:
-            sender, params = reverse_path(
-                argument[5:], self._options.strict_rfc821_envelopes, self._known
-            )
-        except (PathError, ParamError):
+        known = self.announced if self._login is None else self._known
+        usual = usual_mail(line, self._strict, known)
+        if usual is None:
             return None
-        if not (params.smtputf8 or sender.is_ascii):
-            return None
+        sender, params = usual
         if (params.size or 0) > self._options.content.message_size_limit:
             return None
         if not road.mail_now(sender, params):
@@ -74,21 +72,17 @@ class PromptSession(Session):
         self.state = State.MAIL
         return SENDER_OK
 
-    def rcpt_now(self, argument: bytes) -> Answer | None:
-        """RCPT; None where nothing has happened."""
+    def rcpt_now(self, line: bytes) -> Answer | None:
+        """RCPT, in a short line; None where nothing has happened."""
         transaction, road = self._transaction, self._prompt
-        if transaction is None or road is None or argument[:3].upper() != b"TO:":
+        if transaction is None or road is None or self.state is State.CHUNKS:
             return None
-        if self.state is State.CHUNKS or len(transaction.recipients) >= self._limit:
+        usual = usual_rcpt(line, self._strict, transaction.params.smtputf8, self.announced)
+        if usual is None or len(transaction.recipients) >= self._limit:
             return None
-        strict, utf8 = self._options.strict_rfc821_envelopes, transaction.params.smtputf8
-        try:
-            recipient, params = forward_path(argument[3:], strict, utf8, self.announced)
-        except (PathError, ParamError):
+        if not road.rcpt_now(*usual):
             return None
-        if not road.rcpt_now(recipient, params):
-            return None
-        transaction.recipients.append((recipient, params))
+        transaction.recipients.append(usual)
         self.state = State.RCPT
         return RECIPIENT_OK
 

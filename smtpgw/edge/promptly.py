@@ -15,9 +15,8 @@ from functools import partial
 from typing import Any
 
 from smtpgw.edge import commands
-from smtpgw.edge.commands import Command
 from smtpgw.edge.content import Content
-from smtpgw.edge.data import DataReader
+from smtpgw.edge.data import DataReader, whole
 from smtpgw.edge.pace import Pace
 from smtpgw.edge.prompt import PromptSession
 from smtpgw.edge.protocol import GatewaySMTP
@@ -27,7 +26,6 @@ from smtpgw.edge.session import GO_AHEAD
 Step = Callable[[], Coroutine[Any, Any, Answer]]
 
 _VERBS = frozenset({"MAIL", "RCPT", "DATA"})
-_BEGINNINGS = frozenset(each.encode() for each in _VERBS)
 
 
 class PromptSMTP(GatewaySMTP):
@@ -35,12 +33,15 @@ class PromptSMTP(GatewaySMTP):
 
     _able: PromptSession | None = None
     """The session, where the settings and the client let it be prompt."""
+    _coming = False
+    """Whether a message comes in now."""
     _incoming: DataReader | None = None
-    """The message that comes in now."""
+    """What has come of it, where that was not all."""
     _due: Pace
     _handed = False
     """Whether a message waits for its answer."""
     _answer: Answer | None = None
+    """What became of it, where the session's task is to say so."""
     _told: asyncio.Future[Answer] | None = None
 
     async def serve(self) -> None:
@@ -57,8 +58,8 @@ class PromptSMTP(GatewaySMTP):
         parked = self._parked
         if parked is None or parked.done():
             super().data_received(data)
-        elif self._incoming is not None:
-            self._take(self._incoming, data)
+        elif self._coming:
+            self._take(data)
         elif self._handed:
             self.inbox.feed(data)  # which wakes the task: it is said after the answer
         elif self._able is None or not self._promptly(self._able, data):
@@ -66,73 +67,84 @@ class PromptSMTP(GatewaySMTP):
 
     def _promptly(self, session: PromptSession, line: bytes) -> bool:
         """Answer a command, if it is one line and can be answered at once."""
-        begins = line[:4]
-        if begins not in _BEGINNINGS or not commands.is_usual(line):
+        if len(line) > commands.SHORT or self._out or self._blocked or self._closing:
             return False
-        if self.inbox.waiting or self._out or self._blocked or self._closing or self._draining:
-            return False
-        command = commands.usual(line)
-        if isinstance(command, Answer) or command.bare_lf or self._budget.delay:
+        if self.inbox.waiting or self._draining or self._budget.delay:
             return False
         try:
-            answer = self._asked(session, command)
+            answer = self._asked(session, line)
         except Exception:  # noqa: BLE001 - the whole way meets it again, and has an answer for it
             return False
         if answer is None:
             return False
-        self._sent_now(answer)
+        now = self._sent_now(answer)
         if answer is GO_AHEAD:
-            self._begin_message()
+            self._begin_message(now)
+        else:
+            self._since = now
+            self._alarm.set(now + self.deadlines.smtpd_timeout)
         return True
 
-    def _asked(self, session: PromptSession, command: Command) -> Answer | None:
-        if command.verb == "RCPT":
-            return session.rcpt_now(command.argument)
-        if command.verb == "MAIL":
-            answer = session.mail_now(command.argument)
+    def _asked(self, session: PromptSession, line: bytes) -> Answer | None:
+        verb = line[:4]
+        if verb == b"RCPT":
+            return session.rcpt_now(line)
+        if verb == b"MAIL":
+            answer = session.mail_now(line)
             if answer is not None:
                 self._budget.spend("MAIL", answer)
             return answer
-        return None if command.argument else session.data_now()
+        return session.data_now() if line == b"DATA\r\n" else None
 
-    def _sent_now(self, answer: Answer) -> None:
-        """Send an answer, and wait for what the client says to it."""
+    def _sent_now(self, answer: Answer) -> float:
+        """Send an answer; the time, from which the client may take as long as it may."""
         if self._wire is not None:
             self._wire.write(answer.encode())
-        now = self._began = self._since = self.loop.time()
-        self._alarm.set(now + self.deadlines.smtpd_timeout)
+        self._began = now = self.loop.time()
+        return now
 
-    def _begin_message(self) -> None:
+    def _begin_message(self, now: float) -> None:
         """What comes from now on is a message."""
-        pace = self._pace = self._due = self._new_pace()
-        self._incoming = DataReader(self.options.content)
-        self._set_aside(self._received)
-        self._await_more(self._since, pace)
+        deadlines = self.deadlines
+        pace = self._pace = self._due = Pace(now, deadlines.grace, deadlines.min_data_rate)
+        self._coming = True
+        self._await_more(now, pace)
 
     def _await_more(self, since: float, pace: Pace) -> None:
         self._since, self._until = since, pace.until
         due = since + self.deadlines.smtpd_timeout
         self._alarm.set(due if due < pace.until else pace.until)
 
-    def _take(self, reader: DataReader, data: bytes) -> None:
+    def _take(self, data: bytes) -> None:
         """Octets of a message."""
-        now, pace = self.loop.time(), self._due
-        pace.took(now, len(data))
         try:
-            used = reader.feed(data)
-            content = reader.finish() if reader.finished else None
+            found = self._read(data)
         except Exception as error:  # noqa: BLE001 - ours; the session's task is to say so
             self._hand_to_task(partial(_failed, error))
             return
-        if content is None:
+        if found is None:
+            now, pace = self.loop.time(), self._due
+            pace.took(now, len(data))
             self._await_more(now, pace)
-            if reader.overrun:
+            if self._incoming is not None and self._incoming.overrun:
                 self._wake()
             return
-        self._incoming = None
+        content, used = found
+        self._coming, self._incoming = False, None
         if used < len(data):  # first: the answer may come at once
             self.inbox.feed(data[used:])
         self._complete_now(content)
+
+    def _read(self, data: bytes) -> tuple[Content | Answer, int] | None:
+        """The message, and how much of `data` belongs to it; None where there is more to come."""
+        reader = self._incoming
+        if reader is None:
+            found = whole(data, self.options.content)
+            if found is not None:
+                return found
+            reader = self._incoming = DataReader(self.options.content)
+        used = reader.feed(data)
+        return (reader.finish(), used) if reader.finished else None
 
     def _complete_now(self, content: Content | Answer) -> None:
         """The message is there: hand it over, or have its refusal said."""
@@ -141,8 +153,7 @@ class PromptSMTP(GatewaySMTP):
         if isinstance(content, Answer) or self._able is None:
             self._hand_to_task(partial(self._complete, content))
             return
-        self._set_aside(self._until_answered)
-        self._handed, self._answer = True, None
+        self._handed = True
         self._able.hand_over(content, self._answered)
 
     def _answered(self, answer: Answer | None) -> None:
@@ -156,20 +167,21 @@ class PromptSMTP(GatewaySMTP):
             if not told.done():
                 told.set_result(answer)
             return
-        self._answer = answer
         if self._closing or parked is None or parked.done():
+            self._answer = answer
             return
         if self._blocked or not answer.positive or answer.hangup:
+            self._answer = answer
             self._wake()
             return
-        self._aside = None
         self._until, self._waiting = math.inf, True
         self._budget.restore()
-        self._sent_now(answer)
+        now = self._since = self._sent_now(answer)
+        self._alarm.set(now + self.deadlines.smtpd_timeout)
 
     async def _until_answered(self) -> Answer:
         """The same for the session's task, where that has woken."""
-        answer = self._answer
+        answer, self._answer = self._answer, None
         if answer is None:
             self._told = self.loop.create_future()
             try:
@@ -183,16 +195,21 @@ class PromptSMTP(GatewaySMTP):
     async def _received(self) -> Answer:
         """The rest of a message for the session's task."""
         reader, self._incoming = self._incoming, None
-        if reader is None:
-            raise RuntimeError("no message comes in")
-        return await self._receive_on(reader, self._due)
+        self._coming = False
+        return await self._receive_on(reader or DataReader(self.options.content), self._due)
 
     def _hand_to_task(self, step: Step) -> None:
-        reader, self._incoming = self._incoming, None
-        if reader is not None:
-            reader.discard()
+        self._discard()
         self._set_aside(step)
         self._wake()
+
+    async def _go_on_aside(self) -> None:
+        """Take over the message that is under way, if there is one."""
+        if self._coming:
+            self._set_aside(self._received)
+        elif self._handed or self._answer is not None:
+            self._set_aside(self._until_answered)
+        await super()._go_on_aside()
 
     def _set_aside(self, step: Step) -> None:
         """What the session's task is to do about DATA, should it wake."""
@@ -208,7 +225,11 @@ class PromptSMTP(GatewaySMTP):
     def _give_up(self) -> None:
         """The dialogue is over, whatever was under way."""
         self._aside = None
+        self._discard()
+
+    def _discard(self) -> None:
         reader, self._incoming = self._incoming, None
+        self._coming = False
         if reader is not None:
             reader.discard()
 

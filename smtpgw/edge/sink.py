@@ -24,6 +24,9 @@ MAILBOX_LINE_NOTE = "mbox From line made X-Mailbox-Line"
 SEPARATOR_NOTE = "blank line after the header inserted"
 FINAL_CRLF_NOTE = "final CRLF added"
 
+MAILBOX_LINES = (b"From ", b">From ")
+"""How the line begins that mbox files put before a message."""
+
 _LONGEST_NAME = 1000
 """A line this long without a colon is no header field."""
 
@@ -168,7 +171,7 @@ class ContentSink:
 
 def _mailbox_line(block: bytes) -> bytes:
     """Make a field of the line that mbox files put before a message, as Postfix does."""
-    if block.startswith((b"From ", b">From ")):
+    if block.startswith(MAILBOX_LINES):
         return b"X-Mailbox-Line: " + block
     return block
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from milterd.core.mail import BytesBody, FileBody, body_octets, join_header
 from smtpgw.edge.content import Content
-from smtpgw.edge.data import BdatReader, DataReader
+from smtpgw.edge.data import BdatReader, DataReader, whole
 from smtpgw.edge.framing import BARE_CR, BARE_LF, BARE_LF_NOTE, NUL
 from smtpgw.edge.options import ContentOptions
 from smtpgw.edge.road import Answer
@@ -157,6 +157,54 @@ def test_bdat_keeps_what_would_end_data() -> None:  # C11
     got = reader.finish()
     assert isinstance(got, Content)
     assert body_octets(got.body) == b"x\r\n.\r\n..y\r\n"
+
+
+LIMITS = [
+    OPTIONS,
+    ContentOptions(message_size_limit=12),
+    ContentOptions(header_size_limit=12),
+    ContentOptions(hopcount_limit=1),
+    ContentOptions(spool_threshold=9, bare_newline="reject"),
+]
+
+
+@settings(max_examples=600, deadline=None)
+@given(FRAGMENTS, FRAGMENTS, st.sampled_from(LIMITS))
+@example(b"A: b\r\n\r\n", b"NOOP\r\n", OPTIONS)
+@example(b"A: b\r\n\r\nlong", b"", LIMITS[1])
+@example(b"A: b\r\nC: d\r\n", b"", LIMITS[2])
+@example(b"Received: a\r\nReceived: b\r\n", b"", LIMITS[3])
+@example(b"From : b\r\n", b"", OPTIONS)
+@example(b".A: b\r\n", b"", OPTIONS)
+@example(b"A: b\r\n\r\nc\nd", b"", OPTIONS)
+@example(b"A: b\r\n\r\nc\0d", b"", OPTIONS)
+@example(b"A: b\r\n\r\nc\r\n..\r\nd", b".", OPTIONS)
+def test_what_comes_in_one_piece_is_read_as_if_it_came_in_many(
+    message: bytes, after: bytes, options: ContentOptions
+) -> None:
+    stream = message + b"\r\n.\r\n" + after
+    found = whole(stream, options)
+    if found is None:
+        return
+    content, used = found
+    reader, rest = read_data([stream], options)
+    assert (content, stream[used:]) == (reader.finish(), rest)
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        (b"A: b\r\n c\r\n\r\nd\r\n..e\r\n..\r\n", b"A: b\r\n c\r\n\r\nd\r\n.e\r\n.\r\n"),
+        (b"A:b\r\nC \t: \xe4\r\n\r\n", b"A:b\r\nC \t: \xe4\r\n\r\n"),
+        (b"\r\nbody\r\n", b"\r\nbody\r\n"),
+    ],
+)
+def test_most_messages_are_read_at_once(message: bytes, content: bytes) -> None:
+    found = whole(message + b".\r\nMAIL", OPTIONS)
+    assert found is not None
+    assert octets_of(found[0]) == content
+    assert found[1] == len(message) + 3
+    assert whole(message + b".\r", OPTIONS) is None
 
 
 def test_bare_lf_is_refused_where_the_postmaster_says_so() -> None:  # A10

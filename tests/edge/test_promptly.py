@@ -158,8 +158,9 @@ def test_its_time_runs_once() -> None:
 def test_far_too_much_ends_the_connection() -> None:
     async def dialogue(line: Line) -> None:
         await begun(line)
-        line.protocol._incoming._allowed = 100  # type: ignore[union-attr]
-        await heard(line, b"x" * 200)
+        await heard(line, b"x" * 100)
+        line.protocol._incoming._allowed = 150  # type: ignore[union-attr]
+        await heard(line, b"x" * 100)
         await line.said(b"far beyond the size limit\r\n")
         await until(lambda: line.wire.closed)
 
