@@ -15,7 +15,7 @@ from smtpgw import config
 from smtpgw.address import form
 from smtpgw.addresses import Addresses, open_addresses
 from smtpgw.tables import spec
-from tests.tables.postmap import age
+from tests.peers.postfix import age
 
 HOST = "postfix.example.org"
 DOMAINS = (

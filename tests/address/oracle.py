@@ -15,9 +15,8 @@ from typing import Self
 from smtpgw.address import form
 from smtpgw.address.headers import spans
 from tests.address.generated import CHOICES, RESULTS, Configuration
-from tests.peers.postfix import Postfix
+from tests.peers.postfix import Postfix, age
 from tests.peers.process import wait_for
-from tests.tables.postmap import age
 
 LISTED = "listed.example"
 """Who says hello so gets recipients that are not listed refused, as everybody does elsewhere."""

@@ -22,7 +22,7 @@ from milterd.signed.keep import OnSigned
 from tests.filters.cleanup import LISTS, OWN, Cleanup, Result, cleanup
 from tests.filters.make_checks import Trial, trial
 from tests.peers.milterd import prepare
-from tests.tables.postmap import age
+from tests.peers.postfix import age
 
 COUNT = int(os.environ.get("GATEPOST_CHECKS", "40"))
 SEED = int(os.environ.get("GATEPOST_SEED", "20261122"))

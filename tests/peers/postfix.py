@@ -19,6 +19,19 @@ from pathlib import Path
 from tests.peers.process import Peer, answers, directory, free_port, program, running, wait_for
 
 MASTER = Path("/usr/share/postfix/master.cf.dist")
+_QUEUE = {
+    **dict.fromkeys(
+        (
+            *("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming"),
+            *("private", "saved", "trace"),
+        ),
+        ("postfix", None, 0o700),
+    ),
+    "maildrop": ("postfix", "postdrop", 0o730),
+    "public": ("postfix", "postdrop", 0o710),
+    "pid": ("root", None, 0o755),
+}
+"""Owner, group and mode of each directory of a queue, as in /etc/postfix/postfix-files."""
 _TROUBLE = re.compile(r"(warning|error|fatal|panic): ")
 # What cleanup(8) says of a machine whose files are dated a second ahead of its clock, as some
 # virtual file systems do where a second begins: of the machine, not of the mail.
@@ -60,7 +73,32 @@ class Postfix:
     def set(self, main: Mapping[str, str]) -> None:
         """Change parameters of main.cf and reload."""
         self.command("postconf", "-e", *(f"{key}={value}" for key, value in main.items()))
+        age(self.config / "main.cf")
         self.command("postfix", "reload")
+
+
+def age(file: Path) -> None:
+    """Make a file old: before it reads a new one, Postfix waits for a second or two."""
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+
+
+def lay_out(home: Path) -> Path:
+    """Make the directories of a private Postfix, and give that of its configuration.
+
+    All are as postfix(1) would make them, and it is told so: else it starts a hundred programs
+    to see whether an installation is whole (postfix-script, quick-start).
+    """
+    config, queue, data = home / "config", home / "queue", home / "data"
+    for each in (config, queue, data):
+        each.mkdir()
+    data.chmod(0o700)
+    shutil.chown(data, "postfix")
+    for name, (owner, group, mode) in _QUEUE.items():
+        (queue / name).mkdir()
+        shutil.chown(queue / name, owner, group)
+        (queue / name).chmod(mode)
+    (queue / "quick-start").touch()
+    return config
 
 
 def _main_cf(home: Path, main: Mapping[str, str]) -> str:
@@ -92,11 +130,9 @@ def _main_cf(home: Path, main: Mapping[str, str]) -> str:
 
 
 def _write(home: Path, port: int, main: Mapping[str, str]) -> Path:
-    config = home / "config"
-    for each in (config, home / "queue", home / "data"):
-        each.mkdir()
-    shutil.chown(home / "data", "postfix")
+    config = lay_out(home)
     (config / "main.cf").write_text(_main_cf(home, main))
+    age(config / "main.cf")
     services = re.sub(r"(?m)^smtp(?=\s+inet)", f"127.0.0.1:{port}", MASTER.read_text(), count=1)
     (config / "master.cf").write_text(services)
     return config

@@ -17,8 +17,8 @@ from smtpgw.config import Smtpgw
 from smtpgw.config.reception import Reception
 from smtpgw.policy import registry
 from smtpgw.policy import restrictions as _restrictions  # noqa: F401 - they register themselves
+from tests.peers.postfix import age
 from tests.reception.names import CLIENTS, SERVER, Client
-from tests.tables.postmap import age
 
 Dice = random.Random
 HOST = "own.gateway.example"

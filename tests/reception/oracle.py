@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.peers.postfix import MASTER
+from tests.peers.postfix import MASTER, age, lay_out
 from tests.peers.process import Peer, directory, program, running, wait_for
 from tests.reception.generated import World
 from tests.reception.names import SERVER, SERVER6
 from tests.reception.netns import Namespace
 from tests.reception.talk import held
-from tests.tables.postmap import age
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,7 @@ def oracle(space: Namespace, world: World, ports: Sequence[int]) -> Iterator[Ora
     with directory("oracle") as home:
         peer = Peer("postfix", home / "maillog")
         one = Oracle(space, home, peer)
-        for each in ("config", "queue", "data"):
-            (home / each).mkdir()
-        shutil.chown(home / "data", "postfix")
+        lay_out(home)
         world.write(home)
         one._write(world, ports)
         running.append(peer)

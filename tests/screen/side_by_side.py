@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -175,11 +174,9 @@ def _postscreens(home: Path, cases: Sequence[Case]) -> Iterator[tuple[list[int],
     home.mkdir()
     home.chmod(0o755)
     ports = [free_port() for _ in cases]
-    config = home / "config"
-    for each in (config, home / "queue", home / "data"):
-        each.mkdir()
-    shutil.chown(home / "data", "postfix")
+    config = private.lay_out(home)
     (config / "main.cf").write_text(private._main_cf(home, _MAIN))
+    private.age(config / "main.cf")
     (config / "master.cf").write_text(_master_cf(ports, cases))
     resolv = home / "resolv.conf"
     resolv.write_text(f"nameserver {RESOLVER}\noptions timeout:1 attempts:2\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 from smtpgw.tables.catalogue import open_table
 from smtpgw.tables.context import Context
 from smtpgw.tables.table import Unavailable
+from tests.peers.postfix import age
 from tests.peers.process import program
 
 TABLES = int(os.environ.get("GATEPOST_TABLES", "4"))
@@ -89,11 +90,6 @@ def sqlite_file(path: Path) -> Path:
     return path
 
 
-def aged(path: Path) -> None:
-    """Make a file old: Postfix waits for seconds until one that is new does not change any more."""
-    os.utime(path, (1_700_000_000, 1_700_000_000))
-
-
 def stopped(thread: Path) -> bool:
     """SIGSTOP takes a moment until it has reached every thread."""
     return (thread / "stat").read_text().rpartition(") ")[2].startswith("T")
@@ -112,7 +108,7 @@ class Database:
         path = self.directory / name
         given = self.settings if settings is None else settings
         path.write_bytes(f"{given}{more}".encode("utf-8", "surrogateescape"))
-        aged(path)
+        age(path)
         return f"{self.type}:{path}"
 
 
@@ -126,7 +122,7 @@ class Postmap:
     def make(cls, config: Path) -> Postmap:
         config.mkdir(exist_ok=True)
         (config / "main.cf").write_text("compatibility_level = 3.6\nsmtputf8_enable = yes\n")
-        aged(config / "main.cf")
+        age(config / "main.cf")
         return cls(config)
 
     def start(self, spec: str) -> subprocess.Popen[bytes]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.peers.postfix import age
 from tests.peers.process import program
 
 _LINE = re.compile(rb"warning: .*?, line (\d+): (?!duplicate entry|match limit)")
-
-
-def age(file: Path) -> None:
-    """Make a file old: before it reads a new one, Postfix waits for a second or two."""
-    os.utime(file, (1_700_000_000, 1_700_000_000))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from smtpgw.tables import sources
+from tests.peers.postfix import age
 from tests.tables import generate, ours
-from tests.tables.postmap import Postmap, Said, age
+from tests.tables.postmap import Postmap, Said
 
 TABLES = int(os.environ.get("GATEPOST_TABLES", "30"))
 pytestmark = pytest.mark.timeout(120 + TABLES)

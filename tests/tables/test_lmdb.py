@@ -14,9 +14,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from smtpgw.tables.table import TableError, Unavailable
+from tests.peers.postfix import age
 from tests.peers.process import program
 from tests.tables import ours
-from tests.tables.postmap import Postmap, age
+from tests.tables.postmap import Postmap
 
 LINES = 20_000
 
