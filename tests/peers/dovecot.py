@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,5 +174,8 @@ def dovecot(
         for user, quota in (users or {"u@example.net": ""}).items():
             starting.add_user(user, quota)
         ready = lambda: answers(socket, b"220 ") and answers(port, b"220 ")  # noqa: E731 - once
-        with daemon("dovecot", [start, "-F", "-c", str(config)], home, ready) as peer:
+        command = [start, "-F", "-c", str(config)]
+        # Killed, with all of its session: after SIGTERM its log process stays for a second, and
+        # one of its others for five more if it has just begun.
+        with daemon("dovecot", command, home, ready, end=signal.SIGKILL) as peer:
             yield Dovecot(socket, port, home, peer, auth_port)
