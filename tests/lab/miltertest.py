@@ -64,7 +64,11 @@ function fields(line, name)
   end
 end
 """
+PATIENCE = 10
+"""Seconds that miltertest waits for an answer."""
+
 _CONNECT = """
+mt.set_timeout(PATIENCE)
 conn = mt.connect(ADDRESS, 20, 0.1)
 assert(mt.negotiate(conn, nil, nil, nil) == nil)
 """
@@ -127,7 +131,16 @@ class Question:
         return ("answer", str(_OPS[self.op]), params, str(self.answer).lower())
 
 
-def script(scenario: s.Scenario, address: str, asked: dict[int, list[Question]]) -> str:
+def _connect(address: str, patience: int) -> str:
+    return _CONNECT.replace("ADDRESS", text(address.encode())).replace("PATIENCE", str(patience))
+
+
+def script(
+    scenario: s.Scenario,
+    address: str,
+    asked: dict[int, list[Question]],
+    patience: int = PATIENCE,
+) -> str:
     """The dialogue for miltertest, which offers everything as milterlab does."""
     lines = [_PRELUDE]
     connected = False
@@ -136,7 +149,7 @@ def script(scenario: s.Scenario, address: str, asked: dict[int, list[Question]])
             continue
         if not connected and isinstance(step.action, s.Say | s.SetMacros):
             connected = True
-            lines.append(_CONNECT.replace("ADDRESS", text(address.encode())))
+            lines.append(_connect(address, patience))
         lines += _line(step, asked.get(step.line, []))
         connected = connected and step.action != s.Say(m.Quit())
     if connected:
@@ -146,7 +159,7 @@ def script(scenario: s.Scenario, address: str, asked: dict[int, list[Question]])
 
 def agreement(home: Path, address: str) -> tuple[Actions, Protocol]:
     """What miltertest says was agreed."""
-    lines = [_PRELUDE, _CONNECT.replace("ADDRESS", text(address.encode()))]
+    lines = [_PRELUDE, _connect(address, PATIENCE)]
     for word, kind in (("action", Actions), ("option", Protocol)):
         for each in kind:
             ask = f"mt.test_{word}(conn, {int(each)})"
