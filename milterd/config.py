@@ -117,7 +117,7 @@ class DkimSettings(DkimTable, FilterTable):
         default="unix:dkim.sock", description=FilterTable.model_fields["socket"].description
     )
     host: HostKind = Field(
-        default=HostKind.LIBMILTER, description=FilterTable.model_fields["host"].description
+        default=HostKind.NATIVE, description=FilterTable.model_fields["host"].description
     )
 
     def outcomes(self) -> Outcomes:
@@ -174,8 +174,7 @@ class MilterdConfig(CommonSettings):
         own, table = self.milterd, self.filter.present()[name]
         # A filter that waits for nobody gets no thread, which would only cost it time.
         waits = (
-            isinstance(table, ClamavSettings | AttachmentsSettings | OwnSettings)
-            or (isinstance(table, DkimSettings) and (table.verify or table.asks_servers))
+            isinstance(table, ClamavSettings | AttachmentsSettings | DkimSettings | OwnSettings)
             or (isinstance(table, SignedSettings) and table.check_signatures)
             or (isinstance(table, HeadersSettings) and table.checks_bodies)
         )

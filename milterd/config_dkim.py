@@ -190,7 +190,10 @@ class DkimVerifySettings(Table):
         "goes on marked (On-DNSError)",
     )
     threads: int = Field(
-        default=16, ge=1, le=256, description="mails verified at a time by a native host's process"
+        default=16,
+        ge=1,
+        le=256,
+        description="mails at a time of a native host's process that wait for servers or are long",
     )
 
 
@@ -202,12 +205,6 @@ class DkimTable(DkimVerifySettings, DkimSignSettings, DkimKeySettings):
         if bool(self.opendkim_key_table) != bool(self.opendkim_signing_table):
             raise ValueError("expected both opendkim_key_table and opendkim_signing_table, or none")
         return self
-
-    @property
-    def asks_servers(self) -> bool:
-        """Whether signing waits for a database server."""
-        tables = (self.opendkim_key_table, self.opendkim_signing_table)
-        return any(each.startswith("dsn:") for each in tables)
 
     def options(self) -> DkimOptions:
         """For the filter."""

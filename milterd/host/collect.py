@@ -11,7 +11,7 @@ CRLF, the one leading space restored that the protocol eats without HDR_LEADSPC.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from milterd.core.mail import (
     Client,
@@ -135,6 +135,20 @@ class Collector:
         if not self.leading_space or b"\n" in value:
             value = value_from_wire(value, self.leading_space)
         self._headers.append(HeaderField(name, value))
+
+    def headers(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Header fields, as name and value in wire form."""
+        size = sum([len(name) + len(value) + 3 for name, value in pairs])
+        whole = self._head_size + size <= self._options.header_limit
+        if not whole or not self.leading_space or self._failure is not None:
+            for name, value in pairs:
+                self.header(name, value)
+            return
+        self._head_size += size
+        self._headers += [
+            HeaderField(name, value_from_wire(value, True) if b"\n" in value else value)
+            for name, value in pairs
+        ]
 
     def body(self, octets: bytes) -> None:
         """A piece of the body."""

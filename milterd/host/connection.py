@@ -8,7 +8,7 @@ body; nothing is read while the MTA does not take what it is sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -17,12 +17,12 @@ from milterd.core.actions import Edit, ReplaceBody
 from milterd.core.decision import Decision
 from milterd.core.mail import BytesBody, Mail
 from milterd.host import emit, negotiation
-from milterd.host.collect import Collector, plain_macros
+from milterd.host.collect import Collector
 from milterd.host.judge import Judge, Surroundings
 from milterd.wire import messages as wire
 from milterd.wire.constants import STAGE_OF_COMMAND
 from milterd.wire.errors import WireError
-from milterd.wire.milter import MilterConnection
+from milterd.wire.milter import Event, Fields, MilterConnection
 
 _AT_ONCE = 256 * 1024
 """Octets of a new body that are written without waiting for room."""
@@ -50,7 +50,6 @@ class Connection(asyncio.Protocol):
         self._judge, self._around, self._pool, self._on_idle = judge, around, pool, on_idle
         self._collector = Collector(judge.options)
         self._macros: dict[str, bytes] = {}
-        self._packet: tuple[wire.Macros | None, dict[str, bytes]] = (None, {})
         self._wire = MilterConnection(
             accept_actions=negotiation.actions(judge.needs),
             accept_protocol=negotiation.protocol(judge.needs),
@@ -87,7 +86,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._work is None:
             self._await_more()
-        self._guarded(lambda: self._take(data))
+        self._guarded(self._take, data)
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -130,10 +129,10 @@ class Connection(asyncio.Protocol):
         self._around.log.info("idle connection closed", filter=self._judge.filter.name)
         self.abort()
 
-    def _guarded(self, step: Callable[[], None]) -> None:
+    def _guarded(self, step: Callable[..., None], *given: bytes) -> None:
         """Whatever goes wrong ends this connection, and no other."""
         try:
-            step()
+            step(*given)
         except WireError as error:
             self._around.meter.failed("protocol")
             self._around.log.warning(
@@ -152,7 +151,7 @@ class Connection(asyncio.Protocol):
 
     def _take(self, data: bytes = b"") -> None:
         """Take the events that came, to the first message that has to be waited for."""
-        while events := self._wire.receive(data):
+        while events := self._wire.receive_runs(data):
             data = b""
             for event in events:
                 note = _NOTES.get(type(event))
@@ -162,14 +161,19 @@ class Connection(asyncio.Protocol):
             if isinstance(last, wire.Quit):
                 self._hang_up()
                 return
-            if isinstance(last, wire.EndOfMessage):
-                if not self._end(last):
-                    return
-            elif isinstance(last, wire.Negotiate):
-                self._write(self._wire.negotiate())
-                self._collector.leading_space = self._wire.leading_space
-            elif self._wire.reply_due:
-                self._write(self._wire.reply(_CONTINUE))
+            if not self._wire.reply_due or not self._replied(last):
+                return
+
+    def _replied(self, event: Event) -> bool:
+        """Answer an event that awaits it; whether that was done at once."""
+        if isinstance(event, wire.EndOfMessage):
+            return self._end(event)
+        if isinstance(event, wire.Negotiate):
+            self._write(self._wire.negotiate())
+            self._collector.leading_space = self._wire.leading_space
+        else:
+            self._write(self._wire.reply(_CONTINUE))
+        return True
 
     def _write(self, octets: bytes) -> None:
         if self._transport is not None:
@@ -177,14 +181,12 @@ class Connection(asyncio.Protocol):
 
     def _note_macros(self, event: wire.Macros) -> None:
         """Those of the macros that the negotiation asked for; an MTA may send more."""
-        known, chosen = self._packet
-        if event is not known:
-            stage = STAGE_OF_COMMAND.get(event.command)
-            names = negotiation.macro_names(stage) if stage is not None else frozenset()
-            given = plain_macros(event.values)
-            chosen = {name: value for name, value in given.items() if name in names}
-            self._packet = event, chosen
-        self._macros = chosen
+        names = negotiation.macro_names(STAGE_OF_COMMAND.get(event.command))
+        self._macros = {
+            names[name]: value
+            for each, value in event.values
+            if (name := each.strip(b"{}")) in names
+        }
 
     def _note_connect(self, event: wire.Connect) -> None:
         macros = self._taken_macros()
@@ -199,8 +201,8 @@ class Connection(asyncio.Protocol):
     def _note_recipient(self, event: wire.RcptTo) -> None:
         self._collector.recipient(event.address, event.args)
 
-    def _note_header(self, event: wire.Header) -> None:
-        self._collector.header(event.name, event.value)
+    def _note_fields(self, event: Fields) -> None:
+        self._collector.headers(event.pairs)
 
     def _note_body(self, event: wire.BodyChunk) -> None:
         self._collector.body(event.octets)
@@ -226,8 +228,9 @@ class Connection(asyncio.Protocol):
         decision = self._at_once(mail)
         if decision is not None:
             decision = self._sayable(decision)
-            if _small(judge.said(decision)):
-                self._write(b"".join(self._answer(decision)))
+            said = judge.said(decision)
+            if _small(said):
+                self._write(self._wire.reply(*self._edits(said), emit.final_reply(said)))
                 self._over(decision, started)
                 return True
         self._alarm.clear()
@@ -299,10 +302,13 @@ class Connection(asyncio.Protocol):
         """The octets that answer a message, edits first.  Raises OSError for a spooled body that
         cannot be read back."""
         said = self._judge.said(decision)
-        edits: tuple[Edit, ...] = emit.said_edits(said)
-        for edit in emit.edit_replies(edits, leading_space=self._wire.leading_space):
-            yield self._wire.reply(edit)
+        for each in self._edits(said):
+            yield self._wire.reply(each)
         yield self._wire.reply(emit.final_reply(said))
+
+    def _edits(self, said: Decision) -> Iterable[wire.EditReply]:
+        edits: tuple[Edit, ...] = emit.said_edits(said)
+        return emit.edit_replies(edits, leading_space=self._wire.leading_space)
 
 
 def _small(said: Decision) -> bool:
@@ -317,7 +323,7 @@ _NOTES: dict[type, Callable[[Connection, Any], None]] = {
     wire.Helo: Connection._note_helo,
     wire.MailFrom: Connection._note_sender,
     wire.RcptTo: Connection._note_recipient,
-    wire.Header: Connection._note_header,
+    Fields: Connection._note_fields,
     wire.BodyChunk: Connection._note_body,
     wire.Abort: Connection._note_over,
     wire.QuitNewConnection: Connection._note_over,

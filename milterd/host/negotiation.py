@@ -6,6 +6,7 @@ commands is global to the process, so that one connection's flags loosen it for 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -85,6 +86,8 @@ def read_macros(stage: Stage) -> tuple[str, ...]:
     return (*MACROS.get(stage, ()), *UNASKED.get(stage, ()))
 
 
-def macro_names(stage: Stage) -> frozenset[str]:
-    """The names of a stage without braces, as a mail's session has them."""
-    return frozenset(each.strip("{}") for each in read_macros(stage))
+@functools.cache
+def macro_names(stage: Stage | None) -> Mapping[bytes, str]:
+    """A stage's names without braces: as they are on the wire, and as a mail's session has them."""
+    names = [each.strip("{}") for each in read_macros(stage)] if stage is not None else []
+    return {each.encode("ascii"): each for each in names}

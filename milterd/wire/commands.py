@@ -329,9 +329,12 @@ def _rcpt(payload: bytes) -> RcptTo:
     return RcptTo(address, tuple(args))
 
 
-def _header(payload: bytes) -> Header:
-    name, value = unpack_strings(payload, 2, 2)
-    return Header(name, value)
+def field_strings(payload: bytes) -> tuple[bytes, bytes]:
+    """Name and value that the frame of a header field holds; PeerError where it does not."""
+    strings = payload.split(b"\0")
+    if len(strings) != 3 or strings[2]:
+        strings = unpack_strings(payload, 2, 2)  # which says what is wrong
+    return strings[0], strings[1]
 
 
 def _helo(payload: bytes) -> Helo:
@@ -374,7 +377,7 @@ _DECODERS: dict[Command, Callable[[bytes], CommandMessage]] = {
     Command.MAIL: _mail,
     Command.RCPT: _rcpt,
     Command.DATA: _data,
-    Command.HEADER: _header,
+    Command.HEADER: lambda payload: Header(*field_strings(payload)),
     Command.END_OF_HEADERS: _end_of_headers,
     Command.BODY: BodyChunk,
     Command.END_OF_MESSAGE: EndOfMessage,

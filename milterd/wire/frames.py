@@ -6,7 +6,7 @@ The length counts the code and the payload, so zero is never valid.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from milterd.wire.errors import FrameError
 
@@ -72,11 +72,14 @@ class FrameDecoder:
                 return buffer[at + 4], bytes(view[at + 5 : end])
         return buffer[at + 4], buffer[at + 5 : end]
 
-    def split(self, data: bytes) -> tuple[list[tuple[int, bytes]], FrameError | None]:
-        """Take octets as they came, and give the whole frames at hand; besides, what is wrong with
-        the one behind them, after which no further ones are to be had."""
+    def split(
+        self, data: bytes, until: Container[int] = ()
+    ) -> tuple[list[tuple[int, bytes]], FrameError | None]:
+        """Take octets as they came, and give the whole frames at hand, up to the first whose code
+        is in `until` and with it; besides, what is wrong with the one behind them, after which no
+        further ones are to be had."""
         if self._at != len(self._buffer):
-            return self._split_more(data)
+            return self._split_more(data, until)
         found: list[tuple[int, bytes]] = []
         at, size, limit = 0, len(data), self._limit
         while at + 4 <= size:
@@ -87,17 +90,24 @@ class FrameDecoder:
             end = at + length + 4
             if end > size:
                 break
-            found.append((data[at + 4], data[at + 5 : end]))
+            code = data[at + 4]
+            found.append((code, data[at + 5 : end]))
             at = end
+            if code in until:
+                break
         self._buffer, self._at = data, at
         return found, None
 
-    def _split_more(self, data: bytes) -> tuple[list[tuple[int, bytes]], FrameError | None]:
+    def _split_more(
+        self, data: bytes, until: Container[int]
+    ) -> tuple[list[tuple[int, bytes]], FrameError | None]:
         self.feed(data)
         found: list[tuple[int, bytes]] = []
         try:
             while (one := self.next_frame()) is not None:
                 found.append(one)
+                if one[0] in until:
+                    break
         except FrameError as error:
             return found, error
         return found, None

@@ -15,9 +15,13 @@ After an error the object refuses every further call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 from milterd.wire import messages as m
+from milterd.wire.commands import field_strings
 from milterd.wire.constants import (
     ACTIONS_OF_VERSION,
     NEWEST_VERSION,
@@ -42,14 +46,38 @@ from milterd.wire.states import (
     WITH_BODY,
     CommandType,
     Moves,
+    ReplyType,
     State,
+    allowed_edits,
     moves_without,
     unanswered_commands,
     unsent_commands,
 )
 
-_MACRO = Command.MACRO[0]
+_MACRO, _HEADER = Command.MACRO[0], Command.HEADER[0]
 _WITH_BODY = {COMMAND_OF[kind][0]: kind.__name__ for kind in WITH_BODY}
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Header fields that came in a row, as names and values: what
+    :meth:`MilterConnection.receive_runs` gives in place of a Header for each."""
+
+    pairs: Sequence[tuple[bytes, bytes]]
+
+
+Event = m.CommandMessage | Fields
+
+
+@functools.lru_cache(maxsize=64)
+def _stops(unanswered: frozenset[CommandType]) -> frozenset[int]:
+    """The codes of frames behind which none is looked at yet: an answer comes first, or nothing
+    more does."""
+    asked = EVENTS.keys() - unanswered | {m.Negotiate, m.Quit}
+    return frozenset(COMMAND_OF[kind][0] for kind in asked)
+
+
+_STOPS_AT_FIRST = _stops(frozenset())
 
 
 class MilterConnection:
@@ -64,6 +92,7 @@ class MilterConnection:
     __slots__ = (
         "_actions",
         "_agreed",
+        "_allowed",
         "_asked",
         "_frames",
         "_limits",
@@ -74,6 +103,7 @@ class MilterConnection:
         "_protocol",
         "_spoiled",
         "_state",
+        "_stops",
         "_unanswered",
         "_version",
     )
@@ -98,9 +128,11 @@ class MilterConnection:
         self._state = State.START
         self._offer: m.Negotiate | None = None
         self._agreed = m.Negotiate(OLDEST_VERSION, Actions.NONE, Protocol.NONE)
+        self._allowed: frozenset[ReplyType] = frozenset()
         self._asked: CommandType | None = None
         self._moves: Moves = NEXT
         self._unanswered: frozenset[CommandType] = frozenset()
+        self._stops = _STOPS_AT_FIRST
         self._spoiled: WireError | None = None
         self._packet: tuple[bytes, m.Macros | None] = (b"", None)
 
@@ -140,17 +172,12 @@ class MilterConnection:
         Call it again, without data, after that answer.  Raises PeerError for
         anything ill-formed, out of place or over the limits.
         """
-        self._check()
-        try:
-            self._frames.feed(data)
-            events = []
-            while (event := self._next_event()) is not None:
-                events.append(event)
-            if self._frames.buffered > self._limits.backlog:
-                raise PeerError("the MTA does not wait for the answer that is due")
-        except WireError as error:
-            raise self._spoil(error) from None
-        return events
+        return cast("list[m.CommandMessage]", self._received(data, together=False))
+
+    def receive_runs(self, data: bytes = b"") -> list[Event]:
+        """The same, with header fields in a row as one event.  Macros between them are left out:
+        they are of one field each, and no milter's list names any for that."""
+        return self._received(data, together=True)
 
     def negotiate(self) -> bytes:
         """The answer to the MTA's offer: what both sides can do."""
@@ -165,8 +192,10 @@ class MilterConnection:
         if macros:
             actions |= Actions.SETSYMLIST
         self._agreed = m.Negotiate(version, actions, protocol, macros)
+        self._allowed = allowed_edits(actions)
         self._moves = moves_without(unsent_commands(protocol, version))
         self._unanswered = unanswered_commands(protocol)
+        self._stops = _stops(self._unanswered)
         self._state, self._asked = State.READY, None
         return self._agreed.encode()
 
@@ -199,15 +228,51 @@ class MilterConnection:
         self._frames.clear()
         return error
 
-    def _next_event(self) -> m.CommandMessage | None:
-        if self._state is State.CLOSED:
+    def _received(self, data: bytes, *, together: bool) -> list[Event]:
+        self._check()
+        if self._is_over():
+            return []
+        try:
+            if self._asked is not None:
+                self._frames.feed(data)
+                events = []
+            else:
+                frames, refused = self._frames.split(data, self._stops)
+                events = self._events(frames, together)
+                if refused is not None:
+                    raise refused
+            if self._frames.buffered > self._limits.backlog:
+                raise PeerError("the MTA does not wait for the answer that is due")
+        except WireError as error:
+            raise self._spoil(error) from None
+        if self._is_over():
             self._frames.clear()
-        if self._asked is not None:
-            return None
-        found = self._frames.next_frame()
-        if found is None:
-            return None
-        code, payload = found
+        return events
+
+    def _is_over(self) -> bool:
+        return self._state is State.CLOSED
+
+    def _events(self, frames: Iterable[tuple[int, bytes]], together: bool) -> list[Event]:
+        """What frames mean, of which the last may want an answer."""
+        events: list[Event] = []
+        run: list[tuple[bytes, bytes]] | None = None
+        for code, payload in frames:
+            if code == _HEADER and together:
+                pair = field_strings(payload)
+                if run is None:
+                    self._move(m.Header)
+                    run = []
+                    events.append(Fields(run))
+                run.append(pair)
+                continue
+            event = self._event(code, payload)
+            if run is not None and isinstance(event, m.Macros) and event.command[0] == _HEADER:
+                continue
+            run = None
+            events.append(event)
+        return events
+
+    def _event(self, code: int, payload: bytes) -> m.CommandMessage:
         if code == _MACRO:
             return self._macro_packet(payload)
         if len(payload) > self._limits.body_chunk and code in _WITH_BODY:
@@ -216,7 +281,11 @@ class MilterConnection:
                 f"{self._limits.body_chunk}"
             )
         event = m.decode_command(code, payload)
-        self._move(event)
+        self._move(type(event))
+        if isinstance(event, m.Negotiate):
+            if event.version < OLDEST_VERSION:
+                raise PeerError(f"offer of version {event.version}")
+            self._offer = event
         return event
 
     def _macro_packet(self, payload: bytes) -> m.Macros:
@@ -234,16 +303,11 @@ class MilterConnection:
         self._packet = payload, event
         return event
 
-    def _move(self, event: m.CommandMessage) -> None:
-        kind = type(event)
+    def _move(self, kind: CommandType) -> None:
         after = self._moves[self._state].get(kind)
         if after is None:
             raise PeerError(f"{kind.__name__} {self._state.value}")
-        if isinstance(event, m.Negotiate):
-            if event.version < OLDEST_VERSION:
-                raise PeerError(f"offer of version {event.version}")
-            self._offer, self._asked = event, kind
-        elif kind in EVENTS and kind not in self._unanswered:
+        if kind is m.Negotiate or (kind in EVENTS and kind not in self._unanswered):
             self._asked = kind
         self._state = after
 
@@ -254,7 +318,7 @@ class MilterConnection:
         if kind not in REPLIES.get(asked, ()):
             raise LocalError(f"{kind.__name__} in answer to {asked.__name__}")
         if kind in EDIT_ACTIONS:
-            if EDIT_ACTIONS[kind] not in self._agreed.actions:
+            if kind not in self._allowed:
                 raise LocalError(f"{kind.__name__} was not agreed on")
         elif kind is not m.Progress:
             self._check_answer(reply)

@@ -26,7 +26,7 @@ from milterd.core.mail import (
     body_octets,
     parse_message,
 )
-from milterd.filters.dkim import DkimFilter, DkimOptions, NotSigned, Signed, SigningKey
+from milterd.filters.dkim import AT_ONCE, DkimFilter, DkimOptions, NotSigned, Signed, SigningKey
 from tests.filters.verifiers import Verifiers
 
 NOW = 1_763_700_000.7
@@ -302,6 +302,15 @@ def test_what_is_not_signed(signer: DkimFilter, header: bytes, why: str) -> None
 def test_inbound_mail_is_never_signed(signer: DkimFilter) -> None:
     mail = dataclasses.replace(mail_of(b"x\r\n"), session=Session())
     assert signer.gather(mail) == NotSigned("inbound")
+
+
+def test_mail_is_signed_at_once_unless_it_is_long(signer: DkimFilter) -> None:
+    mail, unsigned = mail_of(b"x\r\n"), mail_of(b"x\r\n", b"Subject: of nobody\r\n")
+    for each in (mail, unsigned, dataclasses.replace(mail, session=Session())):
+        assert signer.at_once(each) == signer.gather(each) is not None
+    assert isinstance(signer.at_once(mail), Signed)
+    assert signer.at_once(mail_of(b"x" * AT_ONCE)) is not None
+    assert signer.at_once(mail_of(b"x" * (AT_ONCE + 1))) is None
 
 
 def test_a_row_for_subdomains_serves_them_unless_one_is_nearer(

@@ -66,6 +66,7 @@ def test_keys_and_signers_come_from_a_server(
         keys = f"{place}/table=keys_of?keycol=name?datacol=d,s,path"
         signers = f"{place}/table=signers?keycol=address?datacol=name?filter=active=3D1"
         built = DkimFilter(DkimOptions(tables=(keys, signers)), lambda: NOW)
+        assert built.at_once(_mail("a@example.net")) is None  # a server has to be waited for
         found = built.gather(_mail("a@example.net"))
         assert isinstance(found, Signed)
         assert (found.domain, found.signatures[0][0]) == ("example.net", "sel")

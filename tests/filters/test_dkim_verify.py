@@ -281,6 +281,13 @@ def verifying(records: dict[str, object], **settings: object) -> DkimFilter:
     return DkimFilter(options, lambda: NOW, dns=Dns(records))  # type: ignore[arg-type]
 
 
+def test_only_mail_without_a_signature_is_judged_at_once() -> None:
+    filter_ = verifying({NAME: RSA.record})
+    plain = parse_message(MAIL)
+    assert filter_.at_once(plain) == filter_.gather(plain) == Checked(())
+    assert filter_.at_once(by_hand(MAIL, RSA)) is None  # its key may have to be asked for
+
+
 def results(filter_: DkimFilter, mail: Mail) -> tuple[Mail, str]:
     """The mail as it goes on, and what Authentication-Results says."""
     decision = filter_.decide(mail, filter_.gather(mail))

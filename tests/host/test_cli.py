@@ -155,5 +155,5 @@ def test_defaults_agree_with_the_rooms() -> None:
                 assert getattr(ours, each) == getattr(theirs, each), (name, each)
     hosts = {name: each.host for name, each in config.filter.present().items()}
     assert hosts == {
-        "clamav": HostKind.LIBMILTER, "dkim": HostKind.LIBMILTER, "headers": HostKind.NATIVE,
+        "clamav": HostKind.LIBMILTER, "dkim": HostKind.NATIVE, "headers": HostKind.NATIVE,
     }  # fmt: skip

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milterd.wire import messages as m
-from milterd.wire.constants import Actions, Protocol
+from milterd.wire.constants import Actions, Command, Protocol
 from milterd.wire.errors import LocalError, PeerError
+from milterd.wire.frames import frame
 from milterd.wire.limits import Limits
-from milterd.wire.milter import MilterConnection
+from milterd.wire.milter import Event, Fields, MilterConnection
 from milterd.wire.mta import MtaConnection
 from milterd.wire.states import COMMAND_OF, EVENTS, State
 from tests.wire.helpers import Tied, hear, negotiated_milter, negotiated_mta, walk, whole
@@ -181,6 +182,74 @@ def test_events_nobody_answers_come_at_once() -> None:
     ]
     assert milter.receive(b"".join(each.encode() for each in said)) == said
     assert milter.reply_due
+
+
+@given(st.data(), protocols, sessions())
+@settings(max_examples=60)
+def test_fields_in_a_row_are_one_event_and_all_else_is_as_ever(
+    data: st.DataObject, protocol: Protocol, said: list[m.CommandMessage]
+) -> None:
+    one, other = (MilterConnection(accept_protocol=protocol) for _ in "12")
+    offer = MtaConnection().negotiate()
+    assert one.receive(offer) == other.receive_runs(offer)
+    assert one.negotiate() == other.negotiate()
+    alone: list[Event] = []
+    runs: list[Event] = []
+    stream = b""
+    for each in said:
+        if data.draw(st.booleans()):
+            stream += m.Macros(COMMAND_OF[type(each)], ((b"i", b"1"),)).encode()
+        stream += each.encode()
+    for piece in data.draw(fragments(stream)):
+        _all_of(one, one.receive, piece, alone)
+        _all_of(other, other.receive_runs, piece, runs)
+    assert _apart(runs) == _apart(alone)
+    assert all(type(each) is not m.Header for each in runs)
+    assert one.state is other.state
+
+
+def _all_of(
+    milter: MilterConnection,
+    receive: Callable[[bytes], Sequence[Event]],
+    piece: bytes,
+    heard: list[Event],
+) -> None:
+    while events := receive(piece):
+        piece = b""
+        heard += events
+        if milter.reply_due:
+            milter.reply(m.Continue())
+
+
+def _apart(events: list[Event]) -> list[Event]:
+    """Each field for itself, without the macros of fields."""
+    found: list[Event] = []
+    for each in events:
+        if isinstance(each, Fields):
+            found += [m.Header(*pair) for pair in each.pairs]
+        elif not isinstance(each, m.Macros) or each.command is not Command.HEADER:
+            found.append(each)
+    return found
+
+
+def test_macros_between_fields_part_no_run() -> None:
+    protocol = Protocol.NR_HDR | Protocol.NR_EOH
+    said = [m.Connect(b"x"), m.MailFrom(b"<>"), m.RcptTo(b"<a@b>"), m.Data()]
+    milter = hear(negotiated_milter(protocol=protocol), said)
+    macros = m.Macros(Command.HEADER, ((b"i", b"1"),))
+    fields = [m.Header(b"A", b"1"), m.Header(b"B", b"2"), m.Header(b"C", b"")]
+    octets = b"".join(macros.encode() + each.encode() for each in fields)
+    found = milter.receive_runs(octets + m.EndOfHeaders().encode())
+    pairs = [(b"A", b"1"), (b"B", b"2"), (b"C", b"")]
+    assert found == [macros, Fields(pairs), m.EndOfHeaders()]
+
+
+@pytest.mark.parametrize("payload", [b"", b"A", b"A\0", b"A\0b", b"A\0b\0c\0", b"A\0b\0c"])
+def test_a_field_out_of_form_is_refused_in_a_run_too(payload: bytes) -> None:
+    said = [m.Connect(b"x"), m.MailFrom(b"<>"), m.RcptTo(b"<a@b>"), m.Data()]
+    milter = hear(negotiated_milter(protocol=Protocol.NR_HDR), said)
+    with pytest.raises(PeerError):
+        milter.receive_runs(m.Header(b"A", b"1").encode() + frame(b"L", payload))
 
 
 def test_milter_closing_is_an_error_only_when_it_owes_something() -> None:
