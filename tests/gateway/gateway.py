@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from tests.gateway.preloaded import Forked, house
 from tests.peers.process import free_port
 
 PATIENCE = 50.0
@@ -44,12 +45,17 @@ def _pause() -> None:
 
 @dataclass
 class Gateway:
-    """A gateway below `place`, with one `mx` listener and Maildir delivery unless told else."""
+    """A gateway below `place`, with one `mx` listener and Maildir delivery unless told else.
+
+    It is a fork of one that has its modules loaded; with `loads`, it starts as it does for a
+    user.
+    """
 
     place: Path
     port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
+    loads: bool = False
 
     def __post_init__(self) -> None:
         self.file = self.place / "gatepost.toml"
@@ -109,14 +115,18 @@ default = "{delivery or f"maildir:{self.mail}"}"
     ) -> Self:
         """Start it, and wait until all workers are ready."""
         ready = self.count("ready")
+        words = ["run", "-c", str(self.file)]
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "smtpgw", "run", "-c", str(self.file)],
-                stderr=log,
-                stdout=log,
-                env={**os.environ, **(environ or {})},
-                pass_fds=pass_fds,
-            )
+            if self.loads or prefix or environ or pass_fds:
+                self.process = subprocess.Popen(
+                    [*prefix, sys.executable, "-m", "smtpgw", *words],
+                    stderr=log,
+                    stdout=log,
+                    env={**os.environ, **(environ or {})},
+                    pass_fds=pass_fds,
+                )
+            else:
+                self.process = house().run(words, log.fileno(), os.environ)
         if wait:
             until(lambda: self.count("ready") > ready or self._ended(), what="ready")
             assert self.process.poll() is None, self.log_file.read_text()

@@ -13,8 +13,10 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from smtpgw import config, control
@@ -22,6 +24,14 @@ from smtpgw.cli import app
 from tests.gateway.gateway import PATIENCE, Gateway, send_by, until
 from tests.peers.process import free_port
 from tests.tables.postmap import Postmap
+
+
+@pytest.fixture
+def gateway(place: Path) -> Iterator[Gateway]:
+    """Not started yet, and started as by a user."""
+    one = Gateway(place, loads=True)
+    yield one
+    one.kill()
 
 
 def command(gateway: Gateway, *words: str) -> Result:
