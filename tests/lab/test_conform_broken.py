@@ -7,6 +7,7 @@ import fnmatch
 
 import pytest
 
+from milterd.lab.conform import context
 from milterd.lab.conform.catalog import CHECKS
 from milterd.lab.conform.check import Outcome
 from milterd.lab.conform.context import Options
@@ -19,6 +20,13 @@ SLOW = (
     *("header/1000-fields", "envelope/many-recipients"),
 )
 """Checks that cost much, and are tried only with the milters that break their rule."""
+
+
+@pytest.fixture(autouse=True)
+def _no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of these says the time, as a signature does: one judgement need not be a second after
+    another to show what differs from one to the next."""
+    monkeypatch.setattr(context, "_TICK", 0.05)
 
 
 def card(milter: type[Milter], fails: tuple[str, ...] = (), jobs: int = 24) -> list[Graded]:
