@@ -17,7 +17,7 @@ from milterd.core.decision import Reason, Reply, Verdict
 from milterd.core.finding import Found
 from milterd.core.mail import Client, Direction, Mail, Session
 from milterd.wire import messages as wire
-from smtpgw.chain.events import Event
+from smtpgw.chain.events import Event, Said
 from smtpgw.chain.health import Health
 from smtpgw.chain.macros import client_facts, recipient_facts, sender_facts
 from smtpgw.chain.member import Member
@@ -81,6 +81,7 @@ class Chain:
         self._quarantine: bytes | None = None
         self._found: tuple[Found, ...] = ()
         self._discarded: tuple[Reason, ...] = ()
+        self._said: Said | None = None
         self._lock = asyncio.Lock()
         self._serving: list[Member] = []
         self._serve(self._direction)
@@ -154,7 +155,8 @@ class Chain:
             self._serve(direction)
         self._transaction = sender_facts(sender, macros)
         event = self._event("mail", wire.MailFrom(_path(sender), tuple(args)), {})
-        return Member.put_off_mail(self._serving, event)
+        self._said = Member.put_off_mail(self._serving, event)
+        return self._said is not None
 
     def rcpt_now(self, address: bytes, args: Sequence[bytes], macros: Mapping[str, bytes]) -> bool:
         """As :meth:`rcpt`, in the same way."""
@@ -273,7 +275,8 @@ class Chain:
         """Tell all milters later, which is all they want; whether it will do."""
         if self._lock.locked() or self._discarded:
             return False
-        return Member.put_off_all(self._serving, self._event(stage, command, facts))
+        event = self._event(stage, command, facts)
+        return Member.put_off_all(self._serving, event, self._said)
 
     async def _each(self, event: Event) -> StageResult:
         """Ask in order; the first that does not let the mail go on decides."""
@@ -299,7 +302,7 @@ class Chain:
         """ABORT to all that took part, and forget the transaction."""
         Member.abort_all(self._members)
         self._transaction, self._quarantine, self._discarded = {}, None, ()
-        self._found = ()
+        self._found, self._said = (), None
 
     async def _message(self, mail: Mail, facts: Mapping[str, bytes]) -> ChainResult:
         if self._discarded:

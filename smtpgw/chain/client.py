@@ -74,19 +74,29 @@ class MilterClient(asyncio.Protocol):
         if self.fault is not None:
             return
         try:
-            self._replies.extend(self.connection.receive(data))
+            found = self.connection.receive(data)
         except PeerError as error:
             self._replies.clear()
             self._fail(MilterFault(FaultKind.PROTOCOL, error.reason))
             self.abort()
             return
+        self._replies += found
         if self._dismissed:
             self._drop_dismissed()
-        if self._replies:
+        elif self._listener is not None and self.connection.asked is not None:
+            self._more_is_due(found)
+        elif found:
             self._wake()
         if len(self._replies) > BACKLOG and self._reading and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
+
+    def _more_is_due(self, found: Sequence[object]) -> None:
+        """Whoever listens hears of a verdict, not of each edit before it."""
+        if found:
+            self._wind(self._patience)
+        if len(self._replies) > BACKLOG:
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         detail = "the milter closed the connection" if exc is None else str(exc)
@@ -99,6 +109,8 @@ class MilterClient(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable = True
+        if self._listener is not None:
+            self._wind(self._patience)
         self._wake()
 
     def _fail(self, fault: MilterFault) -> None:
@@ -121,9 +133,7 @@ class MilterClient(asyncio.Protocol):
 
     def _drop_dismissed(self) -> None:
         self._replies.clear()
-        if not self._reading and self._transport is not None and self.fault is None:
-            self._reading = True
-            self._transport.resume_reading()
+        self._read_on()
         self._dismissed = self.connection.awaiting > 0
 
     @property
@@ -140,20 +150,31 @@ class MilterClient(asyncio.Protocol):
         """From now on all waits together end after so many seconds, until the next call."""
         self._until, self._total = self._loop.time() + seconds, seconds
 
-    def show(self, seconds: float, kinds: tuple[CommandType, ...], parts: Sequence[Octets]) -> None:
-        """:meth:`begin`, :meth:`keep` and :meth:`write` in one."""
-        self._until, self._total = self._loop.time() + seconds, seconds
-        if self._out:
-            self.keep(kinds, parts)
-            self.write()
-            return
+    def show(
+        self,
+        times: tuple[float, float],
+        listener: Callable[[], None] | None,
+        kinds: tuple[CommandType, ...],
+        parts: Sequence[Octets],
+    ) -> None:
+        """:meth:`begin`, :meth:`keep`, :meth:`write` and :meth:`listen` in one; `times` are the
+        patience and the seconds in all."""
+        patience, seconds = times
+        now = self._loop.time()
+        self._until, self._total = now + seconds, seconds
         self.connection.run(kinds)
-        if self._transport is None or self.fault is not None:
-            return
-        if sum(map(len, parts)) < BATCH:
-            self._transport.write(b"".join(parts))
-        else:
-            self._transport.writelines(parts)
+        if listener is not None:
+            self._listener, self._patience = listener, patience
+            self._ring_at(now + patience)
+        if self._out:
+            self._out += parts
+            self._kept += sum(map(len, parts))
+            self.write()
+        elif self._transport is not None and self.fault is None:
+            if sum(map(len, parts)) < BATCH:
+                self._transport.write(b"".join(parts))
+            else:
+                self._transport.writelines(parts)
 
     def keep(self, kinds: tuple[CommandType, ...], parts: Sequence[Octets]) -> None:
         """Take many events at once, of which at most the last is answered: their frames but
@@ -237,10 +258,27 @@ class MilterClient(asyncio.Protocol):
                 raise self.fault
             return None
         reply = self._replies.popleft()
-        if not self._reading and not self._replies and self._transport and self.fault is None:
+        if not self._replies:
+            self._read_on()
+        return reply
+
+    def come(self) -> Sequence[Reply | Negotiated]:
+        """All replies that have come, at once; as :meth:`poll` otherwise."""
+        replies = self._replies
+        if not self._writable:
+            return ()
+        if not replies:
+            if self.fault is not None:
+                raise self.fault
+            return ()
+        self._replies = deque()
+        self._read_on()
+        return replies
+
+    def _read_on(self) -> None:
+        if not self._reading and self._transport is not None and self.fault is None:
             self._reading = True
             self._transport.resume_reading()
-        return reply
 
     async def more(self, patience: float) -> None:
         """Until anything comes from the milter, or there is room to write, or it failed."""
@@ -254,8 +292,9 @@ class MilterClient(asyncio.Protocol):
             self._woken = None
 
     def listen(self, patience: float, listener: Callable[[], None]) -> None:
-        """The same without waiting: `listener` is called each time, until :meth:`hush`.
-        `patience` bounds the time to the next one."""
+        """The same without waiting: `listener` is called, until :meth:`hush`, when what was asked
+        is answered, when many edits have come, or on failure.  `patience` bounds the time to
+        each word of the milter."""
         self._listener = listener
         self._wind(patience)
 
@@ -264,10 +303,13 @@ class MilterClient(asyncio.Protocol):
         self._listener = None
 
     def _wind(self, patience: float) -> None:
+        self._patience = patience
+        self._ring_at(self._loop.time() + patience)
+
+    def _ring_at(self, due: float) -> None:
         if self._alarm is None:
             self._alarm = Alarm(self._loop, self._ring)
-        self._patience = patience
-        self._alarm.set(min(self._loop.time() + patience, self._until))
+        self._alarm.set(due if due < self._until else self._until)
 
     def _ring(self) -> None:
         if self._listener is None and self._woken is None:

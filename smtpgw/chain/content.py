@@ -9,29 +9,32 @@ from milterd.wire import bulk
 from milterd.wire.constants import Command as Code
 from milterd.wire.messages import BodyChunk, EndOfHeaders, EndOfMessage, Header
 from milterd.wire.states import CommandType
-from smtpgw.chain.events import Hearing
+from smtpgw.chain.events import Frames, Hearing
 from smtpgw.chain.macros import Chosen
 
 WHOLE = 262_144
 """Octets of body that are written at once to a milter that is to get it all."""
-
-Frames = tuple[tuple[CommandType, ...], Sequence[bulk.Octets]]
-"""Events, those of one kind in a row once, and their frames."""
+_JOINED = 32_768
+"""Octets of body that are copied, rather than written in pieces."""
 
 
 class Content:
-    """A mail as milters are shown it, with the macros of its end of message."""
+    """A mail as milters are shown it, with the macros of its end of message.
+
+    Macros of the header come with its first field and those of the body with its first piece: they
+    hold until others come, and are the same for the fields and pieces behind.
+    """
 
     __slots__ = (
-        "_bodies",
+        "_body",
         "_headers",
         "_older",
         "_older_shown",
         "_packets",
+        "_rests",
         "_shown",
         "_size",
         "_strings",
-        "_tails",
         "_wholes",
         "facts",
         "mail",
@@ -42,28 +45,26 @@ class Content:
         self, mail: Mail, facts: Mapping[str, bytes], older: Content | None = None
     ) -> None:
         self.mail, self.facts = mail, facts
-        same = older is not None and mail.body is older.mail.body
-        self._size: int = older._size if older is not None and same else mail.body.size
+        self._shown = [each for each in mail.headers if not each.hidden]
+        self._headers: dict[bool, list[bytes]] = {}
+        self._wholes: dict[tuple[object, object], Frames] = {}
+        self._packets: dict[tuple[Code, Chosen], bytes] = older._packets if older else {}
+        self._strings: dict[Chosen, bytes] = older._strings if older else {}
+        self._older: Mapping[bool, list[bytes]] = older._headers if older else {}
+        self._older_shown: list[HeaderField] = older._shown if older else []
+        same = older if older is not None and mail.body is older.mail.body else None
+        self._size: int = same._size if same else mail.body.size
+        self._body: list[bulk.Octets] = same._body if same else []
+        self._rests: dict[object, Frames] = same._rests if same else {}
         self.small = self._size <= WHOLE
         """Whether it may be written at once."""
-        self._shown = [each for each in mail.headers if not each.hidden]
-        self._headers: dict[tuple[bool, Chosen], list[bytes]] = {}
-        self._wholes: dict[tuple[object, ...], Frames] = {}
-        self._tails: dict[tuple[object, ...], Frames] = {}
-        self._bodies: dict[Chosen, Sequence[bulk.Octets]] = {}
-        if older is None:
-            self._strings: dict[Chosen, bytes] = {}
-            self._packets: dict[tuple[Code, Chosen], bytes] = {}
-            self._older: Mapping[tuple[bool, Chosen], list[bytes]] = {}
-            self._older_shown: list[HeaderField] = []
-            return
-        self._strings, self._packets = older._strings, older._packets
-        self._older, self._older_shown = older._headers, older._shown
-        if same:
-            self._tails, self._bodies = older._tails, older._bodies
+
+    def edited(self, mail: Mail) -> Content:
+        """The content after a milter's edits."""
+        return Content(mail, self.facts, self)
 
     def packet(self, code: Code, hearing: Hearing) -> bytes:
-        """The macros before an event; the same for every header field and piece of body."""
+        """The macros before an event."""
         chosen = hearing[code]
         made = self._packets.get((code, chosen))
         if made is None:
@@ -75,19 +76,18 @@ class Content:
 
     def whole(self, hearing: Hearing) -> Frames:
         """All of it, but for what the milter does not want."""
-        key = hearing.content
+        key = hearing.header, hearing.rest
         made = self._wholes.get(key)
-        if made is None:
-            kinds, parts = self._tails.get(key) or self._tail(hearing)
-            block = (
-                b"" if Header in hearing.unsent else self.headers(hearing, hearing.leading_space)
-            )
-            made = self._wholes[key] = (
-                ((Header, *kinds), (block, *parts)) if block else (kinds, parts)
-            )
+        if made is not None:
+            return made
+        made = self._rests.get(hearing.rest) or self._rest(hearing)
+        if Header not in hearing.unsent and self._shown:
+            kinds, parts = made
+            made = (Header, *kinds), [self.headers(hearing, hearing.leading_space), *parts]
+        self._wholes[key] = made
         return made
 
-    def _tail(self, hearing: Hearing) -> Frames:
+    def _rest(self, hearing: Hearing) -> Frames:
         """What comes after the header."""
         kinds: list[CommandType] = [EndOfHeaders]
         parts: list[bulk.Octets] = []
@@ -95,53 +95,49 @@ class Content:
             parts.append(self.end_of_headers(hearing))
         if BodyChunk not in hearing.unsent and self._size > 0:
             kinds.append(BodyChunk)
-            parts += self._body(hearing)
+            head, *rest = self._pieces()
+            parts += [self.packet(Code.BODY, hearing) + head, *rest]
         kinds.append(EndOfMessage)
         parts.append(self.end(hearing))
-        made = self._tails[hearing.content] = tuple(kinds), parts
+        if self._size <= _JOINED:
+            parts = [b"".join(parts)]
+        made = self._rests[hearing.rest] = tuple(kinds), parts
         return made
 
-    def _body(self, hearing: Hearing) -> Sequence[bulk.Octets]:
-        chosen = hearing[Code.BODY]
-        made = self._bodies.get(chosen)
-        if made is None:
-            chunks = self.chunks(hearing)
-            made = self._bodies[chosen] = [part for chunk in chunks for part in chunk]
-        return made
+    def _pieces(self) -> Sequence[bulk.Octets]:
+        """The body's frames."""
+        if not self._body:
+            self._body += [part for chunk in bulk.body(self.mail.body, b"") for part in chunk]
+        return self._body
 
     def headers(self, hearing: Hearing, leading_space: bool) -> bytes:
         """All header fields that milters see."""
-        key = (leading_space, hearing[Code.HEADER])
-        made = self._headers.get(key)
+        made = self._headers.get(leading_space)
         if made is None:
-            before = self.packet(Code.HEADER, hearing)
-            made = self._headers[key] = self._header_frames(key, before)
-        return b"".join(made)
+            made = self._headers[leading_space] = self._header_frames(leading_space)
+        return b"".join((self.packet(Code.HEADER, hearing), *made)) if made else b""
 
-    def _header_frames(self, key: tuple[bool, Chosen], before: bytes) -> list[bytes]:
+    def _header_frames(self, leading_space: bool) -> list[bytes]:
         """Those of the mail as it was, but for the fields that are not the same objects."""
-        new, old, leading_space = self._shown, self._older_shown, key[0]
-        made = self._older.get(key)
+        new, old = self._shown, self._older_shown
+        made = self._older.get(leading_space)
         if made is None:
-            return bulk.header_frames(new, leading_space, before)
+            return bulk.header_frames(new, leading_space, b"")
         most = min(len(new), len(old))
         above = below = 0
         while above < most and new[above] is old[above]:
             above += 1
         while below < most - above and new[-1 - below] is old[-1 - below]:
             below += 1
-        changed = bulk.header_frames(new[above : len(new) - below], leading_space, before)
+        changed = bulk.header_frames(new[above : len(new) - below], leading_space, b"")
         return made[:above] + changed + made[len(made) - below :]
-
-    def edited(self, mail: Mail) -> Content:
-        """The content after a milter's edits."""
-        return Content(mail, self.facts, self)
 
     def fields(self, hearing: Hearing, leading_space: bool) -> Iterator[bytes]:
         """The same one by one."""
         before = self.packet(Code.HEADER, hearing)
         for each in self._shown:
             yield from bulk.header_frames((each,), leading_space, before)
+            before = b""
 
     def end_of_headers(self, hearing: Hearing) -> bytes:
         """The blank line."""
@@ -149,11 +145,11 @@ class Content:
 
     def chunks(self, hearing: Hearing) -> Iterator[tuple[bytes, bulk.Octets]]:
         """The body in pieces that one packet holds, each with what goes before it."""
-        return bulk.body(self.mail.body, self.packet(Code.BODY, hearing))
+        before = self.packet(Code.BODY, hearing)
+        for head, piece in bulk.body(self.mail.body, b""):
+            yield before + head, piece
+            before = b""
 
     def end(self, hearing: Hearing) -> bytes:
         """The end of message."""
-        packet = self._packets.get((Code.END_OF_MESSAGE, hearing[Code.END_OF_MESSAGE]))
-        if packet is None:
-            packet = self.packet(Code.END_OF_MESSAGE, hearing)
-        return packet + bulk.END_OF_MESSAGE
+        return self.packet(Code.END_OF_MESSAGE, hearing) + bulk.END_OF_MESSAGE

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from milterd.wire import messages as wire
+from milterd.wire.bulk import Octets
 from milterd.wire.constants import Command as Code
 from milterd.wire.constants import Stage
 from milterd.wire.mta import MtaConnection
 from milterd.wire.states import COMMAND_OF, CommandType
 from smtpgw.chain.macros import Chosen, chosen
 
-_CONTENT = (Code.HEADER, Code.END_OF_HEADERS, Code.BODY, Code.END_OF_MESSAGE)
+_DIALOGUE: Mapping[CommandType, Code] = {
+    wire.MailFrom: Code.MAIL,
+    wire.RcptTo: Code.RCPT,
+    wire.Data: Code.DATA,
+}
+_REST: Mapping[CommandType, Code] = {
+    wire.EndOfHeaders: Code.END_OF_HEADERS,
+    wire.BodyChunk: Code.BODY,
+    wire.EndOfMessage: Code.END_OF_MESSAGE,
+}
+
+
+@functools.lru_cache(maxsize=1024)
+def _one_for(*_what: object) -> object:
+    """One object for all that are equal: a key that is found without a look at what it stands
+    for."""
+    return object()
 
 
 class Hearing(dict[Code, Chosen]):
     """How one milter hears events: the macros it chose before each command, the events that it
     does not want, and whether it sees the space before a header's value.
 
-    The macros are the same object for milters that chose the same.
-    `content` is equal for those that hear a message alike.
+    The macros are the same object for milters that chose the same.  So are `dialogue`, `header`
+    and `rest` for those that hear alike what comes from MAIL to DATA, the header, and what comes
+    behind it.
     """
 
     def __init__(
@@ -33,8 +51,13 @@ class Hearing(dict[Code, Chosen]):
         super().__init__()
         self._wanted, self._daemon_name = wanted, daemon_name
         self.unsent, self.leading_space = unsent, leading_space
-        told = tuple(self[code] for code in _CONTENT)
-        self.content: tuple[object, ...] = (leading_space, unsent, *told)
+        self.dialogue = self._key(_DIALOGUE)
+        self.header = _one_for(leading_space, self[Code.HEADER])
+        self.rest = self._key(_REST)
+
+    def _key(self, codes: Mapping[CommandType, Code]) -> object:
+        told = [None if kind in self.unsent else self[code] for kind, code in codes.items()]
+        return _one_for(*told)
 
     def __missing__(self, code: Code) -> Chosen:
         found = self[code] = chosen(code, self._wanted, self._daemon_name)
@@ -56,6 +79,11 @@ def hearing_of(connection: MtaConnection, daemon_name: str) -> Hearing:
     hear all alike."""
     wanted = tuple(connection.wanted.items())
     return _hearing(wanted, daemon_name, connection.unsent, connection.leading_space)
+
+
+Frames = tuple[tuple[CommandType, ...], Sequence[Octets]]
+"""Events, those of one kind in a row once, and their frames."""
+_IN_A_ROW = frozenset[CommandType]({wire.RcptTo, wire.Helo, wire.Unknown})
 
 
 class Event:
@@ -83,7 +111,7 @@ class Event:
         if made is None:
             facts: dict[str, bytes] = {}
             for each in self.facts:
-                facts.update(each)
+                facts |= each
             made = chosen.packet(self.code, facts) + self.command.encode()
             self.made[chosen] = made
         return made
@@ -91,3 +119,35 @@ class Event:
     def with_facts(self, facts: Mapping[str, bytes]) -> Event:
         """The same event for a milter that hears more."""
         return Event(self.stage, self.command, *self.facts, facts)
+
+
+def frames_of(events: Iterable[Event], hearing: Hearing) -> Frames:
+    """What a milter that hears so is told of these events, but for what it does not want."""
+    unsent = hearing.unsent
+    kinds: list[CommandType] = []
+    parts: list[Octets] = []
+    for each in events:
+        kind = each.kind
+        if not kinds or kind is not kinds[-1] or kind not in _IN_A_ROW:
+            kinds.append(kind)
+        if kind not in unsent:
+            parts.append(each.octets(hearing))
+    return tuple(kinds), parts
+
+
+class Said:
+    """The commands of a transaction that no milter has been told of yet, kept once for all those
+    that hear of them with the message."""
+
+    __slots__ = ("_frames", "events")
+
+    def __init__(self, first: Event) -> None:
+        self.events = [first]
+        self._frames: dict[object, Frames] = {}
+
+    def frames(self, hearing: Hearing) -> Frames:
+        """What a milter is told; once asked for, nothing may be added to the events."""
+        made = self._frames.get(hearing.dialogue)
+        if made is None:
+            made = self._frames[hearing.dialogue] = frames_of(self.events, hearing)
+        return made

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from milterd.core.decision import Verdict
 from milterd.wire import messages as wire
-from milterd.wire.bulk import Octets
 from milterd.wire.constants import Actions, Protocol
 from milterd.wire.errors import WireError
 from milterd.wire.mta import MtaConnection
-from milterd.wire.states import EDIT_ACTIONS, CommandType
+from milterd.wire.states import EDIT_ACTIONS
 from smtpgw.chain.client import MilterClient, connect
 from smtpgw.chain.edits import hold_text
-from smtpgw.chain.events import Event, Hearing, hearing_of
+from smtpgw.chain.events import Event, Frames, Hearing, Said, frames_of, hearing_of
 from smtpgw.chain.faults import FaultKind, MilterFault
 from smtpgw.chain.options import MilterOptions
 from smtpgw.chain.results import StageResult
@@ -20,13 +19,18 @@ from smtpgw.chain.standing import Standing
 
 EDITING = frozenset(EDIT_ACTIONS) - {wire.QuarantineReply}
 """The edits that change a mail."""
-_IN_A_ROW = frozenset[CommandType]({wire.RcptTo, wire.Helo, wire.Unknown})
+ABORT = Event("abort", wire.Abort(), {})
 _WORDS = {each: each.value for each in Verdict}
 _NOTHING_HEARD = Hearing({}, "")
+_ABORT_OCTETS = ABORT.octets(_NOTHING_HEARD)
 
 
 class Link:
-    """The connection.  No method raises for what a milter does."""
+    """The connection.  No method raises for what a milter does.
+
+    What the milter is still to be told of: that the transaction before is over, if `_owed`, then
+    what is its alone, then what all milters are to hear of a transaction.
+    """
 
     def __init__(self, options: MilterOptions, shared: Shared) -> None:
         self.options = options
@@ -36,7 +40,9 @@ class Link:
         self._client: MilterClient | None = None
         self._hearing: Hearing = _NOTHING_HEARD
         self._quiet = self.may_edit = False
+        self._owed = False
         self._later: list[Event] = []
+        self._said: Said | None = None
         self._noted = 0
 
     @property
@@ -105,7 +111,7 @@ class Link:
 
     def _tell_now(self, client: MilterClient) -> None:
         """Tell what was put off, without waiting."""
-        if self._later and client.fault is None:
+        if client.fault is None:
             try:
                 self._tell(client)
                 client.write()
@@ -115,24 +121,28 @@ class Link:
 
     def _tell(self, client: MilterClient) -> None:
         """Keep the frames of what was put off, to be written with what comes next."""
-        if self._later:
-            kinds, parts = self._told()
-            client.keep(tuple(kinds), parts)
+        kinds, parts = self._told()
+        if kinds:
+            client.keep(kinds, parts)
 
-    def _told(self) -> tuple[list[CommandType], list[Octets]]:
+    def _told(self) -> Frames:
         """What was put off, and is now told."""
-        events, self._later = self._later, []
-        hearing = self._hearing
-        unsent = hearing.unsent
-        kinds: list[CommandType] = []
-        parts: list[Octets] = []
-        for each in events:
-            kind = each.kind
-            if not kinds or kind is not kinds[-1] or kind not in _IN_A_ROW:
-                kinds.append(kind)
-            if kind not in unsent:
-                parts.append(each.made.get(hearing[each.code]) or each.octets(hearing))
-        return kinds, parts
+        said, self._said = self._said, None
+        owed, self._owed = self._owed, False
+        if said is not None and not self._later:
+            kinds, parts = said.frames(self._hearing)
+        else:
+            events, self._later = self._later, []
+            if said is not None:
+                events += said.events
+            kinds, parts = frames_of(events, self._hearing)
+        return ((wire.Abort, *kinds), [_ABORT_OCTETS, *parts]) if owed else (kinds, parts)
+
+    def _apart(self) -> None:
+        """From now on the milter is told what it alone is to hear."""
+        said, self._said = self._said, None
+        if said is not None:
+            self._later += said.events
 
     def _drop(self) -> None:
         """Hang up without QUIT, as Postfix does; nothing is asked of it again."""
@@ -140,6 +150,7 @@ class Link:
             self._client.abort()
             self._client = None
         self._later.clear()
+        self._said, self._owed = None, False
 
     def _with_hold(self, client: MilterClient, stage: str, result: StageResult) -> StageResult:
         """The result with what the milter let slip before its verdict."""

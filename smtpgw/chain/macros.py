@@ -46,7 +46,7 @@ STAGES: Mapping[Command, Stage] = MappingProxyType(
         Command.DATA: Stage.DATA,
         Command.END_OF_HEADERS: Stage.END_OF_HEADERS,
         # Postfix tells the end-of-header set with every field, the end-of-data set with
-        # every piece of body.
+        # every piece of body; we with the first of them.
         Command.HEADER: Stage.END_OF_HEADERS,
         Command.BODY: Stage.END_OF_MESSAGE,
         Command.END_OF_MESSAGE: Stage.END_OF_MESSAGE,
@@ -80,13 +80,17 @@ class Chosen:
         return self._strings(self._pairs, facts)
 
     def _strings(self, pairs: list[tuple[str, bytes]], facts: Mapping[str, bytes]) -> bytes:
-        own = self._daemon_name
-        told = []
-        for name, wire in pairs:
-            if name in facts:
-                value = own if own and name == "daemon_name" else facts[name]
-                told.append(b"%b\0%b\0" % (wire, value.replace(b"\0", b"?")))
-        return b"".join(told)
+        if self._daemon_name and "daemon_name" in facts:
+            facts = {**facts, "daemon_name": self._daemon_name}
+        told = [(wire, facts[name]) for name, wire in pairs if name in facts]
+        return b"".join(
+            [b"%b\0%b\0" % (wire, _string(each) if b"\0" in each else each) for wire, each in told]
+        )
+
+
+def _string(octets: bytes) -> bytes:
+    """What a C string can carry."""
+    return octets.replace(b"\0", b"?")
 
 
 NO_MACROS = Chosen((), "")

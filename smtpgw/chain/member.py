@@ -15,9 +15,9 @@ from milterd.wire.states import CommandType
 from smtpgw.chain.client import MilterClient
 from smtpgw.chain.concluding import Answer, conclude
 from smtpgw.chain.content import Content
-from smtpgw.chain.events import Event
+from smtpgw.chain.events import Event, Said
 from smtpgw.chain.faults import FaultKind, MilterFault
-from smtpgw.chain.link import Link
+from smtpgw.chain.link import ABORT, Link
 from smtpgw.chain.options import MilterOptions
 from smtpgw.chain.results import StageResult
 from smtpgw.chain.shared import GO_ON, Shared, State, merge
@@ -26,7 +26,6 @@ from smtpgw.chain.showing import Outcome, Showing
 PUT_OFF = 128
 """Events that a milter is told of later, at most."""
 _SESSION = frozenset[CommandType]({wire.Connect, wire.Helo, wire.MailFrom})
-_ABORT = Event("abort", wire.Abort(), {})
 _BROKEN_OFF = MilterFault(FaultKind.CLOSED, "we broke off")
 
 
@@ -56,9 +55,11 @@ class Member(Link):
     def _abort(self) -> None:
         client = self._client
         if self._dirty and client is not None:
-            self._later.append(_ABORT)
-            # Nobody is in a hurry to hear it who has answered the message, or still judges it.
-            if not (self._quiet and (self._ended or client.connection.awaiting)):
+            if self._quiet and (self._ended or client.connection.awaiting):
+                self._owed = True  # nobody is in a hurry to hear it who has the whole message
+            else:
+                self._apart()
+                self._later.append(ABORT)
                 self._tell_now(client)
         self._dirty = self._ended = False
         if self._showing is not None:
@@ -75,18 +76,12 @@ class Member(Link):
             self._look_at_hidden()
         if not self._can_wait():
             return False
-        if not session:
-            self._later.append(event)
-            self._dirty = True
-            return True
-        self._put_off(event)
+        self._apart()
+        if len(self._later) >= PUT_OFF:
+            return False
+        self._later += self._due(event)
+        self._dirty = self._dirty or not session or event.kind is wire.MailFrom
         return True
-
-    def _put_off(self, event: Event) -> None:
-        """Keep an event of the session, or MAIL, and what should have been told before it."""
-        due = self._due(event)
-        self._later += due
-        self._dirty = self._dirty or (bool(due) and event.kind is wire.MailFrom)
 
     def _can_wait(self) -> bool:
         client = self._client
@@ -95,51 +90,71 @@ class Member(Link):
             and client is not None
             and client.fault is None
             and self._standing.state is State.OPEN
-            and len(self._later) < PUT_OFF
         )
 
     @staticmethod
-    def put_off_all(members: Sequence[Member], event: Event) -> bool:
-        """The same for RCPT or DATA and all milters; if it will not do for one of them, nobody is
-        told."""
+    def put_off_mail(members: Sequence[Member], event: Event) -> Said | None:
+        """The same for MAIL and all milters; what they share from then on.  None where it will not
+        do for one of them: nobody is told then."""
+        for each in members:
+            if each._hidden:
+                each._look_at_hidden()
+            if not each._can_wait() or each._shared.passing or len(each._later) >= PUT_OFF:
+                return None
+        said = Said(event)
+        for each in members:
+            facts = each._shared.facts
+            if not each._told_connect or each._told_helo is not facts.helo:
+                each._later += each._session_due(helo=True)
+            each._said, each._dirty = said, True
+        return said
+
+    @staticmethod
+    def put_off_all(members: Sequence[Member], event: Event, said: Said | None) -> bool:
+        """The same for RCPT or DATA; `said` is what they share, if it is known."""
+        alike = said is not None and len(said.events) < PUT_OFF
         for each in members:
             # As _can_wait has it: this is done for every command of every mail.
             client = each._client
             if not each._quiet or client is None or client.fault is not None:
                 return False
-            if each._standing.state is not State.OPEN or len(each._later) >= PUT_OFF:
+            if each._standing.state is not State.OPEN:
+                return False
+            alike = alike and each._said is said
+        if alike and said is not None:
+            said.events.append(event)
+            return True
+        return Member._put_off_apart(members, event)
+
+    @staticmethod
+    def _put_off_apart(members: Sequence[Member], event: Event) -> bool:
+        for each in members:
+            each._apart()
+            if len(each._later) >= PUT_OFF:
                 return False
         for each in members:
             each._later.append(event)
             each._dirty = True
         return True
 
-    @staticmethod
-    def put_off_mail(members: Sequence[Member], event: Event) -> bool:
-        """The same for MAIL."""
-        for each in members:
-            if each._hidden:
-                each._look_at_hidden()
-            if not each._can_wait():
-                return False
-        for each in members:
-            each._put_off(event)
-        return True
-
     def _due(self, event: Event) -> list[Event]:
         """The event, and before it the connection and HELO, where the milter has not been told."""
         if event.kind not in _SESSION:
             return [event]
+        if event.kind is wire.MailFrom:
+            said = self._with_keys(event) if self._shared.passing else event
+            return [*self._session_due(helo=True), said]
+        return self._session_due(helo=event.kind is wire.Helo)
+
+    def _session_due(self, *, helo: bool) -> list[Event]:
         facts = self._shared.facts
         due: list[Event] = []
         if not self._told_connect:
             self._told_connect = True
             due.append(facts.connect)
-        if event.kind is not wire.Connect and self._told_helo is not facts.helo:
+        if helo and self._told_helo is not facts.helo:
             self._told_helo = facts.helo
             due += [facts.helo] if facts.helo is not None else ()
-        if event.kind is wire.MailFrom:
-            due.append(self._with_keys(event) if self._shared.passing else event)
         return due
 
     def _with_keys(self, event: Event) -> Event:
@@ -189,18 +204,20 @@ class Member(Link):
 
     # --- the content ---
 
-    def begin(self, content: Content) -> bool:
+    def begin(self, content: Content, heard: Callable[[], None] | None = None) -> bool:
         """Show the message to a milter that answers nothing but its end, and that can take it at
-        once; whether that was done.  :meth:`take` gets the answer."""
-        client = self._client
+        once; whether that was done.  :meth:`take` gets the answer; `heard` is as in
+        :meth:`listen`."""
+        client, options = self._client, self.options
         if client is None or not content.small or not self._can_wait():
             return False
         self._dirty = True
         self._began = self._shared.clock()
+        times = options.content_timeout, options.total_timeout
         try:
             kinds, parts = self._told()
             more, frames = content.whole(self._hearing)
-            client.show(self.options.total_timeout, (*kinds, *more), [*parts, *frames])
+            client.show(times, heard, (*kinds, *more), (*parts, *frames))
         except BaseException:
             self.break_off()
             raise

@@ -31,6 +31,7 @@ class Passage:
         "_content",
         "_found",
         "_last",
+        "_listened",
         "_log",
         "_members",
         "_quarantine",
@@ -53,6 +54,7 @@ class Passage:
         self._quarantine, self._found = before.quarantine, before.found
         self._applied: list[tuple[str, tuple[Edit, ...]]] = []
         self._at = self._begun = 0
+        self._listened: Member | None = None
         self._woken: asyncio.Future[None] | None = None
 
     async def run(self) -> ChainResult:
@@ -90,7 +92,10 @@ class Passage:
         for at in range(self._at, len(members)):
             member = members[at]
             self._begun = at + 1
-            begun = member.begin(content)
+            if at == self._at:
+                begun, self._listened = member.begin(content, self._more), member
+            else:
+                begun = member.begin(content)
             if member.may_edit or (not begun and member.asked):
                 return
 
@@ -114,7 +119,7 @@ class Passage:
     async def _heard_of(self, member: Member) -> None:
         """Until no milter that was begun is to be waited for."""
         self._woken = asyncio.get_running_loop().create_future()
-        member.listen(self._more)
+        self._listen_to(member)
         try:
             await self._woken
         except asyncio.CancelledError:
@@ -133,9 +138,15 @@ class Passage:
             woken.set_exception(error)
             return
         if member is not None and member.begun:
-            member.listen(self._more)
+            self._listen_to(member)
         else:
             woken.set_result(None)
+
+    def _listen_to(self, member: Member) -> None:
+        """Unless it was begun with somebody who listens."""
+        if self._listened is not member:
+            self._listened = member
+            member.listen(self._more)
 
     def _result(self) -> ChainResult:
         mail, last = self._content.mail, self._last

@@ -31,7 +31,7 @@ from smtpgw.chain.events import Hearing
 from smtpgw.chain.faults import FaultKind, MilterFault
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # there is one for each mail, and to freeze it costs as much as a call each
 class Outcome:
     """The milter's last word on a message, the stage it came at, its edits, and which of
     them could not be understood."""
@@ -126,8 +126,7 @@ class Showing:
     def outcome(self) -> Outcome | None:
         """What came back after the end of message, the edits and the verdict; None until that is
         in.  Raises MilterFault."""
-        client = self._client
-        while (reply := client.poll()) is not None:
+        for reply in self._client.come():
             kind = type(reply)
             if kind in EDIT_ACTIONS:
                 self._take(reply)  # type: ignore[arg-type]  # it is one of these kinds

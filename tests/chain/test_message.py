@@ -258,7 +258,7 @@ def test_a_milters_own_macro_lists_take_the_place_of_the_default_ones() -> None:
                 b"{client_addr}": b"192.0.2.7",
             }
             assert one.macros_before(m.EndOfMessage) == {}
-            # With every field come the macros for the end of the header, as in Postfix.
+            # The macros for the end of the header come before its first field.
             for kind in (m.Header, m.EndOfHeaders):
                 assert one.macros_before(kind) == {b"i": b"Q1"}
 

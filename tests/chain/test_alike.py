@@ -1,0 +1,175 @@
+"""What several milters are to hear is kept and made into frames once, and each hears it all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import pytest
+
+from milterd.core.decision import Verdict
+from milterd.core.mail import BytesBody
+from milterd.wire import messages as m
+from milterd.wire.constants import Protocol, Stage
+from milterd.wire.messages import BodyChunk, Header
+from smtpgw.chain.chain import Chain
+from smtpgw.chain.content import Content
+from smtpgw.chain.events import Event, Hearing, Said
+from smtpgw.chain.member import PUT_OFF
+from tests.chain.scripted import (
+    HANG_UP,
+    MAIL,
+    SESSION,
+    Answer,
+    chain_of,
+    run,
+    scripted,
+    transact,
+    until,
+    walk,
+)
+from tests.chain.test_passage import EDIT, QUIET
+
+QUEUE_ID = {Stage.END_OF_HEADERS: ("i",), Stage.END_OF_MESSAGE: ("i",), Stage.MAIL: ("i",)}
+BIG = BytesBody(b"0123456789abcde\r\n" * 60_000)
+
+
+async def _mail(chain: Chain, queue_id: bytes, *, now: bool) -> None:
+    """MAIL, RCPT and DATA, without waiting if that will do."""
+    macros, direction = {"i": queue_id}, SESSION.direction
+    sender = MAIL.envelope.sender
+    if not (now and chain.mail_now(sender, (), macros, direction)):
+        await chain.mail(sender, (), macros, direction=direction)
+    for each in MAIL.envelope.recipients:
+        if not (now and chain.rcpt_now(each.address, each.args, {})):
+            await chain.rcpt(each.address, each.args, {})
+    await chain.rcpt_rejected(b"nobody@example.net")
+    if not (now and chain.data_now()):
+        await chain.data()
+
+
+async def _heard(now: bool, answers: Sequence[Answer]) -> list[list[m.CommandMessage]]:
+    """What quiet milters hear of a session: two mails, one given up, HELO, one more mail."""
+    async with AsyncExitStack() as stack:
+        served = [
+            await stack.enter_async_context(scripted({m.EndOfMessage: each}, protocol=QUIET | more))
+            for each, more in zip(
+                answers, (Protocol.NONE, Protocol.NORCPT, Protocol.RCPT_REJ), strict=True
+            )
+        ]
+        chain = chain_of(
+            *[each.options(f"m{at}", default_action="accept") for at, each in enumerate(served)]
+        )
+        await walk(chain)
+        for name in ("Q2", "Q3"):
+            await _mail(chain, name.encode(), now=now)
+            await chain.message(MAIL, name)
+        await _mail(chain, b"Q4", now=now)
+        await chain.abort()
+        await chain.helo(b"again")
+        await _mail(chain, b"Q5", now=now)
+        await chain.message(MAIL, "Q5")
+        await _mail(chain, b"Q6", now=now)
+        await chain.close()
+        await until(lambda: all(each.ended for each in served))
+        return [told for each in served for told in each.sessions]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        (None, EDIT, EDIT),
+        (EDIT, m.Reject(), EDIT),
+        (m.TempFail(), None, None),
+        (None, m.Accept(), m.Discard()),
+        (EDIT, HANG_UP, EDIT),
+    ],
+)
+def test_each_milter_hears_what_it_would_if_it_were_told_at_once(answers: Sequence[Answer]) -> None:
+    async def main() -> None:
+        assert await _heard(True, answers) == await _heard(False, answers)
+
+    run(main())
+
+
+def test_more_recipients_than_are_put_off_are_told_to_all() -> None:
+    async def main() -> None:
+        async with scripted(protocol=QUIET) as one, scripted(protocol=QUIET) as two:
+            chain = chain_of(one.options(), two.options("two"))
+            await walk(chain)
+            assert chain.mail_now(b"s@example.org", (), {}, SESSION.direction)
+            told = [chain.rcpt_now(b"%d@example.net" % n, (), {}) for n in range(PUT_OFF)]
+            assert told == [True] * (PUT_OFF - 1) + [False]
+            await chain.rcpt(b"last@example.net")
+            assert (await chain.message(MAIL, "Q2")).verdict is Verdict.CONTINUE
+            assert one.events == two.events
+            assert one.kinds.count("RcptTo") == len(MAIL.envelope.recipients) + PUT_OFF
+
+    run(main())
+
+
+@pytest.mark.parametrize("protocol", [QUIET, Protocol.NONE])
+def test_macros_of_header_and_body_come_once(protocol: Protocol) -> None:
+    async def main() -> None:
+        async with scripted(protocol=protocol, macros=QUEUE_ID) as one:
+            chain = chain_of(one.options())
+            await walk(chain, replace(MAIL, body=BIG))
+            await transact(chain)
+            told = [type(each) for each in one.sessions[0]]
+            assert told.count(BodyChunk) > 10
+            for kind in (Header, BodyChunk):
+                first = [at for at, each in enumerate(told) if each is kind]
+                behind = [told[at - 1] for at in first if told[at - 1] is not kind]
+                assert behind == [m.Macros, m.Macros]
+
+    run(main())
+
+
+def test_frames_are_made_once_for_milters_that_hear_alike() -> None:
+    one = Hearing(QUEUE_ID, "", frozenset({m.Connect}))
+    two = Hearing(QUEUE_ID, "", frozenset({m.Helo}))
+    other = Hearing(QUEUE_ID, "", frozenset({m.RcptTo, m.BodyChunk}))
+    said = Said(Event("mail", m.MailFrom(b"<>"), {"i": b"Q1"}))
+    assert said.frames(one) is said.frames(two)
+    assert said.frames(one) is not said.frames(other)
+    content = Content(MAIL, {"i": b"Q1"})
+    assert content.whole(one) is content.whole(two)
+    assert content.whole(one) != content.whole(other)
+
+
+def test_who_listens_hears_of_the_verdict_and_not_of_each_edit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from smtpgw.chain.member import Member
+
+    taken: list[object] = []
+    take = Member.take
+
+    def counted(self: Member, content: Content) -> object:
+        taken.append(take(self, content))
+        return taken[-1]
+
+    async def main() -> None:
+        async with scripted(protocol=QUIET) as one:
+
+            async def one_by_one(writer: object, _octets: bytes) -> None:
+                for at in range(5):
+                    writer.write(m.AddHeaderReply(b"X-Saw", b"%d" % at).encode())  # type: ignore[attr-defined]
+                    await until(lambda at=at: seen() > at)
+                writer.write(m.Continue().encode())  # type: ignore[attr-defined]
+
+            def seen() -> int:
+                client = chain._members[0]._client
+                assert client is not None
+                return len(client._replies)
+
+            chain = chain_of(one.options())
+            one.answers = {m.EndOfMessage: b"edits"}
+            one.write = one_by_one
+            result = await walk(chain)
+            assert [len(edits) for _, edits in result.edits] == [5]  # type: ignore[union-attr]
+            assert len(taken) == 1
+
+    monkeypatch.setattr(Member, "take", counted)
+    run(main())
