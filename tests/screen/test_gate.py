@@ -94,32 +94,29 @@ def test_a_good_new_client_gets_its_mail_in_at_once(tmp_path: Path) -> None:
 def test_who_fails_is_refused_from_then_on(tmp_path: Path) -> None:
     """Whatever was said before the failure; recipients accepted before get no mail after it."""
     with running(tmp_path, DEEP) as gateway:
-        one = Client(gateway, "127.0.0.22")
-        one.reply()
+        clients = [Client(gateway, f"127.0.0.{each}") for each in (22, 23, 24, 25)]
+        one, two, three, four = clients
+        for each in clients:
+            each.reply()
         assert one.say(ENVELOPE[0], b"".join(ENVELOPE[1:]))[-1].startswith(b"250 2.1.0")
         assert one.reply().startswith(b"550 5.5.1 Protocol error")
-        two = Client(gateway, "127.0.0.23")
-        two.reply()
         assert two.say(b"EHLO x\n")[0].startswith(b"250-gw")
         assert two.say(*ENVELOPE)[-1].startswith(b"550 5.5.1 Protocol error")
-        for each in ("127.0.0.22", "127.0.0.23"):
-            (line,) = gateway.told("command", filter="postscreen", client=each)
+        for address in ("127.0.0.22", "127.0.0.23"):
+            (line,) = gateway.told("command", filter="postscreen", client=address)
             assert (line["sender"], line["recipient"]) == ("a@example.org", "u@example.net")
-        three = Client(gateway, "127.0.0.24")
-        three.reply()
         assert three.say(ENVELOPE[0], b"Subject: x\r\n")[-1].startswith(b"521 5.7.0")
         assert three.reply() == b""
-        four = Client(gateway, "127.0.0.25")
-        four.reply()
         assert four.say(*ENVELOPE)[-1].startswith(b"250 2.1.5")
         assert four.say(b"NOOP\n")[0].startswith(b"250")
         assert four.say(b"DATA\r\n")[0].startswith(b"503 5.5.1"), "no MAIL, as far as it knows"
         assert four.reply() == b""
         assert not (gateway.mail / "u@example.net").exists()
-        for each in (one, two, three, four):
-            address = each.socket.getsockname()[0]
+        addresses = [each.socket.getsockname()[0] for each in clients]
+        for each in clients:
             each.close()
-            assert Client(gateway, address).reply().startswith(b"220-"), "it has passed nothing"
+        for each in [Client(gateway, address) for address in addresses]:
+            assert each.reply().startswith(b"220-"), "it has passed nothing"
 
 
 def test_limits_on_those_who_are_looked_at(tmp_path: Path) -> None:
