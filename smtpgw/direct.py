@@ -14,6 +14,7 @@ from collections.abc import Callable
 from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.manager import QueueManager
 from smtpgw.queue.store import Content, Lease
+from smtpgw.queue.taking import Made
 from smtpgw.shares import Shares
 
 AT_ONCE = 4
@@ -39,7 +40,7 @@ class Direct:
         self._manager, self._shares, self._clock = manager, shares, clock
         self._active, self._begin = active, begin
         self._limit = manager.options.qmgr_message_active_limit // 2
-        self._given: deque[tuple[Lease, Content]] = deque()
+        self._given: deque[Made] = deque()
         self._promised = 0
         self._octets, self._used = octets, 0
         self._none = asyncio.Event()
@@ -73,17 +74,17 @@ class Direct:
         """So many octets are not in memory any more."""
         self._used -= size
 
-    def give(self, lease: Lease, content: Content) -> None:
+    def give(self, made: Made) -> None:
         if not self._given:
             # In the next turn: the answers to the clients are on the wire then.
             asyncio.get_running_loop().call_soon(self._start)
-        self._given.append((lease, content))
+        self._given.append(made)
 
     def _start(self) -> None:
         """Begin some, and the rest in the next turns."""
         for _ in range(min(AT_ONCE, len(self._given))):
-            lease, content = self._given.popleft()
-            self._begin(lease, content)  # from here on it counts as active
+            made = self._given.popleft()
+            self._begin(*made())  # from here on it counts as active
             self._kept()
         if self._given:
             asyncio.get_running_loop().call_soon(self._start)

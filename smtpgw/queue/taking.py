@@ -8,7 +8,8 @@ does what nobody could work on at once: held, doomed, for a content filter, its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from milterd.core.mail import BytesBody
@@ -16,6 +17,9 @@ from smtpgw.queue import codec
 from smtpgw.queue.codec import Prepared
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import Content, Lease, NewMail, QueuedMail, QueuedRecipient
+
+Made = Callable[[], tuple[Lease, Content]]
+"""Makes what an attempt begins with; a client need not wait for that."""
 
 
 class Taker(Protocol):
@@ -26,8 +30,9 @@ class Taker(Protocol):
         if it is to wait for its turn."""
         ...
 
-    def give(self, lease: Lease, content: Content) -> None:
-        """It is committed: the attempt may begin."""
+    def give(self, made: Made) -> None:
+        """It is committed: the attempt may begin with what `made` returns, which is to be asked
+        for once, and not before the clients have their answers."""
         ...
 
     def miss(self, site: str, size: int) -> None:
@@ -81,14 +86,18 @@ class Promise:
         for new, rows in zip(self._mails, self._prepared, strict=True):
             until = self._until.get(new.queue_id)
             if until is not None:
-                head, body, *_ = rows.content
-                content = Content(head, BytesBody(body or b""))
-                self._taker.give(Lease(_queued(new, content.size), 1, until), content)
+                self._taker.give(partial(_leased, new, rows, until))
 
     def _take_back(self) -> None:
         for each in self._mails:
             if self._taker is not None and each.queue_id in self._until:
                 self._taker.miss(each.site, each.mail.body.size)
+
+
+def _leased(new: NewMail, rows: Prepared, until: float) -> tuple[Lease, Content]:
+    head, body, *_ = rows.content
+    content = Content(head, BytesBody(body or b""))
+    return Lease(_queued(new, content.size), 1, until), content
 
 
 def _queued(new: NewMail, size: int) -> QueuedMail:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from milterd.core.finding import Found
+from smtpgw.queue import taking
 from smtpgw.queue.caught import Caught
 from smtpgw.queue.sqlite import SqliteStore
 from smtpgw.queue.states import MailState, RecipientEvent
@@ -24,7 +25,7 @@ from smtpgw.queue.store import (
     StaleLease,
     StoreFailed,
 )
-from smtpgw.queue.taking import Promise
+from smtpgw.queue.taking import Made, Promise
 from tests.queue.support import START, FakeClock, message, new, opened, run, until
 
 UNTIL = START + 100
@@ -41,9 +42,9 @@ class Hand:
         self.promised += 1
         return UNTIL
 
-    def give(self, lease: Lease, content: Content) -> None:
+    def give(self, made: Made) -> None:
         self.promised -= 1
-        self.given.append((lease, content))
+        self.given.append(made())
 
     def miss(self, _site: str, _size: int) -> None:
         self.promised -= 1
@@ -88,6 +89,34 @@ def test_it_is_what_a_lease_from_the_database_would_be(tmp_path: Path) -> None:
             assert replace(lapsed.mail, state=MailState.INCOMING, due=START, attempts=0) == (
                 given.mail
             )
+
+    run(scenario())
+
+
+def test_a_client_does_not_wait_for_what_an_attempt_begins_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made when the courier asks for it, which is after the answer."""
+
+    class Later(Hand):
+        def give(self, made: Made) -> None:
+            self.promised -= 1
+            waiting.append(made)
+
+    waiting: list[Made] = []
+    begun: list[str] = []
+    monkeypatch.setattr(taking, "Lease", lambda *those: begun.append("lease") or Lease(*those))
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "00") as store:
+            assert store.room(0)
+            store.taker = Later()
+            item = new(store, message())
+            await store.add(item)
+            assert begun == []
+            (made,) = waiting
+            assert made()[0].mail.queue_id == item.queue_id
+            assert begun == ["lease"]
 
     run(scenario())
 
