@@ -39,7 +39,7 @@ class Direct:
     ) -> None:
         self._manager, self._shares, self._clock = manager, shares, clock
         self._active, self._begin = active, begin
-        self._limit = manager.options.qmgr_message_active_limit // 2
+        self._limit = manager.options.qmgr_message_active_limit
         self._given: deque[Made] = deque()
         self._promised = 0
         self._octets, self._used = octets, 0
@@ -52,7 +52,8 @@ class Direct:
         return self._promised
 
     def take(self, site: str, size: int) -> float | None:
-        if self._manager.asking + self._active() >= self._limit:
+        active = self._active()
+        if active >= self._limit // 2 or self._manager.asking + active >= self._limit:
             return None
         if not self._manager.caught_up(site):
             return None

@@ -16,11 +16,12 @@ from smtpgw.delivery import commands, content
 from smtpgw.delivery.content import Traits
 from smtpgw.delivery.dialogue import Dialogue, Stale
 from smtpgw.delivery.encode import Plan
+from smtpgw.delivery.message import Message
 from smtpgw.delivery.outcome import Failed, Job, Outcome, clean
 from smtpgw.delivery.parts import Unclear
 from smtpgw.delivery.replies import Reply
 from smtpgw.delivery.swift import Done, Swift
-from smtpgw.delivery.transaction import Message, Transaction
+from smtpgw.delivery.transaction import Transaction
 from smtpgw.delivery.wire import Lost
 
 

@@ -53,7 +53,7 @@ def mail_from(job: Job, offered: Extensions, *, eight_bit: bool, utf8: bool) -> 
         line += b" BODY=8BITMIME"
     if utf8:
         line += b" SMTPUTF8"
-    if b"DSN" in offered:
+    if job.sender_args and b"DSN" in offered:
         line += _parameters(job.sender_args, (b"RET", b"ENVID"))
     return line + b"\r\n"
 
@@ -61,7 +61,7 @@ def mail_from(job: Job, offered: Extensions, *, eight_bit: bool, utf8: bool) -> 
 def rcpt_to(target: Target, offered: Extensions) -> bytes:
     """RCPT, with the DSN parameters if the peer knows them."""
     line = b"RCPT TO:<%b>" % target.address
-    if b"DSN" in offered:
+    if target.args and b"DSN" in offered:
         line += _parameters(target.args, (b"NOTIFY", b"ORCPT"))
     return line + b"\r\n"
 
@@ -77,12 +77,12 @@ def _parameters(args: Iterable[bytes], wanted: tuple[bytes, ...]) -> bytes:
 
 def has_parameter(args: Sequence[bytes], name: bytes) -> bool:
     """Whether an ESMTP parameter of that name was given."""
-    return bool(args) and any(each.partition(b"=")[0].upper() == name for each in args)
+    return any(each.partition(b"=")[0].upper() == name for each in args)
 
 
 def declared_8bit(args: Sequence[bytes]) -> bool:
     """Whether BODY=8BITMIME was given."""
-    return bool(args) and any(each.upper() == b"BODY=8BITMIME" for each in args)
+    return any(each.upper() == b"BODY=8BITMIME" for each in args)
 
 
 def needs_utf8(job: Job) -> bool:
@@ -92,4 +92,5 @@ def needs_utf8(job: Job) -> bool:
     for each in job.targets:
         if not each.address.isascii():
             return True
-    return has_parameter(job.sender_args, b"SMTPUTF8") and not job.head.isascii()
+    said = job.sender_args and has_parameter(job.sender_args, b"SMTPUTF8")
+    return bool(said) and not job.head.isascii()

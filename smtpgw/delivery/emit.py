@@ -134,7 +134,7 @@ def stuffed(message: bytes) -> bytes:
         data = ends.feed(message)
         data += ends.finish()
     data = data.replace(b"\r\n.", b"\r\n..")
-    return b".%b.\r\n" % data if data.startswith(b".") else data + b".\r\n"
+    return b".%b.\r\n" % data if data[:1] == b"." else data + b".\r\n"
 
 
 def long_lines(data: bytes, limit: int, column: int = 0) -> tuple[bool, int]:
@@ -142,7 +142,8 @@ def long_lines(data: bytes, limit: int, column: int = 0) -> tuple[bool, int]:
     the column at the end.  Skips from line to line without looking at what is between."""
     at, end = 0, len(data)
     while column + end - at > limit:
-        stop = data.rfind(b"\n", at, at + max(limit - column, 0) + 2)
+        room = limit - column if column < limit else 0
+        stop = data.rfind(b"\n", at, at + room + 2)
         if stop < 0:
             return True, 0
         at, column = stop + 1, 0

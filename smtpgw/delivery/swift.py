@@ -13,8 +13,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from smtpgw.delivery.dialogue import Dialogue
+from smtpgw.delivery.message import Message
 from smtpgw.delivery.outcome import Outcome
-from smtpgw.delivery.transaction import Message, Transaction
+from smtpgw.delivery.transaction import Transaction
 from smtpgw.delivery.wire import Lost, Wait
 
 Done = Callable[[Sequence[Outcome] | BaseException], None]

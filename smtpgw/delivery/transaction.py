@@ -6,63 +6,17 @@ By DATA, or in chunks (RFC 3030) where the message was found to be better off so
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from smtpgw.delivery import commands, content
-from smtpgw.delivery.content import outgoing
+from smtpgw.delivery import commands
 from smtpgw.delivery.dialogue import Dialogue, Stale
-from smtpgw.delivery.emit import DotStuffer, LineEnds, stuffed
-from smtpgw.delivery.encode import Plan
-from smtpgw.delivery.outcome import Deferred, Delivered, Failed, Job, Outcome, Target
+from smtpgw.delivery.message import Message
+from smtpgw.delivery.outcome import Deferred, Delivered, Failed, Outcome, Target
 from smtpgw.delivery.replies import Reply
 from smtpgw.delivery.wire import Lost, Wait
 
-
-@dataclass(slots=True)
-class Message:
-    """A job as a peer can have it: converted by `plan` if there is one, `eight_bit` as it
-    leaves, in chunks or by DATA, its lines broken after `fold` octets (0: not at all).
-    `octets` is a small message in memory."""
-
-    job: Job
-    plan: Plan | None
-    eight_bit: bool
-    chunked: bool
-    fold: int
-    octets: bytes | None = None
-
-    def stuffed(self) -> Iterator[bytes]:
-        """What follows DATA; the last piece ends it."""
-        stuffer = DotStuffer(self.fold)
-        pending = b""
-        for piece in outgoing(self.job, self.plan):
-            # A small message leaves in one piece, a large one as its pieces come.
-            pending += stuffer.feed(piece)
-            if len(pending) >= _PIECE:
-                yield pending
-                pending = b""
-        yield pending + stuffer.finish()
-
-    def chunks(self) -> Iterator[bytes]:
-        """What BDAT carries."""
-        ends = LineEnds()
-        pending = b""
-        for piece in outgoing(self.job, self.plan):
-            pending += ends.feed(piece)
-            while len(pending) >= _PIECE:
-                yield pending[:_PIECE]
-                pending = pending[_PIECE:]
-        yield pending + ends.finish()
-
-    def whole(self) -> bytes | None:
-        """The same in one piece, where it is small and goes as it is."""
-        if self.octets is None or self.plan is not None or self.fold:
-            return None
-        return stuffed(self.octets)
-
-
-_PIECE = content.SMALL
+_USUAL = 3
+"""Replies to MAIL, one RCPT and DATA."""
 _END = "end of data"
 
 
@@ -159,6 +113,8 @@ class Transaction:
         Raises :class:`Lost` and :class:`Stale`.
         """
         peer = self._peer
+        if len(self._targets) == 1 and (usual := self._usual_answers()) is not None:
+            return usual
         try:
             reply = peer.taken(due[0][1])
             if peer.open and reply.kind == 2:
@@ -171,6 +127,20 @@ class Transaction:
             raise Stale
         peer.carried, peer.open = peer.carried + 1, True
         return self._answers(reply)
+
+    def _usual_answers(self) -> Reply | None:
+        """The reply to DATA, if a peer says to a batch for one recipient what it mostly says: yes
+        to him, that it waits for the message, and nothing else."""
+        peer, replies = self._peer, self._peer.wire.replies
+        if peer.open or self._message.chunked or len(replies) != _USUAL:
+            return None
+        mail, rcpt, data = replies
+        if not mail.kind == rcpt.kind == 2 or data.kind != 3:
+            return None
+        replies.clear()
+        peer.carried, peer.open = peer.carried + 1, True
+        self.accepted += self._targets
+        return data
 
     def _due(self) -> Sequence[Wait]:
         """The replies to a batch; for one recipient they are the same from mail to mail."""
@@ -218,11 +188,11 @@ class Transaction:
         """MAIL, and every RCPT."""
         offered, message = self._peer.offered, self._message
         job = message.job
-        eight_bit = message.eight_bit or (
-            message.plan is None and commands.declared_8bit(job.sender_args)
-        )
+        args, eight_bit = job.sender_args, message.eight_bit
+        if args and not eight_bit:
+            eight_bit = message.plan is None and commands.declared_8bit(args)
         utf8 = b"SMTPUTF8" in offered and (
-            commands.needs_utf8(job) or commands.has_parameter(job.sender_args, b"SMTPUTF8")
+            commands.needs_utf8(job) or commands.has_parameter(args, b"SMTPUTF8")
         )
         mail = commands.mail_from(job, offered, eight_bit=eight_bit, utf8=utf8)
         if len(self._targets) == 1:
@@ -252,7 +222,8 @@ class Transaction:
         text = reply.words
         if reply.kind == 2:
             offered = b"DSN" in self._peer.offered
-            passed_on = offered and commands.has_parameter(target.args, b"NOTIFY")
+            args = target.args if offered else ()
+            passed_on = bool(args) and commands.has_parameter(args, b"NOTIFY")
             self._done[number] = Delivered(
                 number, text, remote, reply.enhanced or "2.0.0", not offered, passed_on, tls
             )

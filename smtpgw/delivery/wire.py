@@ -52,6 +52,7 @@ class Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._ready: Callable[[], None] | None = None
         self._due: Sequence[Wait] = ()
+        self._wanted = 0  # as many as are due
         self._until = math.inf
         self._writable = asyncio.Event()
         self._writable.set()
@@ -73,11 +74,12 @@ class Wire(asyncio.Protocol):
         except BadReply as error:
             self._end(Lost(f"bad reply from peer: {error}", "4.5.0"))
             return
-        if len(replies) > _UNREAD_LIMIT:
+        count = len(replies)
+        if count > _UNREAD_LIMIT:
             self._end(Lost("more replies than were asked for", "4.5.0"))
-        elif len(replies) >= len(self._due) or _LAST_WORD in [each.code for each in replies]:
+        elif count >= self._wanted or _LAST_WORD in [each.code for each in replies]:
             self._wake()
-        elif self._alarm is not None and len(replies) > before:
+        elif self._alarm is not None and count > before:
             self._await_next(self._alarm)
 
     def eof_received(self) -> bool:
@@ -108,7 +110,8 @@ class Wire(asyncio.Protocol):
     def _wake(self) -> None:
         ready, self._ready = self._ready, None
         if ready is not None:
-            self._due = ()  # so that the alarm rings for nothing, if it rings before the next wait
+            # So that the alarm rings for nothing, if it rings before the next wait.
+            self._due, self._wanted = (), 0
             ready()
 
     @property
@@ -168,22 +171,23 @@ class Wire(asyncio.Protocol):
             ready()
             return
         self._due, self._ready, self._until = due, ready, until
+        self._wanted = len(due)
         if self._alarm is None:
             self._alarm = Alarm(self._loop, self._ring)
-        limit = due[len(self.replies)][0]
-        self._alarm.set(min(self._loop.time() + limit, until))
+        self._await_next(self._alarm)
 
     def expect_nothing(self) -> None:
         """Nobody waits any more."""
-        self._due, self._ready = (), None
+        self._due, self._wanted, self._ready = (), 0, None
         if self._alarm is not None:
             self._alarm.clear()
 
     def _await_next(self, alarm: Alarm) -> None:
         """Let the time run of the reply that is next, if one is waited for."""
         if self._due:
-            limit = self._due[len(self.replies)][0]
-            alarm.set(min(self._loop.time() + limit, self._until))
+            number = len(self.replies) if self.replies else 0
+            due = self._loop.time() + self._due[number][0]
+            alarm.set(due if due < self._until else self._until)
 
     def _ring(self) -> None:
         if self._due:

@@ -106,6 +106,24 @@ def test_who_waits(tmp_path: Path, why: str) -> None:
     run(scenario())
 
 
+def test_leases_that_are_asked_for_find_room_beside_it(tmp_path: Path) -> None:
+    """Not that nothing else may begin meanwhile: they are many, and hardly any is given."""
+
+    async def scenario() -> None:
+        active = ManagerOptions(poll=0.02, qmgr_message_active_limit=8)
+        async with listening(Peer()) as where, road(tmp_path, where, manager_options=active) as way:
+            await _caught_up(way)
+            direct = way.courier.direct
+            direct._manager.asking = 6
+            taken = [direct.take("", 0) is not None for _ in range(3)]
+            assert taken == [True, True, False]
+            direct._manager.asking = 0
+            for _ in range(2):
+                direct.miss("", 0)
+
+    run(scenario())
+
+
 def test_a_pace_is_kept(tmp_path: Path) -> None:
     async def scenario() -> None:
         limits = LimitTable(services={"lmtp": ServiceLimits(destination_rate_delay=1.0)})
