@@ -5,14 +5,13 @@ about them as the dialogue goes on.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
 from milterd.base.waiting import at_once
 from milterd.core.decision import Reply
 from milterd.core.mail import Family
-from smtpgw.address import form
 from smtpgw.address.params import MailParams
 from smtpgw.address.path import Path
 from smtpgw.address.remembered import Remembered
@@ -62,7 +61,7 @@ class Admission:
         self._passed = Remembered(policy.settled, MOST)
         self.own = False
         self._session = _begin(connection)
-        self._mail: dict[str, object] = {}
+        self._mail: dict[str, Any] = {}
         self._facts: Facts | None = self._session
         self.records: list[Record] = []
 
@@ -132,7 +131,7 @@ class Admission:
         """Why MAIL is refused."""
         if self._unsure is not None:
             await self.know()
-        address = form.internal(sender.address)
+        address = sender.meant
         try:
             if address and await self._policy.site.resolver.wrong(address):
                 return Refusal("syntax", BAD_SENDER)
@@ -149,7 +148,7 @@ class Admission:
 
     def passes_mail(self, sender: Path) -> bool:
         """Whether MAIL is let pass without anybody being asked."""
-        address = form.internal(sender.address)
+        address = sender.meant
         if self._unsure is not None or not self._review.idle(State.MAIL):
             return False
         if not address:
@@ -162,17 +161,18 @@ class Admission:
 
     def begun(self, sender: Path, params: MailParams, queue_id: str) -> None:
         """MAIL, where :meth:`passes_mail` was true."""
-        self._begun(form.internal(sender.address), params, queue_id)
+        self._begun(sender.meant, params, queue_id)
         self._last = None
 
     def _begun(self, address: bytes, params: MailParams | None, queue_id: str) -> None:
         """A mail, from MAIL on."""
         self._review.reset()
         size, utf8 = (params.size or 0, params.smtputf8) if params else (0, False)
-        self._said(
-            sender=address, size=size, utf8=utf8, queue_id=queue_id,
-            instance=f"{self._connection.session}.{queue_id}",
-        )  # fmt: skip
+        self._mail |= {
+            "sender": address, "size": size, "utf8": utf8, "queue_id": queue_id,
+            "instance": f"{self._connection.session}.{queue_id}",
+        }  # fmt: skip
+        self._facts = None
 
     def passed(self, recipient: Path) -> Passed | None:
         """How the recipient is let pass: as before in this session, if nothing has changed since,
@@ -180,8 +180,8 @@ class Admission:
         kept = self._passed.now()
         if kept is None:
             return None
-        address = form.internal(recipient.address)
-        passed = kept.get((self._sender, address))
+        address = recipient.meant
+        passed = kept.get((self._mail.get("sender"), address))
         if passed is None and not (self._probes is not None and self._probes(address)):
             passed = at_once(self._judged(address, kept))
         return passed
@@ -205,13 +205,14 @@ class Admission:
         self._review.recall(passed)
         self._note(passed.record)
         mail = self._mail
-        mail["recipient"] = form.internal(recipient.address)
-        mail["recipients"] = cast(int, mail.get("recipients", 0)) + 1
+        mail["recipient"] = recipient.meant
+        mail["recipients"] = mail["recipients"] + 1 if "recipients" in mail else 1
         self._facts = None
 
     @property
     def _sender(self) -> bytes | None:
-        return cast("bytes | None", self._mail.get("sender"))
+        sender: bytes | None = self._mail.get("sender")
+        return sender
 
     def data_now(self) -> bool:
         """Whether DATA is let pass without anybody being asked."""
@@ -222,7 +223,7 @@ class Admission:
 
     async def rcpt(self, recipient: Path) -> Refusal | None:
         """Why RCPT is refused; 451 where a table is needed that cannot answer."""
-        address = form.internal(recipient.address)
+        address = recipient.meant
         if self._probes is not None and self._probes(address):
             return None
         facts = self._at(State.RCPT, recipient=address)
@@ -245,7 +246,7 @@ class Admission:
     async def vrfy(self, recipient: Path) -> Refusal | None:
         """Why RCPT would be refused, were it for this address; a mail under way hears nothing
         of it."""
-        address = form.internal(recipient.address)
+        address = recipient.meant
         facts = self._at(State.VRFY, recipient=address)
         try:
             if await self._policy.site.resolver.wrong(address):
@@ -256,7 +257,7 @@ class Admission:
 
     def accepted(self) -> None:
         """The recipient is taken: nobody else has refused him."""
-        self._said(recipients=cast(int, self._mail.get("recipients", 0)) + 1)
+        self._said(recipients=self._mail.get("recipients", 0) + 1)
 
     async def data(self) -> Refusal | None:
         """Why DATA, or the first BDAT, is refused."""

@@ -143,9 +143,9 @@ class Attempts:
     def _somewhere_else(self, mail: QueuedMail, there: Destination) -> bool:
         """Whether not all of a new mail's recipients go there, in one delivery."""
         those = mail.recipients
-        if len(those) > self._limits.of(there.name).recipient_limit:
+        if len(those) > 1 and len(those) > self._limits.of(there.name).recipient_limit:
             return True
-        return any(each.address.lower() == self._nowhere for each in those)
+        return self._nowhere in [each.address.lower() for each in those]
 
     def _doom(self, attempt: Attempt) -> None:
         """Every open recipient is bounced: the postmaster wants it so."""

@@ -54,7 +54,7 @@ class Routes:
 
     def __init__(self, resolver: Resolver, options: RouteOptions) -> None:
         self._resolver, self._options = resolver, options
-        self._found: dict[tuple[bytes, bytes, bytes], Destination] = {}
+        self._found: dict[tuple[bytes, bytes, bytes], tuple[Destination, bool]] = {}
         self._lately: dict[str, Destination | None] = {}
 
     async def route(self, address: bytes, sender: bytes = b"") -> Destination:
@@ -113,6 +113,8 @@ class Routes:
         return self._lately.get(site)
 
     def _remember(self, site: str, found: Destination) -> None:
+        if self._lately.get(site) is found:
+            return
         if len(self._lately) >= KNOWN:
             self._lately.clear()
         if self._lately.setdefault(site, found) != found:
@@ -124,13 +126,15 @@ class Routes:
             return Destination("error", "5.1.3 bad address syntax")
         domain = resolved.recipient.rpartition(b"@")[2]
         key = resolved.transport, resolved.nexthop, domain
-        transport = self._options.transports.get(_text(resolved.transport))
-        found = self._found.get(key)
-        if found is None:
+        known = self._found.get(key)
+        if known is None:
             if len(self._found) >= KNOWN:
                 self._found.clear()
-            found = self._found[key] = self._destination(*map(_text, key))
-        if transport is not None and transport.alone:
+            transport = self._options.transports.get(_text(resolved.transport))
+            alone = transport is not None and transport.alone
+            known = self._found[key] = self._destination(*map(_text, key)), alone
+        found, alone = known
+        if alone:
             user = form.external(resolved.recipient).lower()
             return replace(found, user=_text(user))
         return found

@@ -73,7 +73,7 @@ class Shares:
         """Whether one more mail for it may be leased at once, no older one being due."""
         if not site:
             return True
-        if self._paced(site) or self._paced(_service(site)):
+        if self._paces is not None and self._paces.alone(site):
             return False
         return self._leased[site] < int(AHEAD * self._windows.size(site, now))
 

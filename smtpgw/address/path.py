@@ -14,6 +14,8 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 
+from smtpgw.address import form
+
 MAX_LOCAL = 64
 """Octets of a local part (RFC 5321 section 4.5.3.1.1)."""
 
@@ -52,10 +54,13 @@ class Path:
     domain: bytes
     address: bytes = field(init=False, repr=False, compare=False)
     """The address without angle brackets; empty for the null sender."""
+    meant: bytes = field(init=False, repr=False, compare=False)
+    """Its internal form (:mod:`smtpgw.address.form`)."""
 
     def __post_init__(self) -> None:
         address = b"%b@%b" % (self.local, self.domain) if self.domain else self.local
         object.__setattr__(self, "address", address)
+        object.__setattr__(self, "meant", form.internal(address))
 
     @property
     def mailbox(self) -> bytes:

@@ -59,6 +59,7 @@ class Paces:
         self._clock, self._poll, self._freed = clock, poll, freed
         self._gates: dict[str, _Gate] = {}
         self._paced: dict[str, bool] = {}
+        self._alone: dict[str, bool] = {}
 
     def __len__(self) -> int:
         return len(self._gates)
@@ -71,6 +72,16 @@ class Paces:
             if len(self._paced) >= KNOWN:
                 self._paced.clear()
             found = self._paced[name] = self._delay(name) > 0
+        return found
+
+    def alone(self, destination: str) -> bool:
+        """Whether they do so for either of the two."""
+        found = self._alone.get(destination)
+        if found is None:
+            if len(self._alone) >= KNOWN:
+                self._alone.clear()
+            transport = destination.partition(":")[0]
+            found = self._alone[destination] = self.paced(destination) or self.paced(transport)
         return found
 
     def paused(self, now: float) -> list[str]:

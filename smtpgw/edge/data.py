@@ -36,8 +36,8 @@ def whole(data: bytes, options: ContentOptions) -> tuple[Content, int] | None:
     dot = end = text.find(_DOT)
     if dot >= 0 and not text.startswith(_END, dot):
         end = text.find(_END, dot + len(_DOT))
-    size, after = end + len(CRLF), end + len(_END)
-    if end < 0 or size > min(options.message_size_limit, options.spool_threshold):
+    size, after = end + 2, end + 5
+    if end < 0 or size > options.message_size_limit or size > options.spool_threshold:
         return None
     if "\0" in text or not ends_clean(text[:after]) or data.startswith(_ODD):
         return None

@@ -48,7 +48,8 @@ class Inbox:
     """The input buffer of one session; one reader at a time."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self.unread = bytearray()
+        """What nobody has read yet; to be looked at only."""
         self._searched = 0
         self._skipped = 0
         self._ended = False
@@ -63,8 +64,8 @@ class Inbox:
 
     def feed(self, data: bytes) -> None:
         """Octets came in."""
-        self._buffer += data
-        if len(self._buffer) >= HIGH_WATER and not self._paused and self._flow is not None:
+        self.unread += data
+        if len(self.unread) >= HIGH_WATER and not self._paused and self._flow is not None:
             self._flow.pause_reading()
             self._paused = True
         waiter = self._waiter
@@ -89,64 +90,64 @@ class Inbox:
     @property
     def waiting(self) -> bool:
         """Whether there is anything unread."""
-        return bool(self._buffer)
+        return bool(self.unread)
 
     @property
     def first(self) -> bytes:
         """The first unread octet, if any."""
-        return bytes(self._buffer[:1])
+        return bytes(self.unread[:1])
 
     def peek(self, limit: int) -> bytes:
         """At most `limit` of the first unread octets, which stay."""
-        return bytes(self._buffer[:limit])
+        return bytes(self.unread[:limit])
 
     @property
     def has_line(self) -> bool:
         """Whether a complete line is unread."""
-        return bool(self._buffer) and self._buffer.find(b"\n", self._searched) >= 0
+        return bool(self.unread) and self.unread.find(b"\n", self._searched) >= 0
 
     def line(self, limit: int) -> bytes | None:
         """The next line with its end, if it is complete.
 
         `limit` is in octets, line end included.  Raises LineTooLongError.
         """
-        end = self._buffer.find(b"\n", self._searched)
+        end = self.unread.find(b"\n", self._searched)
         if end < 0:
-            self._searched = len(self._buffer)
-            if self._skipped or len(self._buffer) > limit:
-                self._skip(len(self._buffer))
+            self._searched = len(self.unread)
+            if self._skipped or len(self.unread) > limit:
+                self._skip(len(self.unread))
             return None
         if self._skipped or end + 1 > limit:
             self._drop(end + 1)
             self._skipped = 0
             raise LineTooLongError
-        if end + 1 == len(self._buffer):
+        if end + 1 == len(self.unread):
             return self.take()
-        line = bytes(self._buffer[: end + 1])
+        line = bytes(self.unread[: end + 1])
         self._drop(end + 1)
         return line
 
     def take(self, limit: int = HIGH_WATER * 4) -> bytes:
         """At most `limit` unread octets."""
-        if len(self._buffer) <= limit:
-            taken, self._buffer = bytes(self._buffer), bytearray()
+        if len(self.unread) <= limit:
+            taken, self.unread = bytes(self.unread), bytearray()
             self._searched = 0
             if self._paused:
                 self._resume()
             return taken
-        taken = bytes(self._buffer[:limit])
+        taken = bytes(self.unread[:limit])
         self._drop(limit)
         return taken
 
     def give_back(self, data: bytes) -> None:
         """Put octets in front of all others again."""
-        self._buffer[:0] = data
+        self.unread[:0] = data
         self._searched = 0
 
     def clear(self) -> bytes:
         """Forget what is unread, and say what it was."""
-        unread = bytes(self._buffer)
-        self._drop(len(self._buffer))
+        unread = bytes(self.unread)
+        self._drop(len(self.unread))
         self._skipped = 0
         return unread
 
@@ -171,12 +172,12 @@ class Inbox:
 
     def whole_line(self, limit: int) -> bytes | None:
         """The next line, if it is there to its end and not longer than it may be."""
-        size = self._buffer.find(b"\n", self._searched) + 1
+        size = self.unread.find(b"\n", self._searched) + 1
         if not 0 < size <= limit or self._skipped:
             return None
-        if size == len(self._buffer):
+        if size == len(self.unread):
             return self.take()
-        line = bytes(self._buffer[:size])
+        line = bytes(self.unread[:size])
         self._drop(size)
         return line
 
@@ -188,12 +189,12 @@ class Inbox:
             raise LineTooLongError(endless=True)
 
     def _drop(self, octets: int) -> None:
-        del self._buffer[:octets]
+        del self.unread[:octets]
         self._searched = 0
         self._resume()
 
     def _resume(self) -> None:
-        if self._paused and len(self._buffer) < HIGH_WATER // 2 and self._flow is not None:
+        if self._paused and len(self.unread) < HIGH_WATER // 2 and self._flow is not None:
             self._flow.resume_reading()
             self._paused = False
 

@@ -69,10 +69,16 @@ class PromptSMTP(GatewaySMTP):
         """Answer a command, if it is one line and can be answered at once."""
         if len(line) > commands.SHORT or self._out or self._blocked or self._closing:
             return False
-        if self.inbox.waiting or self._draining or self._budget.delay:
+        if self.inbox.unread or self._draining or self._budget.delay:
             return False
+        verb = line[:4]
         try:
-            answer = self._asked(session, line)
+            if verb == b"RCPT":
+                answer = session.rcpt_now(line)
+            elif verb == b"MAIL":
+                answer = session.mail_now(line)
+            else:
+                answer = session.data_now() if line == b"DATA\r\n" else None
         except Exception:  # noqa: BLE001 - the whole way meets it again, and has an answer for it
             return False
         if answer is None:
@@ -80,26 +86,17 @@ class PromptSMTP(GatewaySMTP):
         now = self._sent_now(answer)
         if answer is GO_AHEAD:
             self._begin_message(now)
-        else:
-            self._since = now
-            self._alarm.set(now + self.deadlines.smtpd_timeout)
-        return True
-
-    def _asked(self, session: PromptSession, line: bytes) -> Answer | None:
-        verb = line[:4]
-        if verb == b"RCPT":
-            return session.rcpt_now(line)
+            return True
         if verb == b"MAIL":
-            answer = session.mail_now(line)
-            if answer is not None:
-                self._budget.spend("MAIL", answer)
-            return answer
-        return session.data_now() if line == b"DATA\r\n" else None
+            self._budget.spend("MAIL", answer)
+        self._since = now
+        self._alarm.set(now + self.deadlines.smtpd_timeout)
+        return True
 
     def _sent_now(self, answer: Answer) -> float:
         """Send an answer; the time, from which the client may take as long as it may."""
         if self._wire is not None:
-            self._wire.write(answer.encode())
+            self._wire.write(answer.octets or answer.encode())
         self._began = now = self.loop.time()
         return now
 

@@ -49,7 +49,8 @@ class Answer:
     verbatim: bool = False
     positive: bool = field(init=False, repr=False, compare=False)
     """Whether the client got what it asked for (2xx, 3xx)."""
-    _octets: bytes = field(default=b"", init=False, repr=False, compare=False)
+    octets: bytes = field(default=b"", init=False, repr=False, compare=False)
+    """What :meth:`encode` makes of it, once it was asked."""
 
     def __post_init__(self) -> None:
         if not 200 <= self.code <= 599:
@@ -76,9 +77,9 @@ class Answer:
     def encode(self) -> bytes:
         """The reply as it goes over the wire, every line with its code and CRLF,
         cut where RFC 5321 section 4.5.3.1.5 wants a reply line to end."""
-        if not self._octets:  # most answers are constants, and are said often
-            object.__setattr__(self, "_octets", self._encoded())
-        return self._octets
+        if not self.octets:  # most answers are constants, and are said often
+            object.__setattr__(self, "octets", self._encoded())
+        return self.octets
 
     def _encoded(self) -> bytes:
         lead = f"{self.enhanced} " if self.enhanced else ""

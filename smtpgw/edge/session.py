@@ -64,8 +64,8 @@ class Transaction:
 
     def envelope(self) -> Envelope:
         """The same, as the rest of the house has it."""
-        recipients = tuple(Recipient(each.address, said.args) for each, said in self.recipients)
-        return Envelope(self.sender.address, self.params.args, recipients)
+        recipients = [Recipient(each.address, said.args) for each, said in self.recipients]
+        return Envelope(self.sender.address, self.params.args, tuple(recipients))
 
 
 class Session:
@@ -364,7 +364,8 @@ class Session:
 
     def _over(self) -> None:
         self._transaction = None
-        self._claims.facts.clear()
+        if self._claims.facts:
+            self._claims.facts.clear()
         if self.state.in_transaction:
             self.state = State.GREETED
 

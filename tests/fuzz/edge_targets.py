@@ -105,7 +105,7 @@ async def run_session(pieces: list[bytes], options: EdgeOptions) -> tuple[list[b
             protocol.data_received(each)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert len(protocol.inbox._buffer) < HIGH_WATER * 2
+        assert len(protocol.inbox.unread) < HIGH_WATER * 2
     if not transport.is_closing():
         protocol.eof_received()
     await asyncio.wait_for(gone.wait(), 10)
