@@ -271,10 +271,10 @@ def test_where_pieces_are_cut_does_not_decide_about_the_header(cut: int) -> None
 def test_a_line_that_comes_octet_by_octet_is_not_parsed_each_time() -> None:
     reader = DataReader(OPTIONS)
     reader.feed(b"A:\r\n" * 25_600)
-    begin = time.perf_counter()
+    begin = time.process_time()
     for _ in range(900):
         reader.feed(b"n")
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
     reader.feed(b"\r\n.\r\n")
     got = reader.finish()
     assert isinstance(got, Content)
@@ -312,10 +312,10 @@ def test_a_small_body_stays_in_memory() -> None:
 
 def test_from_lines_a_million_times_in_linear_time() -> None:  # A18
     stream = b"From x Thu\r\n" * 1_000_000 + b".\r\n"
-    begin = time.perf_counter()
+    begin = time.process_time()
     reader, _ = read_data([stream[at : at + 65536] for at in range(0, len(stream), 65536)], OPTIONS)
     got = reader.finish()
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
     assert isinstance(got, Content)
     assert [(each.name, each.value) for each in got.headers] == [
         (b"X-Mailbox-Line", b" From x Thu")

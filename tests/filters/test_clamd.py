@@ -131,7 +131,7 @@ def test_a_clamd_that_hangs_is_a_timeout(peer: ClamdPeer) -> None:
             fact = scanner.scan(mail)
             assert isinstance(fact, Unavailable)
             assert fact.why == "timeout"
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10
             assert isinstance(scanner.version(), Unavailable)
     scanner = Clamd(ClamdAddress.parse(peer.unix), timeout=20)
     assert scanner.scan(mail) == Clean()
@@ -201,7 +201,7 @@ def test_a_dribbled_answer_ends_at_the_deadline() -> None:
         stop.set()
     assert isinstance(fact, Unavailable)
     assert fact.why == "timeout"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_a_spool_file_that_is_the_message_is_passed_itself(tmp_path: Path) -> None:

@@ -508,7 +508,7 @@ def test_a_slow_pattern_is_passed_over(tmp_path: Path) -> None:
     assert built.check() == ()
     began = time.monotonic()
     decision = built.decide(mail, built.gather(mail))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10, "and not hours"
     assert [each.raw for each in apply(mail, decision.edits).headers] == [SLOW_MAIL[0]]
     assert [(each.source, each.outcome) for each in decision.reasons] == [
         ("headers: slow: hang", "timed-out"),
