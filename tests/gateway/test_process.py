@@ -13,10 +13,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner, Result
 
 from smtpgw import config, control
@@ -24,14 +22,6 @@ from smtpgw.cli import app
 from tests.gateway.gateway import PATIENCE, Gateway, send_by, until
 from tests.peers.process import free_port
 from tests.tables.postmap import Postmap
-
-
-@pytest.fixture
-def gateway(place: Path) -> Iterator[Gateway]:
-    """Not started yet, and started as by a user."""
-    one = Gateway(place, loads=True)
-    yield one
-    one.kill()
 
 
 def command(gateway: Gateway, *words: str) -> Result:
@@ -170,6 +160,7 @@ def test_the_number_of_workers_changes_at_a_reload_and_no_mail_is_left_behind(
 
 
 def test_an_idle_gateway_ends_within_three_seconds_and_leaves_nothing(gateway: Gateway) -> None:
+    gateway.loads = True  # as a user starts it
     gateway.start()
     workers = gateway.workers()
     with gateway.client() as client:
@@ -231,6 +222,7 @@ def test_a_second_signal_ends_it_at_once(gateway: Gateway) -> None:
 def test_a_killed_worker_is_replaced_and_its_queue_is_delivered(
     gateway: Gateway, place: Path
 ) -> None:
+    gateway.loads = True  # as a user starts it
     sink = place / "sink"
     gateway.configure(delivery=f"lmtp:unix:{sink}")
     gateway.start()
@@ -251,6 +243,7 @@ def test_a_killed_worker_is_replaced_and_its_queue_is_delivered(
 
 
 def test_workers_go_on_without_the_process_that_bears_them(gateway: Gateway) -> None:
+    gateway.loads = True  # as a user starts it
     gateway.configure()
     gateway.start()
     (worker,) = gateway.workers()
@@ -285,6 +278,7 @@ def _parent(pid: int) -> int:
 def test_workers_end_when_their_supervisor_is_killed_and_the_next_one_waits_for_them(
     gateway: Gateway,
 ) -> None:
+    gateway.loads = True  # as a user starts it
     gateway.configure(stop_timeout=30)
     gateway.start()
     with gateway.client() as client:

@@ -152,7 +152,7 @@ def test_it_runs_and_stops_in_time_and_leaves_nothing(milterd: Milterd) -> None:
     pids = [*children(milterd.pid), milterd.pid]
     status, seconds = milterd.stop()
     assert status == 0
-    assert seconds <= 3
+    assert seconds < 4.5, "libmilter by itself takes five"
     assert not any(Path(f"/proc/{each}").exists() for each in pids)
     assert not list(milterd.directory.glob("*.sock"))
     idle.close()
@@ -271,7 +271,7 @@ def test_good_settings_are_taken_without_losing_a_connection(milterd: Milterd) -
     open_session.close()
     until(lambda: not set(before) & set(children(milterd.pid)))
     assert Path(milterd.path).stat().st_ino == inode
-    assert milterd.stop()[1] <= 3
+    assert milterd.stop()[1] < 4.5
 
 
 def test_bad_settings_change_nothing(milterd: Milterd) -> None:
