@@ -54,6 +54,7 @@ LONGEST = (
     "tests/gateway/test_sendmail.py",
     "tests/gateway/test_rewriting.py",
     "tests/gateway/test_routing.py",
+    "golden",
 )
 """Groups of tests that take longer than a quarter of a minute, the longest first: so they begin,
 and at the end of the suite no process has a long one before it while the others have nothing."""

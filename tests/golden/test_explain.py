@@ -30,6 +30,7 @@ from tests.golden.filters import NAMES
 from tests.golden.test_house import BATCH, Words, decided, heard
 from tests.golden.test_house import GOLDEN as HOUSE_GOLDEN
 
+pytestmark = pytest.mark.xdist_group("golden")  # one house for all
 CONFIG = MilterdConfig(
     milterd=MilterdSettings(trusted_networks=(), daemon_names=(), socket_group=""),
     filter=FilterTables(clamav=ClamavSettings(), dkim=DkimSettings(), headers=HeadersSettings()),

@@ -40,6 +40,7 @@ from tests.golden.conftest import HOSTS, House
 from tests.golden.filters import NAMES
 from tests.peers.process import directory
 
+pytestmark = pytest.mark.xdist_group("golden")  # one house for all
 BATCH = 16
 """Mails under way at once: the hosts serve many MTAs at a time."""
 
@@ -119,14 +120,18 @@ async def _queue_all(house: House, host: str, mails: list[Mail]) -> list[bytes]:
         clock = QueueClock(SystemClock())
         await store.recover(clock.now())
         intake = Intake(store, clock)
-        queued = []
-        for mail in mails:
+
+        async def through(mail: Mail) -> bytes:
             queue_id = intake.new_id()
             result = await _ask(milters, mail, queue_id)
             assert result.verdict is Verdict.CONTINUE, result.reasons
             await intake.accept(result.mail, queue_id=queue_id)
             content = await store.content(queue_id)
-            queued.append(content.head + body_octets(content.body))
+            return content.head + body_octets(content.body)
+
+        queued: list[bytes] = []
+        for at in range(0, len(mails), BATCH):
+            queued += await asyncio.gather(*map(through, mails[at : at + BATCH]))
         await store.close()
     return queued
 
