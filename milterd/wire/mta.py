@@ -21,6 +21,7 @@ from milterd.wire.constants import (
     PROTOCOL_OF_VERSION,
     Actions,
     Protocol,
+    Response,
     Stage,
 )
 from milterd.wire.errors import LocalError, PeerError, WireError
@@ -57,6 +58,14 @@ class Negotiated:
     macros: Mapping[Stage, tuple[str, ...]] = field(default_factory=dict)
 
 
+_CONTINUE = m.Continue()
+_CONTINUE_CODE = Response.CONTINUE[0]
+_AFTER_CONTINUE = {
+    kind: AFTER_REPLY[kind].get(m.Continue)
+    for kind, those in REPLIES.items()
+    if m.Continue in those
+}
+"""The events that may be answered so, and the state that it leads to where it leads elsewhere."""
 NOT_OFFERED = "protocol flags that were not offered"
 """The violation after which Sendmail closes; Postfix goes on."""
 _NOTHING = Negotiated(OLDEST_VERSION, Actions.NONE, Protocol.NONE)
@@ -339,8 +348,13 @@ class MtaConnection:
         return EVENTS[kind].since <= self._agreed.version and kind is not self._skip
 
     def _take(self, code: int, payload: bytes) -> m.Reply | Negotiated:
+        asked = self._asked
+        if code == _CONTINUE_CODE and not payload and asked in _AFTER_CONTINUE:
+            self._asked = None
+            self._state = _AFTER_CONTINUE[asked] or self._state
+            return _CONTINUE
         reply = m.decode_reply(code, payload)
-        asked, kind = self._asked, type(reply)
+        kind = type(reply)
         if asked is None:
             raise PeerError(f"{kind.__name__} that nobody asked for")
         if isinstance(reply, m.Negotiate):
@@ -351,9 +365,6 @@ class MtaConnection:
             self._note(f"{kind.__name__} in answer to {asked.__name__}")
         if kind in EDIT_ACTIONS:
             self._count(reply, len(payload))
-        elif kind is m.Continue:
-            self._asked = None
-            self._state = AFTER_REPLY[asked].get(kind, self._state)
         elif kind is not m.Progress:
             self._settle(asked, reply)
         return reply

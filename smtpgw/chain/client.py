@@ -51,6 +51,8 @@ class MilterClient(asyncio.Protocol):
         self.connection = connection
         self.fault: MilterFault | None = None
         self.early_hold: QuarantineReply | None = None
+        self.failed: Callable[[], None] = _nobody_told
+        """Called once, with the fault."""
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._out: list[Octets] = []
@@ -114,8 +116,10 @@ class MilterClient(asyncio.Protocol):
         self._wake()
 
     def _fail(self, fault: MilterFault) -> None:
-        self.fault = self.fault or fault
         self._writable = True
+        if self.fault is None:
+            self.fault = fault
+            self.failed()
         self._wake()
 
     def _wake(self) -> None:
@@ -342,6 +346,10 @@ class MilterClient(asyncio.Protocol):
         self._out, self._kept = [], 0
         if self._transport is not None:
             self._transport.abort()
+
+
+def _nobody_told() -> None:
+    """Of a fault."""
 
 
 async def connect(

@@ -137,12 +137,13 @@ def frames_of(events: Iterable[Event], hearing: Hearing) -> Frames:
 
 class Said:
     """The commands of a transaction that no milter has been told of yet, kept once for all those
-    that hear of them with the message."""
+    that hear of them with the message; `whole` as long as they all do, and none has failed."""
 
-    __slots__ = ("_frames", "events")
+    __slots__ = ("_frames", "events", "whole")
 
     def __init__(self, first: Event) -> None:
         self.events = [first]
+        self.whole = True
         self._frames: dict[object, Frames] = {}
 
     def frames(self, hearing: Hearing) -> Frames:

@@ -95,6 +95,7 @@ class Link:
     def _use(self, client: MilterClient) -> None:
         connection = client.connection
         self._client = client
+        client.failed = self._failed
         self._hearing = hearing_of(connection, self.options.macro_daemon_name)
         self._quiet = connection.quiet
         self.may_edit = not connection.allowed.isdisjoint(EDITING)
@@ -127,7 +128,7 @@ class Link:
 
     def _told(self) -> Frames:
         """What was put off, and is now told."""
-        said, self._said = self._said, None
+        said = self._take_said()
         owed, self._owed = self._owed, False
         if said is not None and not self._later:
             kinds, parts = said.frames(self._hearing)
@@ -140,9 +141,21 @@ class Link:
 
     def _apart(self) -> None:
         """From now on the milter is told what it alone is to hear."""
-        said, self._said = self._said, None
+        said = self._take_said()
         if said is not None:
             self._later += said.events
+
+    def _take_said(self) -> Said | None:
+        """What it shares with others up to now."""
+        said, self._said = self._said, None
+        if said is not None:
+            said.whole = False
+        return said
+
+    def _failed(self) -> None:
+        """The connection is of no use any more, and nobody has noticed yet."""
+        if self._said is not None:
+            self._said.whole = False
 
     def _drop(self) -> None:
         """Hang up without QUIT, as Postfix does; nothing is asked of it again."""
@@ -150,12 +163,11 @@ class Link:
             self._client.abort()
             self._client = None
         self._later.clear()
-        self._said, self._owed = None, False
+        self._owed = False
+        self._take_said()
 
     def _with_hold(self, client: MilterClient, stage: str, result: StageResult) -> StageResult:
         """The result with what the milter let slip before its verdict."""
-        if client.early_hold is None and client.connection.violated == self._noted:
-            return result
         for each in client.connection.violations[self._noted :]:
             self._noted += 1
             self._shared.log.warning("milter protocol violation", milter=self.name, what=each)

@@ -111,23 +111,12 @@ class Member(Link):
 
     @staticmethod
     def put_off_all(members: Sequence[Member], event: Event, said: Said | None) -> bool:
-        """The same for RCPT or DATA; `said` is what they share, if it is known."""
-        alike = said is not None and len(said.events) < PUT_OFF
-        for each in members:
-            # As _can_wait has it: this is done for every command of every mail.
-            client = each._client
-            if not each._quiet or client is None or client.fault is not None:
-                return False
-            if each._standing.state is not State.OPEN:
-                return False
-            alike = alike and each._said is said
-        if alike and said is not None:
+        """The same for RCPT or DATA; `said` is what :meth:`put_off_mail` gave."""
+        if said is not None and said.whole and len(said.events) < PUT_OFF:
             said.events.append(event)
             return True
-        return Member._put_off_apart(members, event)
-
-    @staticmethod
-    def _put_off_apart(members: Sequence[Member], event: Event) -> bool:
+        if not all(each._can_wait() for each in members):
+            return False
         for each in members:
             each._apart()
             if len(each._later) >= PUT_OFF:
@@ -192,7 +181,9 @@ class Member(Link):
             unsent = event.kind in client.connection.unsent
             client.add(event.kind, b"" if unsent else event.octets(self._hearing))
             reply = await client.heard(patience)
-            result = self._with_hold(client, event.stage, self._standing.judge(event.stage, reply))
+            result = self._standing.judge(event.stage, reply)
+            if client.early_hold is not None or client.connection.violated != self._noted:
+                result = self._with_hold(client, event.stage, result)
         except MilterFault as fault:
             result = self._standing.failed(event.stage, fault)
         except BaseException:
@@ -294,7 +285,8 @@ class Member(Link):
 
     def _concluded(self, client: MilterClient, outcome: Outcome) -> Answer:
         result, edits = conclude(self._standing, self._shared, outcome)
-        result = self._with_hold(client, "message", result)
+        if client.early_hold is not None or client.connection.violated != self._noted:
+            result = self._with_hold(client, "message", result)
         self._ended = outcome.stage == "eom"
         self._note("message", self._began, result)
         return result, edits
