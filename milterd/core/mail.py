@@ -162,6 +162,8 @@ class Client:
 class Direction(enum.Enum):
     """Which way a mail goes, which decides what filters do with it."""
 
+    __hash__ = object.__hash__  # as above
+
     INBOUND = "inbound"
     ORIGINATING = "originating"
 

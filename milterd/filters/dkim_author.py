@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from milterd.core.mail import Mail
 from milterd.filters.mailbox import AddressError, Mailbox, mailboxes
+
+_SHORT = 256
+"""Octets of a value that is remembered with what it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +53,19 @@ def author_of(mail: Mail, sender_headers: tuple[bytes, ...] = (b"From",)) -> Aut
 
 
 def _one(mail: Mail, name: bytes) -> Author | NotSigned:
-    field = name.decode("ascii")
-    word = field.lower()
-    values = mail.values(name)
+    field, values = name.decode("ascii"), mail.values(name)
     if len(values) != 1:
+        word = field.lower()
         why = f"no-{word}" if not values else f"several-{word}"
         return NotSigned(why, f"{len(values)} {field} fields")
+    value = values[0]
+    return _read(value, field) if len(value) > _SHORT else _read_again(value, field)
+
+
+def _read(value: bytes, field: str) -> Author | NotSigned:
+    word = field.lower()
     try:
-        found: tuple[Mailbox, ...] = mailboxes(values[0])
+        found: tuple[Mailbox, ...] = mailboxes(value)
     except AddressError as error:
         return NotSigned(f"unreadable-{word}", str(error))
     if len(found) != 1:
@@ -65,3 +74,6 @@ def _one(mail: Mail, name: bytes) -> Author | NotSigned:
     if not domain.isascii():
         return NotSigned(f"unreadable-{word}", "the domain is not in ASCII (RFC 5890 A-labels)")
     return Author(found[0].local, domain.decode("ascii"))
+
+
+_read_again = functools.lru_cache(256)(_read)  # most authors write more than once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from milterd.filters.dkim_author import Author
 from milterd.ports.dkim_keys import KeyStore
 from milterd.ports.keys import KeyFileError, PrivateKey
 from milterd.signed.dkim_names import is_domain, is_within, key_name
+
+REMEMBERED = 256
+"""Domains of authors whose signers are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +74,21 @@ class Rows:
     def __init__(self, table: Iterable[SigningKey], keys: KeyStore) -> None:
         self.problems: list[str] = []
         self._rows = tuple(self._load(table, keys))
+        self._usual = functools.lru_cache(REMEMBERED)(self._signers)
 
     def __bool__(self) -> bool:
         return bool(self._rows)
 
     def signers(self, author: Author, trace: Trace | None) -> tuple[Signer, ...]:
         """The keys of the author's domain, or of the nearest one above that takes it in."""
-        rows = self._nearest(author.domain)
         if trace is not None:
-            self._tell(author.domain, rows, trace)
+            self._tell(author.domain, self._nearest(author.domain), trace)
+        return self._usual(author.domain)
+
+    def _signers(self, domain: str) -> tuple[Signer, ...]:
         return tuple(
-            Signer(each.domain, each.selector, each.key, identity(each.identity, each, author))
-            for each in rows
+            Signer(each.domain, each.selector, each.key, identity(each.identity, each, domain))
+            for each in self._nearest(domain)
         )
 
     def known(self) -> Iterator[tuple[str, str, PrivateKey]]:
@@ -139,12 +146,12 @@ class _Named(Protocol):
     def domain(self) -> str: ...
 
 
-def identity(text: str, signer: _Named, author: Author) -> str:
-    """The `i=` that a row asks for; empty where it is none, or in conflict with `d=`
-    (RFC 6376 section 3.5: it has to be within the signing domain)."""
+def identity(text: str, signer: _Named, author: str) -> str:
+    """The `i=` that a row asks for, for an author of that domain; empty where it is none, or in
+    conflict with `d=` (RFC 6376 section 3.5: it has to be within the signing domain)."""
     if not text:
         return ""
-    found = text.replace("%", author.domain)
+    found = text.replace("%", author)
     local, at, domain = found.rpartition("@")
     if not at or not is_domain(domain) or not is_within(domain.lower(), signer.domain.lower()):
         return ""

@@ -22,9 +22,9 @@ COMMON = 2048
 REMEMBERED = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Manner:
-    """How signatures are made.
+    """How signatures are made; made once for a filter, and looked up by for each mail.
 
     `oversign` and `sign` are field names in lower case: the first are named one time more than
     they are present, so that adding another breaks the signature (section 5.4.2, 8.15), the
@@ -51,7 +51,7 @@ def signatures(
     Reads the body once, a piece at a time.  `now` is in seconds since the epoch.  Raises
     TooManyNamesError.
     """
-    visible = tuple(mail.visible())
+    visible = [each for each in mail.headers if not each.hidden]
     named = tuple([each.name.lower() for each in visible])
     common = sum(map(len, named)) <= COMMON
     names, positions = _plan(named, manner) if common else _plan.__wrapped__(named, manner)
@@ -62,10 +62,10 @@ def signatures(
     fields = hashlib.sha256(b"".join([form(visible[at]) + b"\r\n" for at in positions]))
     found = []
     for each in signers:
-        value = _unsigned(each, names, body_hash, manner, now)
+        value, formed = _unsigned(each, names, body_hash, manner, now)
         # The signature covers its own field with an empty b= (section 3.7).
         digest = fields.copy()
-        digest.update(form(HeaderField(FIELD, value)))
+        digest.update(formed)
         octets = base64.b64encode(each.key.sign(digest.digest()))
         found.append((each.selector, each.key.algorithm, value + _folded_base64(value, octets)))
     return found
@@ -88,14 +88,14 @@ def _names(header: Header, manner: Manner) -> list[bytes]:
 
 def _unsigned(
     signer: Signer, names: tuple[bytes, ...], body_hash: bytes, manner: Manner, now: int
-) -> bytes:
-    """The value up to its `b=`, which is empty."""
+) -> tuple[bytes, bytes]:
+    """The value up to its `b=`, which is empty, and the field in the header's form."""
     times = [b"%d" % now] + [b"%d" % (now + manner.lifetime)] * bool(manner.lifetime)
     who = (signer.key.algorithm, signer.domain, signer.selector, signer.identity)
     lengths = tuple(map(len, (body_hash, *times)))
     common = sum(map(len, names)) <= COMMON
-    frame = (_frame if common else _frame.__wrapped__)(who, names, manner, lengths)
-    return frame % (*times, body_hash)
+    value, formed = (_frame if common else _frame.__wrapped__)(who, names, manner, lengths)
+    return value % (*times, body_hash), formed % (*times, body_hash)
 
 
 @functools.lru_cache(REMEMBERED)
@@ -104,9 +104,10 @@ def _frame(
     names: tuple[bytes, ...],
     manner: Manner,
     lengths: tuple[int, ...],
-) -> bytes:
+) -> tuple[bytes, bytes]:
     """A value with `%b` where its times and its hash go, folded for these `lengths`: of the hash,
-    and of the times."""
+    and of the times.  The same of the field in the header's form: what goes there has no white
+    space."""
     algorithm, domain, selector, identity = who
     # A control octet for each of theirs: nothing else in a value has one.
     hash_, *times = (b"%c" % (number + 1) * length for number, length in enumerate(lengths))
@@ -121,10 +122,17 @@ def _frame(
     if identity:
         tags.append(f"i={identity};".encode("ascii"))
     words = tags + _joined([b"h=" + names[0], *names[1:]], b":")
-    frame = _folded([*words, b"bh=%b;" % hash_, b"b="]).replace(b"%", b"%%")
-    for each in (*times, hash_):
-        frame = frame.replace(each, b"%b")
-    return frame
+    value = _folded([*words, b"bh=%b;" % hash_, b"b="])
+    formed = HEADER_FORMS[manner.header_form](HeaderField(FIELD, value))
+    return _with_places(value, (*times, hash_)), _with_places(formed, (*times, hash_))
+
+
+def _with_places(text: bytes, marks: Iterable[bytes]) -> bytes:
+    """A template of a text: `%b` for each mark."""
+    text = text.replace(b"%", b"%%")
+    for each in marks:
+        text = text.replace(each, b"%b")
+    return text
 
 
 def _joined(words: list[bytes], separator: bytes) -> list[bytes]:

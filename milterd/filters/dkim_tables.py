@@ -94,7 +94,9 @@ class OpendkimTables:
         # No "/" can come in with a domain: is_domain has seen to it.
         key = row.key.replace("%", author.domain) if _is_path(row.key) else row.key
         signer = Signer(domain, row.selector, self._store.get(key))
-        return Signer(domain, row.selector, signer.key, identity(wanted.strip(), signer, author))
+        return Signer(
+            domain, row.selector, signer.key, identity(wanted.strip(), signer, author.domain)
+        )
 
     def _fixed_rows(self) -> Iterator[tuple[str, _KeyRow]]:
         if isinstance(self._keys, MapTable | PatternTable):

@@ -25,7 +25,7 @@ from milterd.filters.header_checks.walk import Bounds, Kind
 from milterd.filters.header_rules.compiled import compile_rules
 from milterd.filters.header_rules.compiled import needs as needs_of
 from milterd.filters.header_rules.examples import check
-from milterd.filters.header_rules.outcome import Outcome, RuleResult
+from milterd.filters.header_rules.outcome import NOTHING, Outcome, RuleResult
 from milterd.filters.header_rules.read import RuleError, find, read
 from milterd.filters.header_rules.run import Limits, run
 from milterd.filters.setup import SetupError
@@ -33,6 +33,7 @@ from milterd.filters.standing import MustWait, Standing, StandingOptions, not_no
 from milterd.ports.dkim_dns import TextSource
 from milterd.signed.keep import OnSigned, Void, none_void
 
+_GO_ON = Decision()
 AT_ONCE = 65_536
 """Octets of a body that checks look through while other mail waits; more has a thread."""
 
@@ -193,6 +194,8 @@ class HeadersFilter:
         """Make the rules' edits, unless they took too long or are too many."""
         if trace is not None:
             self._tell(facts, trace)
+        if facts is NOTHING:
+            return _GO_ON
         reasons = tuple(_reason(each) for each in facts.results)
         timed_out = any(each.timed_out for each in facts.results)
         if timed_out and self.options.on_timeout is OnTimeout.TEMPFAIL:

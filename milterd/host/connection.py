@@ -293,6 +293,8 @@ class Connection(asyncio.Protocol):
             return self._judge.late(mail)
 
     def _sayable(self, decision: Decision) -> Decision:
+        if not decision.edits:
+            return decision
         agreed, direction = self._wire.agreed_actions, self._collector.direction
         return self._judge.sayable(
             decision, agreed, direction, leading_space=self._wire.leading_space
@@ -313,8 +315,12 @@ class Connection(asyncio.Protocol):
 
 def _small(said: Decision) -> bool:
     """Whether the answer may be written at once, without reading a file."""
-    bodies = [each.body for each in said.edits if isinstance(each, ReplaceBody)]
-    return all(isinstance(each, BytesBody) and each.size <= _AT_ONCE for each in bodies)
+    for each in said.edits:
+        if isinstance(each, ReplaceBody):
+            body = each.body
+            if not isinstance(body, BytesBody) or body.size > _AT_ONCE:
+                return False
+    return True
 
 
 _NOTES: dict[type, Callable[[Connection, Any], None]] = {

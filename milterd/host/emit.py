@@ -34,11 +34,15 @@ _FRAME_LIMIT = CHUNK + 5
 """Octets of an edit's frame: libmilter sends no larger payload (mfdef.h), so neither do we."""
 
 
+_FIELD_EDITS = (AddHeader, InsertHeader, ChangeHeader)
 _SHORT = 128
 """Octets of the value of an edit that is remembered."""
 _REMEMBERED = 256
 _LONG = 4096
 """Octets of the value of one that is remembered until it is said."""
+
+
+_CONTINUE = wire.Continue()
 
 
 class UnsayableError(Exception):
@@ -104,8 +108,8 @@ def all_common(edits: Iterable[Edit]) -> bool:
 
 def _is_common(edit: Edit) -> bool:
     """Whether the same edit may well have been made for other mails: a short field of a filter's
-    own, say."""
-    return isinstance(edit, AddHeader | InsertHeader) and len(edit.value) <= _SHORT
+    own, say, or one that is taken off."""
+    return isinstance(edit, _FIELD_EDITS) and len(edit.value) <= _SHORT
 
 
 _checked_before = functools.lru_cache(_REMEMBERED)(_check)  # what raises is not remembered
@@ -117,7 +121,7 @@ def _replies_of_late(edit: Edit, leading_space: bool) -> tuple[wire.EditReply, .
 
 
 def _replies_now(edit: Edit, leading_space: bool) -> Iterable[wire.EditReply]:
-    if isinstance(edit, AddHeader | InsertHeader | ChangeHeader) and len(edit.value) <= _LONG:
+    if isinstance(edit, _FIELD_EDITS) and len(edit.value) <= _LONG:
         return _replies_of_late(edit, leading_space)
     return edit_to_replies(edit, leading_space)
 
@@ -146,7 +150,7 @@ def final_reply(decision: Decision) -> wire.FinalReply:
     """The reply that ends the message."""
     match decision.verdict:
         case Verdict.CONTINUE:
-            return wire.Continue()
+            return _CONTINUE
         case Verdict.ACCEPT:
             return wire.Accept()
         case Verdict.DISCARD:

@@ -27,6 +27,8 @@ from milterd.host.collect import Collector, TooLargeError
 from milterd.host.options import Fault, OnFailure, Options
 from milterd.wire.constants import Actions
 
+_GO_ON = Decision()
+
 
 class Log(Protocol):
     """The part of a structlog logger that a host uses."""
@@ -93,6 +95,7 @@ class Judge:
         level = getattr(surroundings.log, "is_enabled_for", None)
         self._tells = level is None or level(logging.INFO)
         self._prompt = filter_ if isinstance(filter_, Prompt) else None
+        self._mode = {"shadow": True} if options.shadow else {}
         self._foreseeing = filter_ if isinstance(filter_, Foreseeing) else None
 
     def collected(self, collector: Collector) -> Mail | Decision:
@@ -169,7 +172,7 @@ class Judge:
 
     def said(self, decision: Decision) -> Decision:
         """What the MTA is told: the decision, or in shadow to go on."""
-        return Decision() if self.options.shadow else decision
+        return _GO_ON if self.options.shadow else decision
 
     def failure(
         self, kind: str, error: BaseException, policy: OnFailure = OnFailure.TEMPFAIL
@@ -185,7 +188,7 @@ class Judge:
             trace=trace,
             at=place_of(error, str(getattr(self.filter, "file", ""))),
             exc_info=error,
-            **self._mode(),
+            **self._mode,
         )
         facts = {"trace": trace, "error": type(error).__name__}
         reasons = (Reason("host", f"{kind} failed", facts),)
@@ -231,17 +234,14 @@ class Judge:
             client=_shown(client),
             queue_id=queue_id,
             outcome=outcome,
-            reason="; ".join(map(_reason, decision.reasons)),
+            reason="; ".join([_reason(each) for each in decision.reasons]),
             ms=round(seconds * 1000, 1),
-            **self._mode(),
+            **self._mode,
         )
 
     def now(self) -> float:
         """The clock, for :meth:`record`."""
         return self._with.clock()
-
-    def _mode(self) -> dict[str, bool]:
-        return {"shadow": True} if self.options.shadow else {}
 
     def _oversize(self, why: str, direction: Direction) -> Decision:
         reasons = (Reason("host", "oversize", {"limit": why}),)
@@ -268,10 +268,11 @@ def outcome_of(decision: Decision) -> str:
 
 
 def _shown(client: Client) -> str:
-    name, address = (each.decode("utf-8", "replace") for each in (client.name, client.address))
+    name = client.name.decode("utf-8", "replace")
+    address = client.address.decode("utf-8", "replace")
     return f"{name}[{address}]" if address and name != f"[{address}]" else name
 
 
 def _reason(reason: Reason) -> str:
-    facts = " ".join(f"{name}={value}" for name, value in reason.facts.items())
+    facts = " ".join([f"{name}={value}" for name, value in reason.facts.items()])
     return f"{reason.source}: {reason.outcome}" + (f" ({facts})" if facts else "")

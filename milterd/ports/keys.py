@@ -31,6 +31,8 @@ MAX_RSA_BITS = 4096
 FILE_LIMIT = 65_536
 CREDENTIAL = "credential:"
 
+_PADDING, _PREHASHED = padding.PKCS1v15(), Prehashed(hashes.SHA256())
+
 
 class KeyFileError(Exception):
     """A key file that cannot be used: which, why, and what to do about it."""
@@ -73,7 +75,7 @@ class RsaKey:
         return f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode('ascii')}"
 
     def sign(self, digest: bytes) -> bytes:
-        return self.key.sign(digest, padding.PKCS1v15(), Prehashed(hashes.SHA256()))
+        return self.key.sign(digest, _PADDING, _PREHASHED)
 
 
 @dataclass(frozen=True, slots=True)

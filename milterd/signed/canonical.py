@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from dkim.canonicalization import compress_whitespace, unfold_header_value
+from dkim.canonicalization import unfold_header_value
 
 from milterd.core.mail import CRLF, HeaderField
 
@@ -21,8 +21,9 @@ _BLANKS = CRLF * 8192
 
 def relaxed_field(name: bytes, value: bytes) -> bytes:
     """A header field in relaxed form, without its final CRLF (section 3.4.2)."""
-    if b"\n" in value or b"\t" in value or b"  " in value:  # most have nothing to unfold
-        value = compress_whitespace(unfold_header_value(value))
+    if b"\n" in value:  # most have nothing to unfold
+        value = unfold_header_value(value)
+    value = compressed(value)
     # dkimpy's own would strip VT and FF too, which are not white space there.
     return name.lower() + b":" + value.strip(b" \t")
 
@@ -30,6 +31,16 @@ def relaxed_field(name: bytes, value: bytes) -> bytes:
 def relaxed(field: HeaderField) -> bytes:
     """The same, of a field."""
     return relaxed_field(field.name, field.value)
+
+
+def compressed(text: bytes) -> bytes:
+    """Each run of spaces and tabs as one space, which halves the longest run with each pass: a
+    pattern that finds runs looks at every single space."""
+    if b"\t" in text:
+        text = text.replace(b"\t", b" ")
+    while b"  " in text:
+        text = text.replace(b"  ", b" ")
+    return text
 
 
 def simple(field: HeaderField) -> bytes:
@@ -137,8 +148,7 @@ class RelaxedBody(_HeldBlanks):
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
         text = self._pending + piece
-        if b"\t" in text or b"  " in text:
-            text = compress_whitespace(text)
+        text = compressed(text)
         # One space at most is left before each CRLF: no pattern that could
         # try every start of a long run is needed to take it away.
         text = text.replace(b" \r\n", CRLF)
@@ -186,6 +196,8 @@ _BACKWARD_LINE_ENDS = re.compile(rb"(?:\n\r)*")
 
 def _final_line_ends(text: bytes) -> int:
     """How many CRLFs the text ends with."""
+    if not text.endswith(b"\r\n\r\n"):  # nearly all: nothing has to be searched
+        return 1 if text.endswith(CRLF) else 0
     tail = text[len(text.rstrip(CRLF)) :]
     match = _BACKWARD_LINE_ENDS.match(tail[::-1])
     return match.end() // 2 if match else 0

@@ -95,6 +95,7 @@ class MilterConnection:
         "_allowed",
         "_asked",
         "_frames",
+        "_leading_space",
         "_limits",
         "_macros",
         "_moves",
@@ -128,6 +129,7 @@ class MilterConnection:
         self._state = State.START
         self._offer: m.Negotiate | None = None
         self._agreed = m.Negotiate(OLDEST_VERSION, Actions.NONE, Protocol.NONE)
+        self._leading_space = False
         self._allowed: frozenset[ReplyType] = frozenset()
         self._asked: CommandType | None = None
         self._moves: Moves = NEXT
@@ -164,7 +166,7 @@ class MilterConnection:
     @property
     def leading_space(self) -> bool:
         """Whether header values keep the space after their colon (HDR_LEADSPC)."""
-        return Protocol.HDR_LEADSPC in self._agreed.protocol
+        return self._leading_space
 
     def receive(self, data: bytes = b"") -> list[m.CommandMessage]:
         """The events up to, and with, the next one that wants an answer.
@@ -192,6 +194,7 @@ class MilterConnection:
         if macros:
             actions |= Actions.SETSYMLIST
         self._agreed = m.Negotiate(version, actions, protocol, macros)
+        self._leading_space = Protocol.HDR_LEADSPC in protocol
         self._allowed = allowed_edits(actions)
         self._moves = moves_without(unsent_commands(protocol, version))
         self._unanswered = unanswered_commands(protocol)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from milterd.core.actions import AddHeader, ChangeHeader, InsertHeader, Quarantine
 from milterd.core.apply import apply
-from milterd.core.decision import Verdict
+from milterd.core.decision import Tried, Verdict
 from milterd.core.mail import (
     Direction,
     Envelope,
@@ -279,6 +279,31 @@ def test_the_vocabulary_of_each_action() -> None:
     )
     names = [each.split(b":")[0] for each in after(mail, *rules)]
     assert names == [b"G", b"F", b"A", b"D", b"C", b"E"]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [{"action": "remove", "header": "X"}],
+        [{"action": "remove", "header": "B"}],
+        [{"action": "remove", "header": "B", "direction": "inbound"}],
+        [{"action": "remove", "header": "?"}],
+        [{"action": "reject", "with": "5.7.1 no"}],
+        [{"action": "reject", "header": "X", "with": "5.7.1 no"}],
+        [{"action": "add", "header": "X", "with": "1"}],
+        # What one set brings, the next one sees.
+        [{"action": "rename", "header": "A", "with": "X"}, {"action": "remove", "header": "X"}],
+        [{"action": "add", "header": "X", "with": "1"}, {"action": "remove", "header": "X"}],
+    ],
+)
+def test_no_set_is_passed_over_that_would_do_something(rules: list[dict[str, object]]) -> None:
+    """With somebody who looks on, none is passed over."""
+    mail, sets = mail_of(b"A: 1", b"b: 2"), [rule_set(each) for each in rules]
+    told: list[Tried] = []
+    assert run(sets, mail, Limits(), lambda: 0.0) == run(
+        sets, mail, Limits(), lambda: 0.0, told.append
+    )
+    assert len(told) == len(rules)
 
 
 # --- conditions --------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from milterd.core.filter import Need
 from milterd.core.mail import Direction
 from milterd.filters.header_rules import conditions
 from milterd.filters.header_rules.conditions import Condition, glob_pattern, value_pattern
-from milterd.filters.header_rules.model import JUDGING, RuleAction, RuleFile, RuleText
+from milterd.filters.header_rules.model import ADDING, JUDGING, RuleAction, RuleFile, RuleText
 from milterd.filters.header_rules.read import RuleError
 from milterd.signed.keep import OnSigned
 
@@ -57,13 +57,33 @@ class Rule:
         """Whether it is about the mail, and not about fields."""
         return self.action in JUDGING
 
+    @property
+    def needs_a_name(self) -> bool:
+        """Whether it does nothing with a header that has none of its `exact` names."""
+        return bool(self.exact) and self.action not in ADDING
+
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """Rules in their order, under the set's name."""
+    """Rules in their order, under the set's name.
+
+    `names` are the field names, for mail of each direction, without which no rule does anything;
+    None where one may do something with any header.
+    """
 
     name: str
     rules: tuple[Rule, ...]
+    names: Mapping[Direction, frozenset[bytes] | None]
+
+    @classmethod
+    def of(cls, name: str, rules: Sequence[Rule]) -> RuleSet:
+        """These rules."""
+        return cls(name, tuple(rules), {each: _names(rules, each) for each in Direction})
+
+    def passes(self, direction: Direction, names: Collection[bytes]) -> bool:
+        """Whether no rule does anything with a header of these names, in lower case."""
+        wanted = self.names[direction]
+        return wanted is not None and wanted.isdisjoint(names)
 
 
 def compile_rules(file: RuleFile, parameters: Parameters) -> RuleSet:
@@ -81,7 +101,15 @@ def compile_rules(file: RuleFile, parameters: Parameters) -> RuleSet:
             problems.append(f"rule {each.name!r}: {what}")
     if problems:
         raise RuleError(f"rule set {file.name!r}", problems)
-    return RuleSet(file.name, tuple(rules))
+    return RuleSet.of(file.name, rules)
+
+
+def _names(rules: Sequence[Rule], direction: Direction) -> frozenset[bytes] | None:
+    """For :class:`RuleSet`."""
+    those = [each for each in rules if each.direction in (None, direction)]
+    if not all(each.needs_a_name for each in those):
+        return None
+    return frozenset(name for each in those for name in each.exact)
 
 
 _FLAGS = regex.IGNORECASE | regex.DOTALL

@@ -69,7 +69,7 @@ def _idle(example: Example) -> bool:
 def _wrong(rule: Rule, example: Example) -> list[str]:
     """What the rule alone does otherwise than the example says."""
     mail = mail_of(example)
-    outcome = run([RuleSet("example", (rule,))], mail, Limits(10.0, 10.0), lambda: 0.0)
+    outcome = run([RuleSet.of("example", (rule,))], mail, Limits(10.0, 10.0), lambda: 0.0)
     found = []
     verdict = verdict_of(outcome)
     if verdict != example.verdict:

@@ -52,6 +52,9 @@ class Outcome:
     body: tuple[Splice, ...] = ()
 
 
+NOTHING = Outcome()
+
+
 @dataclass(slots=True)
 class Judgement:
     """What becomes of the mail as a whole, while rules run.

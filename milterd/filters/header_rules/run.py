@@ -5,7 +5,7 @@ Most rules name fields that a mail does not have: they are passed over by their 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from milterd.core.decision import Trace, Tried, Verdict
@@ -15,8 +15,15 @@ from milterd.filters.header_checks.run import CheckRun, CheckSet
 from milterd.filters.header_rules.compiled import Rule, RuleSet
 from milterd.filters.header_rules.conditions import Case
 from milterd.filters.header_rules.lines import difference, lines_of, names_in
-from milterd.filters.header_rules.model import ADDING, RuleAction
-from milterd.filters.header_rules.outcome import Judgement, MailEdit, Outcome, RuleResult, Splice
+from milterd.filters.header_rules.model import RuleAction
+from milterd.filters.header_rules.outcome import (
+    NOTHING,
+    Judgement,
+    MailEdit,
+    Outcome,
+    RuleResult,
+    Splice,
+)
 from milterd.filters.header_rules.shield import Shield
 from milterd.filters.header_rules.watched import WatchedWork
 from milterd.filters.header_rules.work import Matcher, Timer, Work
@@ -35,7 +42,7 @@ class Limits:
 
 
 def run(
-    rule_sets: Iterable[RuleSet],
+    rule_sets: Sequence[RuleSet],
     mail: Mail,
     limits: Limits,
     clock: Callable[[], float],
@@ -49,6 +56,11 @@ def run(
     the mail's time lasts.  `trace` is told of every rule, in order.  `void` tells
     which signatures are not good anyway.
     """
+    if trace is None and checks is None:
+        # A set that did something might bring a name that another waits for.
+        names = {each.name.lower() for each in mail.headers if not each.hidden}
+        if all(each.passes(mail.session.direction, names) for each in rule_sets):
+            return NOTHING
     timer = Timer(limits.match, clock, clock() + limits.mail)
     running = Run(mail, timer, trace, Shield(mail, void))
     if checks is not None:
@@ -107,12 +119,7 @@ class Run:
                 direction = self._mail.session.direction.value
                 self._trace(Tried(f"{rule_set}: {rule.name}", f"not for {direction} mail"))
             return ""
-        if (
-            self._trace is None
-            and rule.exact
-            and rule.exact.isdisjoint(self._names)
-            and rule.action not in ADDING
-        ):
+        if self._trace is None and rule.needs_a_name and rule.exact.isdisjoint(self._names):
             return ""
         matcher = Matcher(rule, self._timer)
         kind = Work if self._trace is None else WatchedWork
