@@ -126,12 +126,14 @@ class Showing:
     def outcome(self) -> Outcome | None:
         """What came back after the end of message, the edits and the verdict; None until that is
         in.  Raises MilterFault."""
-        for reply in self._client.come():
+        client = self._client
+        for reply in client.come():
             kind = type(reply)
             if kind in EDIT_ACTIONS:
                 self._take(reply)  # type: ignore[arg-type]  # it is one of these kinds
             elif kind is not Progress:
                 return self._ended(reply)  # type: ignore[arg-type]  # negotiation is long over
+        client.check()  # a milter that failed behind its edits wakes nobody again
         return None
 
     def _ended(self, reply: Reply) -> Outcome:

@@ -188,3 +188,30 @@ def test_an_edited_mail_shows_its_new_body_to_the_next() -> None:
             assert shown == [b"old\r\n", b"old\r\n", b"new\r\n"]
 
     run(main())
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_milter_that_hangs_up_between_its_edits_and_its_verdict_has_failed(at: int) -> None:
+    """At once, with nothing of them taken, whether it is its turn or another is waited for."""
+
+    async def cut_off(writer: asyncio.StreamWriter, octets: bytes) -> None:
+        writer.write(octets)
+        writer.close()
+
+    async def main() -> None:
+        edit = m.AddHeaderReply(b"X-Half", b"it").encode()
+        async with (
+            scripted({m.EndOfMessage: edit}, protocol=QUIET, write=cut_off) as half,
+            scripted({m.EndOfMessage: EDIT}, protocol=QUIET) as whole,
+        ):
+            milters = [whole.options("whole")]
+            milters.insert(at, half.options("half", default_action="accept"))
+            log = Log()
+            async with asyncio.timeout(3):
+                result = await walk(chain_of(*milters, log=log))
+            assert isinstance(result, ChainResult)
+            assert result.verdict is Verdict.CONTINUE
+            assert [name for name, _ in result.edits] == ["whole"]
+            assert "closed" in str(log.said("milter failed")[0]["detail"])
+
+    run(main())
