@@ -52,7 +52,7 @@ class Hearing(dict[Code, Chosen]):
         self._wanted, self._daemon_name = wanted, daemon_name
         self.unsent, self.leading_space = unsent, leading_space
         self.dialogue = self._key(_DIALOGUE)
-        self.header = _one_for(leading_space, self[Code.HEADER])
+        self.header = _one_for(leading_space, wire.Header in unsent or self[Code.HEADER])
         self.rest = self._key(_REST)
 
     def _key(self, codes: Mapping[CommandType, Code]) -> object:

@@ -173,3 +173,18 @@ def test_who_listens_hears_of_the_verdict_and_not_of_each_edit(
 
     monkeypatch.setattr(Member, "take", counted)
     run(main())
+
+
+@pytest.mark.parametrize("first", [Protocol.NONE, Protocol.NOHDRS])
+def test_a_milter_that_wants_no_header_changes_nothing_for_one_that_does(first: Protocol) -> None:
+    order = QUIET | first, QUIET | (Protocol.NOHDRS ^ first)
+
+    async def main() -> None:
+        async with scripted(protocol=order[0]) as one, scripted(protocol=order[1]) as two:
+            chain = chain_of(one.options(), two.options("two"))
+            assert (await walk(chain)).verdict is Verdict.CONTINUE  # type: ignore[union-attr]
+            fields = sum(not each.hidden for each in MAIL.headers)
+            wanted = [0 if Protocol.NOHDRS in each else fields for each in order]
+            assert [each.kinds.count("Header") for each in (one, two)] == wanted
+
+    run(main())
