@@ -9,7 +9,6 @@ session keeps as well; it is written over when clamd has said what it thinks of 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import os
@@ -71,12 +70,14 @@ class Sessions:
 
     def _take(self) -> _Session | None:
         now = self._clock()
-        with contextlib.suppress(IndexError):  # there is none
-            while True:
-                session = self._idle.pop()
-                if now - session.used < IDLE:
-                    return session
+        try:
+            while now - (session := self._idle.pop()).used >= IDLE:
                 session.close()
+        except IndexError:  # there is none
+            return self._new(now)
+        return session
+
+    def _new(self, now: float) -> _Session | None:
         if now < self._not_before:
             return None
         try:

@@ -23,6 +23,7 @@ from milterd.ports.scanner import Meanwhile, ScanFact, Unavailable, printable
 _SHORTEST = 1.0
 _VERSION = re.compile(r"ClamAV (?P<engine>[^/ ]+)(?:/(?P<number>\d+)/(?P<date>.+))?")
 _DATE = "%a %b %d %H:%M:%S %Y"
+_NOBODY = Unavailable("down", "no clamd is configured")
 
 
 class OneScanner(Protocol):
@@ -92,17 +93,17 @@ class Clamds:
 
     def scan(self, mail: Mail, *, meanwhile: Meanwhile | None = None) -> ScanFact:
         """See :meth:`Scanner.scan <milterd.ports.scanner.Scanner.scan>`."""
-        deadline = self._clock() + self._timeout
+        left, deadline = self._timeout, self._clock() + self._timeout
         tried: list[int] = []
-        fact: ScanFact = Unavailable("down", "no clamd is configured")
+        fact: ScanFact = _NOBODY
         while (number := self._choose(tried)) is not None:
             tried.append(number)
-            left = max(deadline - self._clock(), 0.001)
-            limit = left / (len(self._scanners) - len(tried) + 1)
+            limit = max(left, 0.001) / (len(self._scanners) - len(tried) + 1)
             fact = self._ask(number, mail, limit, meanwhile)
             if not isinstance(fact, Unavailable) or fact.why == "resources":
                 return fact  # what this machine lacks, no other clamd has
-            if self._clock() >= deadline:
+            left = deadline - self._clock()
+            if left <= 0:
                 break
         return fact
 
@@ -155,7 +156,7 @@ class Clamds:
         good = [each for each in answers if isinstance(each, str)]
         if good:
             return ", ".join(good)
-        return answers[0] if answers else Unavailable("down", "no clamd is configured")
+        return answers[0] if answers else _NOBODY
 
     def versions(self) -> list[tuple[str, str | Unavailable]]:
         """What each answers, by its name."""

@@ -72,7 +72,7 @@ class Thorough:
         fact, found = self._read(mail, meanwhile)
         if not isinstance(fact, Clean):
             return fact
-        if any(each == "a message/partial" for each in found):
+        if "a message/partial" in found:
             return Unscannable("partial", "a piece of a message")
         if not found and self._options.readings != "all":
             return fact

@@ -64,6 +64,22 @@ def test_what_does_not_answer_is_followed_by_the_next(why: str) -> None:
     assert second.limits == [12.0]
 
 
+def test_all_attempts_share_one_time() -> None:
+    clock = Clock()
+
+    def takes(seconds: float) -> Callable[[], ScanFact]:
+        def fails() -> ScanFact:
+            clock.now += seconds
+            return Unavailable("timeout")
+
+        return fails
+
+    first, second, third = One("a", takes(2)), One("b", takes(10)), One("c")
+    assert made(first, second, third, clock=clock).scan(Mail()) == Unavailable("timeout")
+    assert (first.limits, second.limits) == ([4.0], [5.0])  # of twelve seconds, then of ten
+    assert third.asked == 0  # the time is over
+
+
 def test_what_this_machine_lacks_is_asked_of_nobody_else() -> None:
     first, second = One("a", Unavailable("resources")), One("b")
     assert made(first, second).scan(Mail()) == Unavailable("resources")
