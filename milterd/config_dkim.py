@@ -190,10 +190,11 @@ class DkimVerifySettings(Table):
         "goes on marked (On-DNSError)",
     )
     threads: int = Field(
-        default=16,
+        default=100,  # as many as Postfix has clients, unless told otherwise
         ge=1,
         le=256,
-        description="mails at a time of a native host's process that wait for servers or are long",
+        description="mails at a time of a native host's process that are long, or wait for "
+        "databases or name servers",
     )
 
 

@@ -38,6 +38,8 @@ __all__ = ["OVERSIGN", "SIGN", "DkimFilter", "DkimOptions", "NotSigned", "Signed
 
 AT_ONCE = 262_144
 """Octets of a body that are hashed while other mail waits; more has a thread."""
+HEADER_AT_ONCE = 16_384
+"""Octets of a header for which the same is true; one of 1 MiB can take seconds to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class DkimFilter:
         self.options = options
         self._clock = clock
         self._choosers = _choosers(options)
-        self._asks = any(each.startswith("dsn:") for each in options.tables or ())
+        self._waits = any(each.waits for each in self._choosers)
         oversign, sign = lists(options.oversign, options.sign, options.omit)
         self._manner = Manner(oversign, sign, *options.forms, options.lifetime)
         self._senders = tuple(each.encode("ascii") for each in options.sender_headers)
@@ -146,11 +148,15 @@ class DkimFilter:
         return self._verify(mail, self._verifier, self.options.verifying, trace)
 
     def at_once(self, mail: Mail) -> Facts | None:
-        """What `gather` gives, where neither a database nor a name server is asked and the body
+        """What `gather` gives, where neither a database nor a name server is asked and the mail
         is not long; None otherwise."""
         if mail.session.direction is Direction.ORIGINATING:
-            return None if self._asks or mail.body.size > AT_ONCE else self._sign(mail, None)
-        if self._verifier is not None and any(each.named(FIELD) for each in mail.headers):
+            if self._waits or mail.body.size > AT_ONCE or _has_long_header(mail):
+                return None
+            return self._sign(mail, None)
+        if self._verifier is not None and (
+            _has_long_header(mail) or any(each.named(FIELD) for each in mail.headers)
+        ):
             return None
         return self.gather(mail)
 
@@ -251,6 +257,10 @@ class DkimFilter:
         results = dkim_results.value(verifying.authserv_id, facts.results, facts.ignored)
         added = InsertHeader(0, dkim_results.FIELD, results)
         return Decision(edits=(*facts.forged, added), reasons=reasons)
+
+
+def _has_long_header(mail: Mail) -> bool:
+    return sum([len(each.name) + len(each.value) for each in mail.headers]) > HEADER_AT_ONCE
 
 
 def _reasons(name: str, found: Checked) -> Iterator[Reason]:

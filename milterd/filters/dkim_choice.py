@@ -47,6 +47,11 @@ class Signer:
 class Chooser(Protocol):
     """Who knows keys."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether a database is asked for them, which may take its time."""
+        ...
+
     def signers(self, author: Author, trace: Trace | None) -> tuple[Signer, ...]:
         """The signatures to make; none where it has no key for that author.
 
@@ -70,6 +75,8 @@ class _Row:
 
 class Rows:
     """The keys of a signing table that the settings hold.  `problems` are those of the rows."""
+
+    waits = False
 
     def __init__(self, table: Iterable[SigningKey], keys: KeyStore) -> None:
         self.problems: list[str] = []

@@ -22,6 +22,8 @@ class Rotation:
     `problems` are those it has now.
     """
 
+    waits = False
+
     def __init__(self, path: Path, store: KeyStore) -> None:
         self._path, self._store = path, store
         self._stamp: tuple[int, int] | None = None

@@ -19,6 +19,9 @@ from milterd.ports.dkim_tables import (
 )
 from milterd.ports.keys import KeyFileError, PrivateKey
 
+_READ = (MapTable, PatternTable)
+"""Tables that are in memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class _KeyRow:
@@ -39,6 +42,12 @@ class OpendkimTables:
         self._keys, self._signing = self._open(keys), self._open(signing)
         if not self.problems:
             self.problems += [*self._bad_keys(), *self._bad_signers()]
+
+    @property
+    def waits(self) -> bool:
+        """See :attr:`~milterd.filters.dkim_choice.Chooser.waits`: a server may be slow, and a file
+        be locked by one who writes."""
+        return not all(isinstance(each, _READ) for each in (self._keys, self._signing))
 
     def signers(self, author: Author, trace: Trace | None) -> tuple[Signer, ...]:
         """See :meth:`~milterd.filters.dkim_choice.Chooser.signers`."""

@@ -26,7 +26,15 @@ from milterd.core.mail import (
     body_octets,
     parse_message,
 )
-from milterd.filters.dkim import AT_ONCE, DkimFilter, DkimOptions, NotSigned, Signed, SigningKey
+from milterd.filters.dkim import (
+    AT_ONCE,
+    HEADER_AT_ONCE,
+    DkimFilter,
+    DkimOptions,
+    NotSigned,
+    Signed,
+    SigningKey,
+)
 from tests.filters.verifiers import Verifiers
 
 NOW = 1_763_700_000.7
@@ -311,6 +319,10 @@ def test_mail_is_signed_at_once_unless_it_is_long(signer: DkimFilter) -> None:
     assert isinstance(signer.at_once(mail), Signed)
     assert signer.at_once(mail_of(b"x" * AT_ONCE)) is not None
     assert signer.at_once(mail_of(b"x" * (AT_ONCE + 1))) is None
+    room = HEADER_AT_ONCE - sum(len(each.name) + len(each.value) for each in mail.headers)
+    for more, at_once in ((room, True), (room + 1, False)):
+        header = HEADER + b"X:" + b"x" * (more - 1) + b"\r\n"
+        assert (signer.at_once(mail_of(b"x\r\n", header)) is not None) is at_once
 
 
 def test_a_row_for_subdomains_serves_them_unless_one_is_nearer(

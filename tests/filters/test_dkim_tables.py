@@ -168,6 +168,18 @@ def test_tables_in_databases(database: tuple[str, str]) -> None:
     assert filter_.decide(mail, filter_.gather(mail)).verdict is Verdict.TEMPFAIL
 
 
+def test_a_database_is_not_waited_for_where_other_mail_waits(
+    database: tuple[str, str], tmp_path: Path
+) -> None:
+    """postmap(1), or who writes in SQLite's file, may keep its lock for seconds."""
+    write_key(tmp_path / "k.pem", ED25519)
+    text = f"csl:k=example.net:s1:{tmp_path}/k.pem", "csl:*=k"
+    mail = mail_from("a@example.net")
+    for tables in (database, (database[0], text[1]), (text[0], database[1])):
+        assert signer(*tables).at_once(mail) is None, tables
+    assert isinstance(signer(*text).at_once(mail), Signed)
+
+
 def test_a_change_in_a_database_counts_at_once(tmp_path: Path) -> None:
     write_key(tmp_path / "k.pem", ED25519)
     with sqlite3.connect(tmp_path / "db") as db:

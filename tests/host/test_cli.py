@@ -157,3 +157,5 @@ def test_defaults_agree_with_the_rooms() -> None:
     assert hosts == {
         "clamav": HostKind.LIBMILTER, "dkim": HostKind.NATIVE, "headers": HostKind.NATIVE,
     }  # fmt: skip
+    # Keys of a silent name server keep as many mails as Postfix lets in, and no mail behind them.
+    assert config.host_options("dkim").threads >= 100
