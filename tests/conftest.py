@@ -78,11 +78,16 @@ collect_ignore_glob = ["*.milter"]
 it is installed, leaves them alone."""
 
 
+_asked: list[str] = []
+"""The name servers that the test has tried to ask."""
+
+
 def _fence(event: str, arguments: tuple[Any, ...]) -> None:
     """No question to a name server leaves the machine, whoever asks it."""
     if event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
         host, port, *_ = arguments[1]
         if port == 53 and not ip_address(host).is_loopback:
+            _asked.append(host)
             raise AssertionError(f"a test asks {host}: it needs a name server of its own")
 
 
@@ -120,6 +125,16 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     if isinstance(val, str | bytes) and len(val) > LONGEST_NAME:
         return f"{argname}-of-{len(val)}"
     return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """A resolver takes what the fence raises for a server that is broken, and asks on."""
+    yield
+    if _asked:
+        asked = ", ".join({*_asked})
+        _asked.clear()
+        pytest.fail(f"the test asks {asked}: it needs a name server of its own")
 
 
 @pytest.hookimpl(wrapper=True)

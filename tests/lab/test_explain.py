@@ -198,7 +198,9 @@ def test_rules_of_every_kind(desk: Desk) -> None:
     rules.mkdir()
     (rules / "ours.toml").write_text(RULES)
     text = desk.config.read_text().replace(
-        "[filter.headers]", f'[filter.headers]\nrules = ["ours"]\nrules_directory = "{rules}"'
+        "[filter.headers]",
+        f'[filter.headers]\nrules = ["ours"]\nrules_directory = "{rules}"\n'
+        "check_signatures = false",
     )
     desk.config.write_text(text)
     desk.mail.write_bytes(
