@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from milterd.core.decision import Verdict
+from milterd.lab.client import play
+from milterd.lab.conform.samples import plain
 from tests.peers.clamd import Clamd
 from tests.peers.milter import Milter, Program
-from tests.peers.process import program
+from tests.peers.process import program, wait_for
 
 
 def prepare(home: Path, clamd: Clamd, **settings: str) -> Program:
@@ -37,6 +41,12 @@ def prepare(home: Path, clamd: Clamd, **settings: str) -> Program:
 
 @contextmanager
 def clamav_milter(home: Path, clamd: Clamd, **settings: str) -> Iterator[Milter]:
-    """Run what `prepare` makes."""
+    """Run what `prepare` makes, until it judges: before it has found its scanner, it answers
+    and defers."""
     with prepare(home, clamd, **settings).run() as peer:
+        wait_for(lambda: _judges(peer), "clamav-milter judges a mail")
         yield peer
+
+
+def _judges(milter: Milter) -> bool:
+    return asyncio.run(play(milter.address, plain())).verdict is not Verdict.TEMPFAIL

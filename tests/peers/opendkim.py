@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.peers.milter import Milter, Program
@@ -28,14 +29,23 @@ class Key:
 
 
 def make_key(home: Path) -> Key:
-    """A key pair made by OpenDKIM's own tool."""
-    command = [program("opendkim-genkey", "opendkim-tools"), "-b", "2048"]
-    command += ["-s", SELECTOR, "-d", DOMAIN, "-D", str(home)]
-    subprocess.run(command, check=True, capture_output=True)
-    text = (home / f"{SELECTOR}.txt").read_text()
+    """A key pair made by OpenDKIM's own tool, once for all that ask in one process."""
+    octets, record = _made()
     private = home / f"{SELECTOR}.private"
-    private.chmod(0o600)
-    return Key(private, "".join(text.split('"')[1::2]))
+    private.touch(0o600)
+    private.write_bytes(octets)
+    return Key(private, record)
+
+
+@cache
+def _made() -> tuple[bytes, str]:
+    """The private key's file, and the record."""
+    with directory("key") as home:
+        command = [program("opendkim-genkey", "opendkim-tools"), "-b", "2048"]
+        command += ["-s", SELECTOR, "-d", DOMAIN, "-D", str(home)]
+        subprocess.run(command, check=True, capture_output=True)
+        text = (home / f"{SELECTOR}.txt").read_text()
+        return (home / f"{SELECTOR}.private").read_bytes(), "".join(text.split('"')[1::2])
 
 
 def _config(home: Path, records: Mapping[str, str], lines: Mapping[str, str]) -> Path:
