@@ -70,8 +70,16 @@ class AtOnce(asyncio.Future[T]):
         if first is None:
             return
         callback, context = first
-        with _Running(self.get_loop(), None):
+        loop = self.get_loop()
+        before = asyncio.current_task(loop)
+        if before is None:
             context.run(callback, self)
+            return
+        _leave_task(loop, before)
+        try:
+            context.run(callback, self)
+        finally:
+            _enter_task(loop, before)
 
 
 def started(
@@ -81,13 +89,21 @@ def started(
     """The task of `work` that `spawn` makes; its first step is done when this returns."""
     first: list[Any] = []
     task = spawn(_going_on(work, first))
-    with _Running(task.get_loop(), task):
-        try:
-            first.append(work.send(None))
-        except StopIteration:
-            pass
-        except BaseException as error:  # noqa: BLE001 - the task is to raise it
-            first.append(error)
+    loop = task.get_loop()
+    before = asyncio.current_task(loop)
+    if before is not None:
+        _leave_task(loop, before)
+    _enter_task(loop, task)
+    try:
+        first.append(work.send(None))
+    except StopIteration:
+        pass
+    except BaseException as error:  # noqa: BLE001 - the task is to raise it
+        first.append(error)
+    finally:
+        _leave_task(loop, task)
+        if before is not None:
+            _enter_task(loop, before)
     return task
 
 
@@ -98,25 +114,3 @@ async def _going_on(work: Coroutine[Any, Any, None], first: list[Any]) -> None:
     if isinstance(first[0], BaseException):
         raise first[0]
     await resumed(work, first[0])
-
-
-class _Running:
-    """Have asyncio take this task, or none, for the one at work, while in here."""
-
-    __slots__ = ("_before", "_loop", "_task")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any] | None) -> None:
-        self._loop, self._task = loop, task
-
-    def __enter__(self) -> None:
-        before = self._before = asyncio.current_task(self._loop)
-        if before is not None:
-            _leave_task(self._loop, before)
-        if self._task is not None:
-            _enter_task(self._loop, self._task)
-
-    def __exit__(self, *_: object) -> None:
-        if self._task is not None:
-            _leave_task(self._loop, self._task)
-        if self._before is not None:
-            _enter_task(self._loop, self._before)

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Protocol
 
+from milterd.core.values import value
+
 CRLF = b"\r\n"
 PIECE = 65535
 """Octets read from a body at a time unless the caller says otherwise."""
@@ -112,7 +114,7 @@ def body_octets(body: Body) -> bytes:
     return body.octets if isinstance(body, BytesBody) else b"".join(body.pieces())
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HeaderField:
     """One header field, as raw as it came.
 
@@ -168,7 +170,7 @@ class Direction(enum.Enum):
     ORIGINATING = "originating"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Recipient:
     """One RCPT: the address without angle brackets, and its ESMTP parameters as sent."""
 
@@ -176,13 +178,16 @@ class Recipient:
     args: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Envelope:
     """MAIL and RCPT.  The null sender is the empty string (RFC 5321 section 4.5.5)."""
 
     sender: bytes = b""
     sender_args: tuple[bytes, ...] = ()
     recipients: tuple[Recipient, ...] = ()
+
+
+_NOBODY = Envelope()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +212,7 @@ class Mail:
     """
 
     session: Session = Session()
-    envelope: Envelope = Envelope()
+    envelope: Envelope = _NOBODY
     headers: tuple[HeaderField, ...] = ()
     body: Body = BytesBody()
     separator: bytes = CRLF

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from milterd.base.values import value
 from milterd.core.mail import Body
+from milterd.core.values import value
 
 TEXT_LIMIT = 1000
 

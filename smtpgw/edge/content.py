@@ -6,12 +6,11 @@ and no bare CR or LF.  A body too large for memory is in an unlinked file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from milterd.core.mail import Body, FileBody, HeaderField
+from milterd.core.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Content:
     """A received message.  Valid until :meth:`close`, which its receiver calls.
 

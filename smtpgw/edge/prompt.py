@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from milterd.base.atonce import started
+from milterd.base.deadlines import Deadlines
 from milterd.core.mail import Envelope
 from smtpgw.address.params import MailParams, RcptParams
 from smtpgw.address.path import Path
@@ -51,6 +52,7 @@ class PromptSession(Session):
         self._prompt = cast(PromptRoad, self._road) if able else None
         self._limit = self._options.limits.recipient_limit
         self._strict = self._options.strict_rfc821_envelopes
+        self._processing = Deadlines(self._options.deadlines.processing)
 
     def mail_now(self, line: bytes) -> Answer | None:
         """MAIL, in a short line; None where nothing has happened."""
@@ -104,10 +106,15 @@ class PromptSession(Session):
     ) -> None:
         answer = None
         try:
-            answer = await self._ask(self._road.message(envelope, content))
-            if answer is None:
-                answer = self.broken(TypeError("the road gave no answer to a message"))
+            with self._processing.step():
+                answer = await self._road.message(envelope, content)
+        except Exception as error:  # noqa: BLE001 - any fault of ours is the client's 451
+            answer = self.broken(error)
         finally:
             content.close()
             self._handover = None
             told(answer)
+
+    async def close(self) -> None:
+        await super().close()
+        self._processing.close()

@@ -7,9 +7,9 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from milterd.base.values import value
 from milterd.core.decision import Reason
 from milterd.core.mail import Client, Direction, Family, Session, body_octets
+from milterd.core.values import value
 from smtpgw.queue import caught
 from smtpgw.queue.caught import Caught
 from smtpgw.queue.states import MailEvent, MailState, RecipientState, after

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from milterd.base.values import value
 from milterd.core.decision import Reason
 from milterd.core.mail import Body, Mail, Session
+from milterd.core.values import value
 from smtpgw.queue.caught import Caught
 from smtpgw.queue.recovered import Recovery
 from smtpgw.queue.states import MailState, RecipientEvent, RecipientState

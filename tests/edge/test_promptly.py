@@ -214,6 +214,32 @@ def test_who_half_closes_after_the_dot_hears_the_answer() -> None:
     talk(Line, dialogue)
 
 
+def test_each_message_has_its_own_limit() -> None:
+    """One that is late is 451, and the time of the next one begins anew; the timer of all goes
+    with the session."""
+
+    async def dialogue(line: Line) -> None:
+        for _ in range(2):
+            await begun(line)
+            line.door.road.slow = {"message"}
+            await heard(line, MESSAGE + b".\r\n")
+            await until(lambda: b"451 4.3.0 Internal error" in line.wire.said)
+            line.door.road.slow = set()
+            await begun(line)
+            assert b"250 2.0.0 Ok: queued" in await heard(line, MESSAGE + b".\r\n")
+            line.wire.said = b""
+        assert len(octets(line)) == 2
+        session = line.protocol._able
+        assert session is not None
+        line.protocol.connection_lost(None)
+        await until(lambda: not line.door.open)
+        alarm = session._processing._alarm
+        assert alarm is not None
+        assert alarm._timer is None
+
+    talk(lambda: Line(replace(QUICK.deadlines, processing=0.05)), dialogue)
+
+
 @pytest.mark.parametrize("after", [b"Subject: x\r\n", MESSAGE + b".\r\n"])
 def test_a_client_that_goes_costs_nothing_but_its_mail(
     after: bytes, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import pytest
 
-from milterd.base.values import value
+from milterd.core.values import value
 
 
 @value
