@@ -42,5 +42,5 @@ def test_no_octets_are_read_again_and_again(reader: str, octets: bytes) -> None:
         READERS[reader](value)
         return time.process_time() - began
 
-    small, large = (min(cost(octets * n) for _ in range(3)) for n in (1, 4))
-    assert large < 9 * small + 0.2
+    small = min(cost(octets) for _ in range(3))
+    assert any(cost(octets * 4) < 9 * small + 0.2 for _ in range(3))
