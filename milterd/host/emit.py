@@ -36,7 +36,7 @@ _FRAME_LIMIT = CHUNK + 5
 
 _FIELD_EDITS = (AddHeader, InsertHeader, ChangeHeader)
 _SHORT = 128
-"""Octets of the value of an edit that is remembered."""
+"""Octets of name and value of an edit that is remembered: a mail's own field may have any name."""
 _REMEMBERED = 256
 _LONG = 4096
 """Octets of the value of one that is remembered until it is said."""
@@ -109,7 +109,7 @@ def all_common(edits: Iterable[Edit]) -> bool:
 def _is_common(edit: Edit) -> bool:
     """Whether the same edit may well have been made for other mails: a short field of a filter's
     own, say, or one that is taken off."""
-    return isinstance(edit, _FIELD_EDITS) and len(edit.value) <= _SHORT
+    return isinstance(edit, _FIELD_EDITS) and len(edit.name) + len(edit.value) <= _SHORT
 
 
 _checked_before = functools.lru_cache(_REMEMBERED)(_check)  # what raises is not remembered

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import tracemalloc
 
 import pytest
 
-from milterd.core.decision import Verdict
-from milterd.host import negotiation
+from milterd.core.actions import ChangeHeader
+from milterd.core.decision import Decision, Verdict
+from milterd.host import emit, negotiation
 from milterd.wire import messages as m
 from milterd.wire.constants import Actions, Protocol
 from tests.host.conftest import Hosting
@@ -172,3 +174,17 @@ def test_one_line_a_decision(own_host) -> None:
     assert line["outcome"] == "reject"
     assert line["reason"] == "rule: refused (rule=r1)"
     assert 0 <= line["ms"] < 5000
+
+
+def test_names_that_came_with_a_mail_are_not_kept() -> None:
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(300):
+            edits = (ChangeHeader(b"X-%d-" % number + b"x" * 60_000, 1, b""),)
+            emit.check(Decision(edits=edits), Actions.ALL, leading_space=True)
+            assert sum(len(each.encode()) for each in emit.edit_replies(edits, leading_space=True))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2_000_000
