@@ -35,7 +35,8 @@ SCHEMES = {
 
 def hashed(scheme: str) -> str:
     """PASSWORD in a scheme of Dovecot's."""
-    command = [program("doveadm", "dovecot-core"), "pw", "-s", scheme, "-p", PASSWORD.decode()]
+    command = [program("doveadm", "dovecot-core"), "-O", "pw", "-s", scheme]
+    command += ["-p", PASSWORD.decode()]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
