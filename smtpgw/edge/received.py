@@ -83,7 +83,8 @@ def date_of(second: int) -> bytes:
 
 def protocol(hello: Hello, envelope: Envelope) -> bytes:
     """The `with` keyword (RFC 3848, RFC 6531 section 4.3), from facts and not from words."""
-    utf8 = b"SMTPUTF8" in [each.upper() for each in envelope.sender_args]
+    args = envelope.sender_args
+    utf8 = bool(args) and b"SMTPUTF8" in [each.upper() for each in args]
     if hello.lmtp:
         base = b"UTF8LMTP" if utf8 else b"LMTP"
     elif not hello.esmtp:

@@ -2,8 +2,9 @@
 
 from tests.bench import calls
 
-BOUND = 1700
-"""Calls a mail of 4 kB without filters, a tenth above what it is."""
+BOUND = 950
+"""Calls a mail of 4 kB without filters, a fifth above what it is: on a busy machine more mails go
+to their delivery by way of the queue."""
 
 
 def test_a_plain_mail_costs_no_more_calls_than_it_did() -> None:
