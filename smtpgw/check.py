@@ -26,7 +26,7 @@ from smtpgw import (
     outbound,
     wiring,
 )
-from smtpgw.chain import client
+from smtpgw.chain import connecting
 from smtpgw.chain.faults import MilterFault
 from smtpgw.config import GatewaySettings, Milter, Smtpgw
 from smtpgw.delivery.hosts import NoHosts
@@ -135,7 +135,7 @@ async def _milter(settings: Smtpgw, milter: Milter) -> Finding:
     options = next(each for each in wiring.all_milters(settings) if each.name == milter.name)
     connection = MtaConnection()
     try:
-        found = await client.connect(
+        found = await connecting.connect(
             options.endpoint, connection, connecting=PATIENCE, patience=PATIENCE
         )
     except MilterFault as fault:

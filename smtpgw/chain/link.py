@@ -8,7 +8,8 @@ from milterd.wire.constants import Actions, Protocol
 from milterd.wire.errors import WireError
 from milterd.wire.mta import MtaConnection
 from milterd.wire.states import EDIT_ACTIONS
-from smtpgw.chain.client import MilterClient, connect
+from smtpgw.chain.client import MilterClient
+from smtpgw.chain.connecting import connect
 from smtpgw.chain.edits import hold_text
 from smtpgw.chain.events import Event, Frames, Hearing, Said, frames_of, hearing_of
 from smtpgw.chain.faults import FaultKind, MilterFault

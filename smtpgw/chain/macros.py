@@ -82,15 +82,13 @@ class Chosen:
     def _strings(self, pairs: list[tuple[str, bytes]], facts: Mapping[str, bytes]) -> bytes:
         if self._daemon_name and "daemon_name" in facts:
             facts = {**facts, "daemon_name": self._daemon_name}
-        told = [(wire, facts[name]) for name, wire in pairs if name in facts]
-        return b"".join(
-            [b"%b\0%b\0" % (wire, _string(each) if b"\0" in each else each) for wire, each in told]
-        )
-
-
-def _string(octets: bytes) -> bytes:
-    """What a C string can carry."""
-    return octets.replace(b"\0", b"?")
+        told = [b"%b\0%b\0" % (wire, facts[name]) for name, wire in pairs if name in facts]
+        strings = b"".join(told)
+        if strings.count(b"\0") != 2 * len(told):  # one in a value, which a C string cannot carry
+            clean = {name: value.replace(b"\0", b"?") for name, value in facts.items()}
+            told = [b"%b\0%b\0" % (wire, clean[name]) for name, wire in pairs if name in clean]
+            strings = b"".join(told)
+        return strings
 
 
 NO_MACROS = Chosen((), "")

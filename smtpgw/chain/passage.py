@@ -71,10 +71,8 @@ class Passage:
         members = self._members
         while self._at < len(members):
             member = members[self._at]
-            if self._at >= self._begun:
-                self._begin()
-                if member.begun:
-                    return member
+            if self._at >= self._begun and self._begin():
+                return member
             try:
                 answer = member.take(self._content)
             except BaseException:
@@ -85,19 +83,22 @@ class Passage:
             self._heard(member, answer)
         return None
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
         """Show the message to the milter whose turn it is, and to those behind it that will see
-        the same whatever it answers."""
+        the same whatever it answers; whether the first of them waits for its answer."""
         members, content = self._members, self._content
+        waited_for = False
         for at in range(self._at, len(members)):
             member = members[at]
             self._begun = at + 1
             if at == self._at:
-                begun, self._listened = member.begin(content, self._more), member
+                begun = waited_for = member.begin(content, self._more)
+                self._listened = member
             else:
                 begun = member.begin(content)
             if member.may_edit or (not begun and member.asked):
-                return
+                break
+        return waited_for
 
     def _heard(self, member: Member, answer: Answer) -> None:
         """Take what a milter said to the message."""

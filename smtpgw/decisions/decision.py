@@ -19,7 +19,9 @@ ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 """No character that is taken for another one when it is read out."""
 WIDTH = 8
 _PAIRS = tuple(one + other for one in ALPHABET for other in ALPHABET)
-_MOST = len(_PAIRS) ** (WIDTH // 2)
+_COUNT = len(_PAIRS)
+_HALF = _COUNT**2
+_MOST = _HALF**2
 LONGEST = 16_384
 """Octets of a decision that are kept; of one with more, the first steps and this note."""
 _TEXT = 1000
@@ -28,12 +30,11 @@ _TEXT = 1000
 
 def new_reference() -> str:
     """An id that has not been given before, but for one chance in 850 thousand million."""
-    number = chance.below(_MOST)
-    text = ""
-    while len(text) < WIDTH:
-        number, at = divmod(number, len(_PAIRS))
-        text += _PAIRS[at]
-    return text
+    upper, lower = divmod(chance.below(_MOST), _HALF)
+    return (
+        _PAIRS[lower % _COUNT] + _PAIRS[lower // _COUNT]
+        + _PAIRS[upper % _COUNT] + _PAIRS[upper // _COUNT]
+    )  # fmt: skip
 
 
 @dataclass(slots=True)  # there is one for each mail, and to freeze it costs as much as a call each
