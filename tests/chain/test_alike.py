@@ -188,3 +188,11 @@ def test_a_milter_that_wants_no_header_changes_nothing_for_one_that_does(first: 
             assert [each.kinds.count("Header") for each in (one, two)] == wanted
 
     run(main())
+
+
+def test_a_nul_in_a_macro_is_told_as_a_question_mark() -> None:
+    hearing = Hearing({Stage.MAIL: ("i", "{mail_addr}")}, "")
+    event = Event("mail", m.MailFrom(b"<>"), {"i": b"Q1", "mail_addr": b"a\0b"})
+    assert b"DMi\0Q1\0{mail_addr}\0a?b\0" in event.octets(hearing)
+    plain = Event("mail", m.MailFrom(b"<>"), {"i": b"Q1", "mail_addr": b"ab"})
+    assert b"DMi\0Q1\0{mail_addr}\0ab\0" in plain.octets(hearing)
