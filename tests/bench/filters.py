@@ -7,16 +7,19 @@ bodies again.  Turns are short and run A B, B A; every figure is the median of t
 ratio the median of the ratios of the pairs, beside it the quartiles: a median alone hides how far
 pairs of the same two programs are apart.  Processor time is that of all processes of a side,
 clamd's share among it; on a shared machine it is the steadier figure, and only ratios mean
-something.
+something.  With --firm, client and milters have one processor and clamd another, before all other
+work of the machine: so the pairs agree, but nobody wakes anybody on a processor that sleeps.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -148,6 +151,19 @@ def compare(those: Sequence[Side], size: int, pairs: int, seconds: float) -> lis
     return found
 
 
+def firmly() -> None:
+    """This process, and what it starts, before all other work, on the first processor."""
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def part(those: Sequence[Side]) -> None:
+    """What the sides share, which is clamd, on the last processor."""
+    for pid in set[int].intersection(*(set(each.pids) for each in those)):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {(os.cpu_count() or 1) - 1})
+
+
 def median(costs: Sequence[Cost], what: Callable[[Cost], float]) -> float:
     return statistics.median(map(what, costs))
 
@@ -188,14 +204,19 @@ def pure(built: HeadersFilter, size: int, direction: Direction) -> float:
 def main(
     pairs: Annotated[int, typer.Option(help="Turns of each side.", min=2)] = 40,
     seconds: Annotated[float, typer.Option(help="Length of a turn.", min=0.01)] = 0.15,
+    firm: Annotated[bool, typer.Option("--firm", help="Before other work; needs root.")] = False,
     only: Annotated[str, typer.Option(help="One filter: clamav, dkim or headers.")] = "",
 ) -> None:
     """Measure every filter at every size and print one table."""
+    if firm:
+        firmly()
     table = Table("message", "milter", "CPU a mail", "time a mail", "CPU ratio", "time ratio")
     for start in (sides.clamav, sides.dkim, sides.headers):
         if only not in ("", start.__name__):
             continue
         with start() as those:
+            if firm:
+                part(those)
             for each in rows(those, pairs, seconds):
                 table.add_row(*each)
         table.add_section()
