@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
             if isinstance(last, wire.Quit):
                 self._hang_up()
                 return
-            if not self._wire.reply_due or not self._replied(last):
+            if not self._wire.reply_due or not self._replied(last) or not self._wire.buffered:
                 return
 
     def _replied(self, event: Event) -> bool:

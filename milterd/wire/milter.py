@@ -149,6 +149,11 @@ class MilterConnection:
         return self._asked is not None
 
     @property
+    def buffered(self) -> int:
+        """Octets received that no event has been made of yet."""
+        return self._frames.buffered
+
+    @property
     def agreed_version(self) -> int:
         """The version both sides speak."""
         return self._agreed.version

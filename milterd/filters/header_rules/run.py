@@ -56,13 +56,14 @@ def run(
     the mail's time lasts.  `trace` is told of every rule, in order.  `void` tells
     which signatures are not good anyway.
     """
-    if trace is None and checks is None:
-        # A set that did something might bring a name that another waits for.
-        names = {each.name.lower() for each in mail.headers if not each.hidden}
-        if all(each.passes(mail.session.direction, names) for each in rule_sets):
-            return NOTHING
+    names = {each.name.lower() for each in mail.headers if not each.hidden}
+    direction = mail.session.direction
+    # All of them or none: a set that did something might bring a name that another waits for.
+    idle = trace is None and checks is None
+    if idle and all(each.passes(direction, names) for each in rule_sets):
+        return NOTHING
     timer = Timer(limits.match, clock, clock() + limits.mail)
-    running = Run(mail, timer, trace, Shield(mail, void))
+    running = Run(mail, names, timer, trace, Shield(mail, void))
     if checks is not None:
         running.check(checks, clock)
     return running.over(rule_sets)
@@ -71,10 +72,12 @@ def run(
 class Run:
     """All rules on one mail."""
 
-    def __init__(self, mail: Mail, timer: Timer, trace: Trace | None, shield: Shield) -> None:
+    def __init__(
+        self, mail: Mail, names: set[bytes], timer: Timer, trace: Trace | None, shield: Shield
+    ) -> None:
         self._mail, self._trace, self._shield, self._timer = mail, trace, shield, timer
         self._lines = lines_of(mail.headers)
-        self._names = names_in(self._lines)
+        self._names = names
         self._results: list[RuleResult] = []
         self._judgement = Judgement()
         self._body: tuple[Splice, ...] = ()
