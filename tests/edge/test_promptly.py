@@ -278,6 +278,7 @@ def test_commands_that_are_not_the_usual_ones_go_the_whole_way() -> None:
         assert (await heard(line, b"RCPT TO:<c@d.example>\r\nRCPT TO:<c2@d.example>\r\n")).count(
             OK
         ) == 2
+        assert (await heard(line, b"DATAX\r\n")).startswith(b"500 5.5.1")
         assert (await heard(line, b"DATA now\r\n")).startswith(b"501 ")
         assert await heard(line, b"DATA\r\n") == GO
         await heard(line, b".\r\n")
