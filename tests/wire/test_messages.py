@@ -212,3 +212,9 @@ def test_macro_names_apart_by_commas_too() -> None:
 def test_the_parent_of_errors_cannot_be_raised() -> None:
     with pytest.raises(TypeError):
         WireError("x")
+
+
+def test_a_command_is_found_by_its_octets() -> None:
+    for each in Command:
+        assert {each: 1}.get(each.value) == 1
+        assert {each.value: 1}.get(each) == 1
