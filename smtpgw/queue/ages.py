@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from smtpgw.queue import schema
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.states import MailState
 
@@ -23,7 +24,7 @@ SELECT {key}, bucket, sum(n), min(oldest), lane.old FROM (
 WHERE lane.old IN ({old}) GROUP BY 1, 2, 5
 """
 _OTHERS = """
-SELECT {key}, {bucket}, count(*), min(born), 0 FROM mail WHERE state=? GROUP BY 1, 2
+SELECT {key}, {bucket}, count(*), min(born), 0 FROM mail WHERE {state} GROUP BY 1, 2
 """
 
 
@@ -60,8 +61,9 @@ def ages(
     )
     rows = batch.db.execute(sql).fetchall() if old else []
     for state in wanted - waiting.keys():
-        other = _OTHERS.format(key="sender" if by_sender else "site", bucket=_bucket(now))
-        rows += batch.db.execute(other, (state.value,)).fetchall()
+        key = "sender" if by_sender else "site"
+        other = _OTHERS.format(key=key, bucket=_bucket(now), state=schema.of_state(state))
+        rows += batch.db.execute(other).fetchall()
     for key, bucket, count, oldest, _ in rows:
         name = _domain(key) if by_sender else key
         found.setdefault(name, Ages()).add(bucket, count, oldest)

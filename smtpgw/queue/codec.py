@@ -17,20 +17,23 @@ from smtpgw.queue.store import Damaged, NewMail, QueuedMail, QueuedRecipient
 
 MAIL_COLUMNS = (
     "seq, id, state, due, born, arrived, size, sender, facts, sum, attempts, token, warned, note,"
-    " site, doomed, flow"
+    " site, doomed, flow, sole"
 )
 RECIPIENT_COLUMNS = "number, address, args, state, enhanced, text, remote, destination, at"
 
 _NOTHING = type(None)
 _MAIL_KINDS = frozenset(
-    (int, str, int, due, float, float, int, bytes, str, int, int, int, int, str, str, str, flow)
+    (int, str, int, due, float, float, int, bytes, str, *[int] * 4, *[str] * 3, flow, sole)
     for due in (float, _NOTHING)
     for flow in (int, _NOTHING)
+    for sole in (bytes, _NOTHING)
 )
 _RECIPIENT_KINDS = (int, bytes, str, int, str, str, str, str, float)
 """What SQLite gives for what was stored: anything else is damage, whatever it would do to us."""
 
 _TO_JSON = json.JSONEncoder(separators=(",", ":"))
+
+_NO_ARGS = "[]"
 
 _LATEST = 2.0**37
 """No time of ours, in seconds, is later: it is in the year 6325."""
@@ -51,6 +54,12 @@ class Prepared:
     handed: str = ""
     doomed: str = ""
     caught: Caught | None = None
+
+    @property
+    def sole(self) -> bytes | None:
+        """The recipient, if there is but one, who is the address and nothing else."""
+        (_, address, args), *more = self.recipients
+        return None if more or args != _NO_ARGS else address
 
     @property
     def weight(self) -> int:
@@ -103,11 +112,11 @@ def _sum(fixed: Sequence[Any], recipients: Iterable[tuple[int, bytes, str]]) -> 
 
 
 def _args(args: Iterable[bytes]) -> str:
-    return json.dumps([each.decode("latin-1") for each in args]) if args else "[]"
+    return json.dumps([each.decode("latin-1") for each in args]) if args else _NO_ARGS
 
 
 def _unargs(text: str) -> tuple[bytes, ...]:
-    return () if text == "[]" else tuple(each.encode("latin-1") for each in json.loads(text))
+    return () if text == _NO_ARGS else tuple(each.encode("latin-1") for each in json.loads(text))
 
 
 def _facts(new: NewMail) -> str:
@@ -151,9 +160,12 @@ def recipient(row: Sequence[Any]) -> QueuedRecipient:
 
 
 def mail(row: Sequence[Any], rcpt_rows: Sequence[Sequence[Any]]) -> QueuedMail:
-    """A mail from its columns and its recipients' ones.  Raises :class:`Damaged`."""
+    """A mail from its columns and its recipients' ones, which there are none of where the mail's
+    row has the only one.  Raises :class:`Damaged`."""
     _, queue_id, state, due, born, arrived, size, sender, text, checksum = row[:10]
-    attempts, token, warned, note, site, doomed, _ = row[10:]
+    attempts, token, warned, note, site, doomed, _, sole = row[10:]
+    if sole is not None:
+        rcpt_rows = [(0, sole, _NO_ARGS, RecipientState.PENDING.value, "", "", "", "", 0.0)]
     try:
         if tuple(map(type, row)) not in _MAIL_KINDS:
             raise Damaged("row cannot be read")

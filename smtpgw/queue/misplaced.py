@@ -38,7 +38,8 @@ UNION ALL SELECT id FROM flow WHERE NOT EXISTS (SELECT 1 FROM mail WHERE flow=fl
 def put_right(batch: Batch, now: float) -> None:
     """Take every such mail out of the line, for :func:`rows.file_unfiled` to put it in again;
     make those corrupt whose id or state cannot be."""
-    _mark(batch, "no such state", f"state<0 OR state={MailState.DONE.value} OR state>{_LAST}")
+    for strange in ("<0", f"={MailState.DONE.value}", f">{_LAST}"):
+        _mark(batch, "no such state", f"state<>1 AND state{strange}")
     _mark(batch, "no such id", "id>=x''")
     latest = now + _FAR
     _take_out(batch.db, latest)

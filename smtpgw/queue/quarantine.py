@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from smtpgw.queue import custody, rows
+from smtpgw.queue import custody, rows, schema
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.codec import Prepared
 from smtpgw.queue.states import MailEvent, MailState, after
 from smtpgw.queue.store import NotFound, QueuedMail
 
-_RELEASING = MailState.RELEASING.value
-_AWAITING = MailState.AWAITING.value
+_TO_GO = schema.of_state(MailState.RELEASING, MailState.AWAITING)
+_HERE = schema.of_state(MailState.QUARANTINE, MailState.RELEASING, MailState.AWAITING)
 _QUARANTINE = MailState.QUARANTINE.value
 
 
@@ -42,8 +42,8 @@ def wanted(batch: Batch, now: float, limit: int) -> list[QueuedMail]:
     """Mails that are to be released and due, those first that a command has released, and then
     those that milters are to be asked about again, the longest waiting first."""
     found = batch.db.execute(
-        "SELECT id FROM mail WHERE state IN (?,?) AND due<=? ORDER BY state, due, id LIMIT ?",
-        (_RELEASING, _AWAITING, now, limit),
+        f"SELECT id FROM mail WHERE {_TO_GO} AND due<=? ORDER BY state, due, id LIMIT ?",  # noqa: S608 - constant text
+        (now, limit),
     )
     return [rows.show(batch, queue_id) for (queue_id,) in found.fetchall()]
 
@@ -97,7 +97,10 @@ def put_off(batch: Batch, queue_id: str, due: float, note: str) -> None:
 
 def hasten(batch: Batch, now: float) -> None:
     """Ask at once about all mails that await a milter: one has just answered."""
-    batch.db.execute("UPDATE mail SET due=? WHERE state=? AND due>?", (now, _AWAITING, now))
+    batch.db.execute(
+        f"UPDATE mail SET due=? WHERE {schema.of_state(MailState.AWAITING)} AND due>?",  # noqa: S608 - constant text
+        (now, now),
+    )
 
 
 def give_up(batch: Batch, queue_id: str, note: str) -> None:
@@ -118,15 +121,15 @@ def expiry(batch: Batch, queue_id: str) -> float | None:
 def put_right(batch: Batch, now: float, lifetime: float) -> None:
     """At the start: what lost its date gets one, and dates of mails that are gone go."""
     batch.db.execute(
-        "INSERT OR IGNORE INTO caught SELECT seq, ?, size FROM mail WHERE state IN (?,?,?)",
-        (now + lifetime, _QUARANTINE, _RELEASING, _AWAITING),
+        f"INSERT OR IGNORE INTO caught SELECT seq, ?, size FROM mail WHERE {_HERE}",  # noqa: S608 - constant text
+        (now + lifetime,),
     )
     batch.db.execute(
         "UPDATE caught SET expires=? WHERE typeof(expires) NOT IN ('real', 'integer')",
         (now + lifetime,),
     )
     batch.db.execute(
-        "UPDATE mail SET due=? WHERE state IN (?,?) AND typeof(due)<>'real'",
-        (now, _RELEASING, _AWAITING),
+        f"UPDATE mail SET due=? WHERE {_TO_GO} AND typeof(due)<>'real'",  # noqa: S608 - constant text
+        (now,),
     )
     batch.db.execute("DELETE FROM caught WHERE mail NOT IN (SELECT seq FROM mail)")

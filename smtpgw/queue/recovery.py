@@ -11,7 +11,7 @@ an end of its attempt, whatever it is, clears it.
 
 from __future__ import annotations
 
-from smtpgw.queue import misplaced, quarantine, rows, turns
+from smtpgw.queue import misplaced, quarantine, rows, sole, turns
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.recovered import Recovery
 from smtpgw.queue.shard import Shard
@@ -32,6 +32,7 @@ def recover(batch: Batch, shard: Shard, now: float, crash: str = "") -> Recovery
     """Leased mails become due, orphans go.  `crash` says what killed the last run, if a crash
     of the program did."""
     turns.drop_old_rests(batch.db, now)
+    sole.give_rows(batch.db)
     misplaced.put_right(batch, now)
     quarantine.put_right(batch, now, LOST_DATE)
     held = tuple(_count_crash(batch, crash)) if crash else ()
@@ -47,14 +48,13 @@ def recover(batch: Batch, shard: Shard, now: float, crash: str = "") -> Recovery
 
 def _count_crash(batch: Batch, crash: str) -> list[tuple[str, str]]:
     """Count it for all that were in delivery; hold, and return, those that were at too many."""
-    active = MailState.ACTIVE.value
     to = after(MailState.ACTIVE, MailEvent.RECOVER_KILLER).value
     why = f"{MAX_CRASHES} workers crashed while this mail was in delivery, the last by {crash}"
-    batch.db.execute("UPDATE mail SET deaths=deaths+1 WHERE state=?", (active,))
+    batch.db.execute("UPDATE mail SET deaths=deaths+1 WHERE state=1")
     found = batch.db.execute(
-        "UPDATE mail SET state=?, due=NULL, held=0, note=? WHERE state=? AND deaths>=?"
+        "UPDATE mail SET state=?, due=NULL, held=0, note=? WHERE state=1 AND deaths>=?"
         " RETURNING id",
-        (to, why, active, MAX_CRASHES),
+        (to, why, MAX_CRASHES),
     ).fetchall()
     return [(queue_id, why) for (queue_id,) in found]
 
@@ -62,14 +62,13 @@ def _count_crash(batch: Batch, crash: str) -> list[tuple[str, str]]:
 def _end_leases(batch: Batch, now: float, apart: float) -> int:
     """Let what was in delivery wait again, each `apart` seconds after one that was leased
     later; how many it is."""
-    active = MailState.ACTIVE.value
     held = after(MailState.ACTIVE, MailEvent.RECOVER_HELD).value
     due = after(MailState.ACTIVE, MailEvent.RECOVER).value
     first = batch.db.execute(
-        "UPDATE mail SET state=?, due=NULL, held=0 WHERE state=? AND held=1", (held, active)
+        "UPDATE mail SET state=?, due=NULL, held=0 WHERE state=1 AND held=1", (held,)
     )
     found = batch.db.execute(
-        "SELECT seq FROM mail WHERE state=? ORDER BY mail.due DESC, token DESC", (active,)
+        "SELECT seq FROM mail WHERE state=1 ORDER BY mail.due DESC, token DESC"
     ).fetchall()
     batch.db.executemany(
         "UPDATE mail SET state=?, due=?, site=iif(held=2, '', site), held=0 WHERE seq=?",

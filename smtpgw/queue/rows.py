@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from smtpgw.queue import codec, custody, handed, history, ids, turns
+from smtpgw.queue import codec, custody, handed, history, ids, sole, turns
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.codec import MAIL_COLUMNS, RECIPIENT_COLUMNS, Prepared
 from smtpgw.queue.states import (
@@ -37,7 +37,7 @@ _HOLD, _BOUNCE = 1, 2
 """What is wanted when an attempt ends: the column `held`."""
 
 _NAMES = [each.strip() for each in MAIL_COLUMNS.split(",")]
-_FLOW, _TOKEN = _NAMES.index("flow"), _NAMES.index("token")
+_FLOW, _TOKEN, _SOLE = (_NAMES.index(each) for each in ("flow", "token", "sole"))
 
 
 def add(batch: Batch, mails: Sequence[Prepared]) -> None:
@@ -53,18 +53,20 @@ def insert(batch: Batch, new: Prepared) -> None:
     """One more mail, which the caller has checked."""
     state, due, *_ = new.mail
     flow, leased = None, int(state == MailState.ACTIVE.value)
+    alone = new.sole if leased else None
     if state == MailState.INCOMING.value:
         flow = turns.file(batch, new.site, new.sender, old=False, due=due)
     cursor = batch.db.execute(
         "INSERT INTO mail (state, due, born, id, arrived, size, sender, facts, sum, note, site,"
-        " flow, doomed, token, attempts) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        (*new.mail, new.site, flow, new.doomed, leased, leased),
+        " flow, doomed, token, attempts, sole) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (*new.mail, new.site, flow, new.doomed, leased, leased, alone),
     )
     seq = cursor.lastrowid or 0
-    batch.db.executemany(
-        "INSERT INTO recipient (mail, number, address, args) VALUES (?,?,?,?)",
-        [(seq, *each) for each in new.recipients],
-    )
+    if alone is None:
+        batch.db.executemany(
+            "INSERT INTO recipient (mail, number, address, args) VALUES (?,?,?,?)",
+            [(seq, *each) for each in new.recipients],
+        )
     batch.db.execute("INSERT INTO content VALUES (?,?,?,?,?)", (seq, *new.content))
     if new.handed:
         handed.remember(batch.db, new.handed)
@@ -91,6 +93,8 @@ def _lease_one(batch: Batch, row: tuple[Any, ...], until: float) -> Lease | None
     except Damaged as error:
         mark_damaged(batch, row[0], str(error))
         return None
+    if row[_SOLE] is not None:
+        sole.give_row(batch.db, row[0])
     event = MailEvent.LAPSE if mail.state is MailState.ACTIVE else MailEvent.LEASE
     after(mail.state, event)
     batch.db.execute(
@@ -194,11 +198,11 @@ def settle_all(batch: Batch, ends: Sequence[Settlement]) -> list[MailState | Exc
 def _whole(batch: Batch, end: Settlement) -> bool:
     """Remove a mail that nobody is left of, if the lease still holds; whether it does."""
     found = batch.db.execute(
-        "DELETE FROM mail WHERE id=? AND state=1 AND token=? RETURNING seq, attempts",
+        "DELETE FROM mail WHERE id=? AND state=1 AND token=? RETURNING seq, attempts, sole IS NULL",
         (end.queue_id, end.token),
     ).fetchall()
-    for seq, attempts in found:
-        _remove_parts(batch, seq, end.queue_id, tried=attempts > 1)
+    for seq, attempts, rows in found:
+        _remove_parts(batch, seq, end.queue_id, tried=attempts > 1, rows=bool(rows))
     return bool(found)
 
 
@@ -224,7 +228,11 @@ Moved = list[tuple[RecipientState, Result]]
 
 def _moved(batch: Batch, seq: int, results: Sequence[Result]) -> tuple[Moved, int]:
     """The recipients' new states, and how many are left then."""
-    rows = batch.db.execute("SELECT number, state FROM recipient WHERE mail=?", (seq,))
+    rows = batch.db.execute(
+        "SELECT number, state FROM recipient WHERE mail=?1"
+        " UNION ALL SELECT 0, 0 FROM mail WHERE seq=?1 AND sole IS NOT NULL",
+        (seq,),
+    )
     states = {number: RecipientState(state) for number, state in rows}
     moved: Moved = []
     for each in results:
@@ -236,6 +244,7 @@ def _moved(batch: Batch, seq: int, results: Sequence[Result]) -> tuple[Moved, in
 
 
 def _write_results(batch: Batch, seq: int, at: float, moved: Moved) -> None:
+    sole.give_row(batch.db, seq)
     batch.db.executemany(
         "UPDATE recipient SET state=?, enhanced=?, text=?, remote=?, destination=?, at=?"
         " WHERE mail=? AND number=?",
@@ -253,11 +262,13 @@ def remove(batch: Batch, seq: int, queue_id: str) -> None:
     _remove_parts(batch, seq, queue_id, tried=True)
 
 
-def _remove_parts(batch: Batch, seq: int, queue_id: str, *, tried: bool) -> None:
-    """What other tables hold of a mail; nothing of attempts unless it was `tried` before."""
+def _remove_parts(batch: Batch, seq: int, queue_id: str, *, tried: bool, rows: bool = True) -> None:
+    """What other tables hold of a mail; nothing of attempts unless it was `tried` before, nothing
+    of recipients where it had no `rows` for them."""
     if tried:
         batch.db.execute("DELETE FROM attempt WHERE mail=?", (seq,))
-    batch.db.execute("DELETE FROM recipient WHERE mail=?", (seq,))
+    if rows:
+        batch.db.execute("DELETE FROM recipient WHERE mail=?", (seq,))
     found = batch.db.execute(
         "DELETE FROM content WHERE mail=? RETURNING body IS NOT NULL", (seq,)
     ).fetchall()
@@ -376,13 +387,6 @@ def describe(batch: Batch, row: tuple[Any, ...]) -> QueuedMail:
 def timeline(batch: Batch, queue_id: str) -> list[tuple[int, Tried]]:
     """What was tried for a mail.  Raises :class:`NotFound`."""
     return history.read(batch.db, find(batch, queue_id)[0])
-
-
-def counts(batch: Batch) -> dict[MailState, int]:
-    """Mails by state."""
-    rows = batch.db.execute("SELECT state, count(*) FROM mail GROUP BY state").fetchall()
-    found = dict(rows)
-    return {each: found.get(each.value, 0) for each in MailState if each is not MailState.DONE}
 
 
 def next_due(batch: Batch, now: float) -> float | None:

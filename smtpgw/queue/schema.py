@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from smtpgw.queue.states import MailState
 from smtpgw.queue.store import QueueError, StoreBroken, StoreDamaged, StoreFull
 
-VERSION = 5
+VERSION = 6
 APPLICATION = 0x47504F51  # "GPOQ", so that file(1) and we know our own
 
 _TABLES = """
@@ -39,6 +40,7 @@ CREATE TABLE mail (
     site TEXT NOT NULL DEFAULT '',   -- the destination it waits for; '' is any
     flow INTEGER,                    -- where it waits for its turn: incoming and deferred only
     doomed TEXT NOT NULL DEFAULT '', -- why the next attempt bounces it without trying
+    sole BLOB,                       -- the one recipient, who has no row yet: see sole.py
     deaths INTEGER NOT NULL DEFAULT 0  -- crashes of a worker since it last settled, active then
 );
 CREATE TABLE recipient (
@@ -69,8 +71,12 @@ CREATE TABLE mark (
 );
 """
 
+_STATE = """
+CREATE INDEX mail_state ON mail (state, id) WHERE state <> 1;
+"""
+"""What is active is in one index only, mail_leased: most mails are never anything else."""
+
 _TURNS = """
-CREATE INDEX mail_state ON mail (state, id);
 CREATE INDEX mail_leased ON mail (due) WHERE state = 1;
 CREATE INDEX mail_turn ON mail (flow, due) WHERE flow IS NOT NULL;
 CREATE INDEX mail_unfiled ON mail (seq) WHERE flow IS NULL AND state IN (0, 2);
@@ -140,6 +146,10 @@ ALTER TABLE mark ADD COLUMN wall REAL;
 ALTER TABLE mail ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
 """
 
+_SOLE = """
+ALTER TABLE mail ADD COLUMN sole BLOB;
+"""
+
 _DONE = """
 PRAGMA application_id = %d;
 PRAGMA user_version = %d;
@@ -147,9 +157,27 @@ COMMIT;
 """
 
 
+_FROM_5 = "DROP INDEX mail_state;" + _STATE + _SOLE
+_FROM_4 = _CAUGHT + _FROM_5
+_FROM_3 = _FROM_2_OR_3 + _FROM_ANY + _FROM_4
+_UPGRADES = {
+    1: _FROM_1 + _TURNS + _STATE + _HANDED + _FROM_ANY + _CAUGHT + _SOLE,
+    2: _HANDED + _FROM_3,
+    3: _FROM_3,
+    4: _FROM_4,
+    5: _FROM_5,
+}
+
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
 _FULL_EXTENDED = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE})  # the shared-memory file did not grow
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def of_state(*states: MailState) -> str:
+    """A condition on a mail's state that an index serves."""
+    if states == (MailState.ACTIVE,):
+        return "state=1"
+    return f"state<>1 AND state IN ({', '.join(str(each.value) for each in states)})"
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -302,15 +330,9 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     version, owner = _stamp(db)
     if (version, owner) == (0, 0) and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         path.chmod(0o600)
-        _write(db, _TABLES + _TURNS + _HANDED + _CAUGHT)
-    elif owner == APPLICATION and version == 1:
-        _write(db, _FROM_1 + _TURNS + _HANDED + _FROM_ANY + _CAUGHT)
-    elif owner == APPLICATION and version == 2:
-        _write(db, _HANDED + _FROM_2_OR_3 + _FROM_ANY + _CAUGHT)
-    elif owner == APPLICATION and version == 3:
-        _write(db, _FROM_2_OR_3 + _FROM_ANY + _CAUGHT)
-    elif owner == APPLICATION and version == 4:
-        _write(db, _CAUGHT)
+        _write(db, _TABLES + _TURNS + _STATE + _HANDED + _CAUGHT)
+    elif owner == APPLICATION and version in _UPGRADES:
+        _write(db, _UPGRADES[version])
     elif (version, owner) != (VERSION, APPLICATION):
         _refuse(path, version, owner)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from smtpgw.queue import rows
+from smtpgw.queue import rows, schema
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.codec import MAIL_COLUMNS
 from smtpgw.queue.states import KEPT, MailState
@@ -26,7 +26,22 @@ NULL_SENDER = "<>"
 Condition = tuple[str, tuple[Any, ...]]
 Progress = Callable[[int], None]
 
-_OPEN = "EXISTS (SELECT 1 FROM recipient WHERE mail=mail.seq AND recipient.state IN (0, 1) AND %s)"
+_OPEN = (
+    "(EXISTS (SELECT 1 FROM recipient WHERE mail=mail.seq AND recipient.state IN (0, 1) AND %s)"
+    " OR sole IS NOT NULL AND EXISTS (SELECT 1 FROM"
+    " (SELECT mail.sole AS address, '' AS text, '' AS destination) AS recipient WHERE %s))"
+)
+"""Twice the same, for whether a recipient has a row or not (sole.py)."""
+
+
+def counts(batch: Batch) -> dict[MailState, int]:
+    """Mails by state."""
+    found = batch.db.execute(
+        "SELECT state, count(*) FROM mail WHERE state<>1 GROUP BY state"
+        " UNION ALL SELECT 1, count(*) FROM mail WHERE state=1"
+    )
+    by_state = dict(found.fetchall())
+    return {each: by_state.get(each.value, 0) for each in MailState if each is not MailState.DONE}
 
 
 def quiet(_looked_at: int) -> None:
@@ -66,11 +81,11 @@ def walk(
 
 def _window(batch: Batch, state: MailState | None, after: str, step: int) -> tuple[str, int] | None:
     """The last of the next `step` mails to look at and how many they are; None at the end."""
-    where, values = ("", ()) if state is None else ("state=? AND ", (state.value,))
+    where = "" if state is None else f"{schema.of_state(state)} AND "
     ids = f"SELECT id FROM mail WHERE {where}id>? AND id<x'' ORDER BY id LIMIT {step:d}"  # noqa: S608 - constant text
     last, count = batch.db.execute(
         f"SELECT max(id), count(*) FROM ({ids})",  # noqa: S608 - constant text
-        (*values, after),
+        (after,),
     ).fetchone()
     return (str(last), count) if count else None
 
@@ -89,7 +104,7 @@ def _page(
     upper: Condition = ("id<x''", ()) if last is None else ("id<=?", (last,))
     conditions = [*_conditions(chosen, now), ("id>?", (after,)), upper]
     if state is not None:
-        conditions.append(("state=?", (state.value,)))
+        conditions.append((schema.of_state(state), ()))
     where = " AND ".join(sql for sql, _ in conditions)
     values = [each for _, those in conditions for each in those]
     return batch.db.execute(
@@ -144,7 +159,7 @@ def _reason(pattern: str, now: float) -> Condition:
 def _inside(condition: Condition) -> Condition:
     """For some recipient that is left."""
     sql, values = condition
-    return _OPEN % sql, values
+    return _OPEN % (sql, sql), (*values, *values)
 
 
 def _any(conditions: Iterable[Condition]) -> Condition:

@@ -394,7 +394,7 @@ class SqliteStore:
         return await self.ask(lambda batch: rows.show(batch, queue_id))
 
     async def counts(self) -> dict[MailState, int]:
-        return await self.ask(rows.counts)
+        return await self.ask(search.counts)
 
     async def recover(self, now: float) -> Recovery:
         crash = handover.crash(self._shard.directory)

@@ -187,7 +187,7 @@ class QueueTool:
         """Mails by state."""
         total: dict[MailState, int] = {}
         for _, db in self._shards:
-            for state, number in rows.counts(Batch(db)).items():
+            for state, number in search.counts(Batch(db)).items():
                 total[state] = total.get(state, 0) + number
         return total
 

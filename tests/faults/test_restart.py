@@ -32,7 +32,7 @@ pytestmark = pytest.mark.xdist_group("faults-restart")
 
 _COLUMNS = {
     "mail": "id state due born arrived size sender facts sum attempts token warned held note site"
-    " flow deaths",
+    " flow deaths sole",
     "recipient": "number address args state enhanced text remote destination at",
     "content": "head body size sum",
 }

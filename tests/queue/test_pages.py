@@ -56,6 +56,6 @@ def test_a_small_mail_and_the_end_of_another_take_few_pages(tmp_path: Path) -> N
                 lease, _ = hand.given.pop()
                 end = Settlement(lease.mail.queue_id, lease.token, START, (), UNTIL, whole=True)
                 assert await store.settle_all([end]) == [MailState.DONE]
-            assert log.octets() < 90_000
+            assert log.octets() < 70_000
 
     run(scenario())
