@@ -36,7 +36,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 import sys
 import tempfile
 import threading
@@ -49,7 +48,7 @@ import milter
 
 from milterd.core.decision import Decision, Verdict
 from milterd.core.mail import Family
-from milterd.host import calls, emit, negotiation
+from milterd.host import calls, descriptors, emit, negotiation
 from milterd.host.collect import Collector
 from milterd.host.judge import Judge, Surroundings
 from milterd.wire.constants import Actions, Protocol, Stage
@@ -158,7 +157,7 @@ class LibmilterHost:
                 now = self._around.clock()
                 waited_for: Collection[object] = self._busy
                 if asked[1]:
-                    waited_for = self._connections or _accepted(self._address)
+                    waited_for = self._connections or descriptors.accepted(self._address)
                 until = deadline if waited_for else min(deadline, self._settled_at)
                 if now >= until:
                     return
@@ -170,10 +169,10 @@ class LibmilterHost:
         """Put our listening socket in the place of the one libmilter opens."""
         self._listener.setblocking(False)  # siblings may win the race for a connection
         with tempfile.TemporaryDirectory(prefix="milterd-") as scratch:
-            milter.setconn(_scratch_address(self._listener.family, scratch))
-            before = _sockets()
+            milter.setconn(descriptors.scratch_address(self._listener.family, scratch))
+            before = descriptors.open_sockets()
             milter.opensocket(False)
-            opened = _sockets() - before
+            opened = descriptors.open_sockets() - before
             with contextlib.suppress(FileNotFoundError):
                 (Path(scratch) / "s").unlink()
         if len(opened) != 1:
@@ -405,32 +404,3 @@ def _host_and_port(address: Any) -> tuple[bytes, int]:
     if isinstance(address, str):
         return address.encode(), 0
     return (address[0].encode(), address[1]) if address else (b"", 0)
-
-
-def _scratch_address(family: int, directory: str) -> str:
-    if family == socket.AF_UNIX:
-        return f"unix:{directory}/s"
-    return "inet6:0@::1" if family == socket.AF_INET6 else "inet:0@127.0.0.1"
-
-
-def _sockets() -> set[tuple[int, int]]:
-    """Our open sockets, as descriptor and inode."""
-    found = set()
-    for each in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # the descriptor of this very listing
-            state = os.fstat(int(each.name))
-            if stat.S_ISSOCK(state.st_mode):
-                found.add((int(each.name), state.st_ino))
-    return found
-
-
-def _accepted(address: Any) -> set[int]:
-    """Descriptors of the connections to an address: libmilter tells of one when it speaks."""
-    found = set()
-    for descriptor, _ in _sockets():
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as each:
-            name = each.getsockname()
-            ours = name == address or (isinstance(name, tuple) and name[1] == address[1])
-            if ours and not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                found.add(descriptor)
-    return found

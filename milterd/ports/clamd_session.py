@@ -69,13 +69,16 @@ class Sessions:
         return ""
 
     def _take(self) -> _Session | None:
-        now = self._clock()
-        try:
-            while now - (session := self._idle.pop()).used >= IDLE:
-                session.close()
-        except IndexError:  # there is none
-            return self._new(now)
-        return session
+        now, place = self._clock(), _place(self._path)
+        while self._idle:
+            try:
+                session = self._idle.pop()
+            except IndexError:  # another thread has the last one
+                break
+            if session.place == place and now - session.used < IDLE:
+                return session
+            session.close()
+        return self._new(now)
 
     def _new(self, now: float) -> _Session | None:
         if now < self._not_before:
@@ -98,6 +101,8 @@ class _Session:
 
     def __init__(self, path: str) -> None:
         self.asked, self.used = 0, 0.0
+        self.place = _place(path)
+        """Whose socket this is: who has another one put there asks that clamd from then on."""
         self._size, self._limit = 0, 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._file = -1
@@ -146,6 +151,15 @@ class _Session:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _place(path: str) -> tuple[int, int] | None:
+    """What tells the socket at a path from others: no new one is like one that is still in use."""
+    try:
+        there = os.stat(path)  # noqa: PTH116 - for each mail
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
 
 
 def timeval(seconds: float) -> bytes:

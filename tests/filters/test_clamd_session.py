@@ -249,3 +249,20 @@ def test_few_sessions_are_kept_and_not_for_long(peer: ClamdPeer) -> None:
 
 def _open() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_clamd_in_the_place_of_another_is_asked_from_then_on(tmp_path: Path) -> None:
+    """Also while the one before it still runs and would answer."""
+    before, after = Scripted(fine), Scripted(fine)
+    path = tmp_path / "clamd.ctl"
+    with fake_clamd(before) as old, fake_clamd(after) as new:
+        path.symlink_to(old.removeprefix("unix:"))
+        scanner = warm(f"unix:{path}")
+        assert scanner.scan(CLEAN) == Clean()
+        assert [session for session, _ in before.got] == [False, True]
+        path.unlink()
+        path.symlink_to(new.removeprefix("unix:"))
+        assert scanner.scan(CLEAN) == Clean()
+        assert (len(before.got), len(after.got)) == (2, 1)
+        path.unlink()
+        assert isinstance(scanner.scan(CLEAN), Unavailable)
