@@ -173,11 +173,11 @@ def _written(value: Value) -> str:
 def _postscreens(home: Path, cases: Sequence[Case]) -> Iterator[tuple[list[int], Peer]]:
     home.mkdir()
     home.chmod(0o755)
-    ports = [free_port() for _ in cases]
+    ready, *ports = [free_port() for _ in range(len(cases) + 1)]
     config = private.lay_out(home)
     (config / "main.cf").write_text(private._main_cf(home, _MAIN))
     private.age(config / "main.cf")
-    (config / "master.cf").write_text(_master_cf(ports, cases))
+    (config / "master.cf").write_text(_master_cf(ready, ports, cases))
     resolv = home / "resolv.conf"
     resolv.write_text(f"nameserver {RESOLVER}\noptions timeout:1 attempts:2\n")
     start = program("postfix", "postfix")
@@ -190,20 +190,19 @@ def _postscreens(home: Path, cases: Sequence[Case]) -> Iterator[tuple[list[int],
                 ["unshare", "-m", "sh", "-c", script, "sh", resolv, start, config],
                 stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=True,
             )  # fmt: skip
-        wait_for(lambda: _answered(ports[0]), "postscreen answers")
+        wait_for(lambda: answers(ready, b"220 "), "postfix answers")
         yield ports, peer
     finally:
         running.remove(peer)
         private._run(start, config, "abort")
-        wait_for(lambda: not answers(ports[0]), "postfix ends")
+        wait_for(lambda: not answers(ready), "postfix ends")
 
 
-def _answered(port: int) -> bool:
-    return answers(port, b"220 ")
-
-
-def _master_cf(ports: Sequence[int], cases: Sequence[Case]) -> str:
+def _master_cf(ready: int, ports: Sequence[int], cases: Sequence[Case]) -> str:
+    """`ready` is the port of an smtpd without a postscreen before it, which greets everybody: a
+    case may be about clients that are never greeted."""
     lines = [
+        f"127.0.0.1:{ready} inet n - n - - smtpd",
         "pickup unix n - n 60 1 pickup", "cleanup unix n - n - 0 cleanup",
         "qmgr unix n - n 300 1 qmgr", "tlsmgr unix - - n 1000? 1 tlsmgr",
         "rewrite unix - - n - - trivial-rewrite", "bounce unix - - n - 0 bounce",
