@@ -2,7 +2,8 @@
 
 One Health is shared by all sessions of a process.  It keeps two counts, both bounded.
 A milter that let several connections in a row time out is not tried for a while, so
-that its time-out is not every client's.  A message whose content made a milter drop
+that its time-out is not every client's; unless a session of ours leaves it meanwhile,
+since one that was full has room then.  A message whose content made a milter drop
 the connection again and again is held instead of being refused for ever.
 """
 
@@ -39,23 +40,34 @@ class Health:
         self._options = options or HealthOptions()
         self._timeouts: dict[str, int] = {}
         self._closed_until: dict[str, float] = {}
+        self._room: dict[str, int] = {}
         self._crashes: OrderedDict[tuple[str, bytes], tuple[int, float]] = OrderedDict()
 
     def may_try(self, milter: str) -> bool:
-        """Whether to connect now.  Once the pause is over, one caller gets True."""
+        """Whether to connect now.  Once the pause is over, one caller gets True; before, one for
+        each that has left."""
         until = self._closed_until.get(milter)
         now = self._clock()
         if until is None:
             return True
-        if now < until:
-            return False
-        self._closed_until[milter] = now + self._options.pause
-        return True
+        if now >= until:
+            self._closed_until[milter] = now + self._options.pause
+            return True
+        room = self._room.get(milter, 0)
+        if room:
+            self._room[milter] = room - 1
+        return room > 0
+
+    def left(self, milter: str) -> None:
+        """A session that the milter had answered has closed its connection."""
+        if milter in self._closed_until:
+            self._room[milter] = self._room.get(milter, 0) + 1
 
     def timed_out(self, milter: str) -> None:
         """A connection or negotiation timed out."""
         count = self._timeouts.get(milter, 0) + 1
         self._timeouts[milter] = count
+        self._room.pop(milter, None)  # it was not for lack of that
         if count >= self._options.timeouts:
             self._closed_until[milter] = self._clock() + self._options.pause
 
@@ -63,6 +75,7 @@ class Health:
         """A connection was made, or refused at once: either costs no time."""
         self._timeouts.pop(milter, None)
         self._closed_until.pop(milter, None)
+        self._room.pop(milter, None)
 
     def crashed(self, milter: str, mail: Mail) -> bool:
         """The milter dropped the connection over this mail; whether the mail is poison."""

@@ -110,6 +110,7 @@ class Link:
                 self._tell_now(client)
             client.close()
             self._client = None
+            self._shared.health.left(self.name)
 
     def _tell_now(self, client: MilterClient) -> None:
         """Tell what was put off, without waiting."""

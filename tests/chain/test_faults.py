@@ -567,6 +567,33 @@ def test_a_milter_that_times_out_again_and_again_is_left_alone_for_a_while() -> 
     run(main())
 
 
+def test_one_may_try_for_each_session_that_leaves_a_milter_that_timed_out() -> None:
+    """What had no room for more connections has it again."""
+
+    async def main() -> None:
+        async with scripted() as one:
+            health = Health(lambda: 0.0, HealthOptions(timeouts=2, pause=10))
+
+            async def fault() -> str:
+                result = await walk(chain_of(one.options(**SHORT), health=health))
+                return result.reasons[0].facts.get("fault", "")
+
+            served = [chain_of(one.options(), health=health) for _ in range(3)]
+            for each in served:
+                await walk(each)
+            one.greeting = STALL
+            assert [await fault() for _ in range(3)] == ["timeout", "timeout", "paused"]
+            await served[0].close()
+            assert [await fault() for _ in range(2)] == ["timeout", "paused"]
+            one.greeting = None
+            assert await fault() == "paused"
+            await served[1].close()
+            await served[2].close()
+            assert [await fault() for _ in range(3)] == ["", "", ""]
+
+    run(main())
+
+
 def test_a_mail_that_kills_the_milter_is_held_the_third_time() -> None:
     async def main() -> None:
         log = Log()

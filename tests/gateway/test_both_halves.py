@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,10 +47,11 @@ signing_table = [{{ domain = "example.net", selector = "s1", key = "{place}/s1.p
 """
 
 
-@pytest.fixture
-def both(gateway: Gateway, place: Path) -> Iterator[Gateway]:
+@contextmanager
+def halves(gateway: Gateway, place: Path, settings: str) -> Iterator[Gateway]:
+    """Both daemons at work."""
     write_key(place / "s1.pem")
-    gateway.configure(tables=tables(place))
+    gateway.configure(tables=settings)
     text = gateway.file.read_text()
     gateway.file.write_text(text.replace("[metrics]\n", '[metrics]\nmilterd = ""\n'))
     with (place / "milterd.log").open("wb") as log:
@@ -66,6 +69,12 @@ def both(gateway: Gateway, place: Path) -> Iterator[Gateway]:
         milterd.wait(PATIENCE)
 
 
+@pytest.fixture
+def both(gateway: Gateway, place: Path) -> Iterator[Gateway]:
+    with halves(gateway, place, tables(place)) as one:
+        yield one
+
+
 def test_our_own_mail_is_stripped_and_signed_on_its_way(both: Gateway) -> None:
     message = (
         b"From: u@example.net\r\nTo: v@example.net\r\nSubject: hello\r\n"
@@ -81,3 +90,28 @@ def test_our_own_mail_is_stripped_and_signed_on_its_way(both: Gateway) -> None:
     (line,) = until(lambda: both.events("message"))
     assert line["edits"]["dkim"] == 1
     assert line["edits"]["headers"] >= 1
+
+
+def mail_of(gateway: Gateway) -> int:
+    """What a client that comes, says MAIL and leaves is told."""
+    with gateway.client() as client:
+        return client.mail("u@example.org")[0]
+
+
+def test_a_filter_with_no_room_left_serves_again_as_soon_as_clients_leave(
+    gateway: Gateway, place: Path
+) -> None:
+    """Those beyond its connections wait, and are told that it is not to be had; often enough, and
+    nobody is made to wait for a while.  That ends with the first who leaves."""
+    few, settings = 3, tables(place).replace("[milterd]\n", "[milterd]\nconnections = 3\n")
+    settings = settings.replace('.sock"\n', '.sock"\ncommand_timeout = "2s"\n')
+    with halves(gateway, place, settings) as one, ThreadPoolExecutor(5) as threads:
+        with ExitStack() as crowd:
+            for _ in range(few):
+                client = crowd.enter_context(one.client())
+                assert client.mail("u@example.org")[0] == 250
+            beyond = [threads.submit(mail_of, one) for _ in range(5)]
+            assert {each.result() for each in beyond} == {451}
+            assert mail_of(one) == 451
+            assert one.told("milter failed", fault="paused")
+        assert [mail_of(one) for _ in range(few)] == [250] * few
