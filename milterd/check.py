@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from milterd import check_room
 from milterd.base import row, toml_file
 from milterd.base.settings import placed
 from milterd.base.toml_file import ConfigError
@@ -56,7 +57,8 @@ def examine(path: Path, *, offline: bool = False) -> list[Finding]:
         return [Finding("error", "", f"{path}: no table [filter.NAME], so nothing would run")]
     changing: list[str] = []
     found = [each for name in names for each in _examine_filter(config, name, offline, changing)]
-    return [*_misplaced(path, changing), *found]
+    short = [Finding("warning", "", str(each)) for each in check_room.problems(path, config)]
+    return [*_misplaced(path, changing), *short, *found]
 
 
 def _misplaced(path: Path, changing: Sequence[str]) -> list[Finding]:

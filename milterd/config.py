@@ -34,6 +34,11 @@ from milterd.host.seam import HostKind
 
 DEFAULT_FILE = Path("/etc/gatepost/gatepost.toml")
 
+_OPEN_EACH = 2
+"""Files of a connection: its socket, and what holds a body over memory_limit."""
+_OPEN_BESIDE = 512
+"""Files of a filter's process beside: its log, clamd, name servers, tables."""
+
 
 def _mode(text: str) -> str:
     try:
@@ -106,7 +111,10 @@ class MilterdSettings(Table):
         description="longest pause before a filter that keeps ending is started again",
     )
     connections: int = Field(
-        default=500, gt=0, description="MTA connections at a time of a native host's process"
+        default=4000,
+        gt=0,
+        description="MTA connections at a time of a filter's process, which raises its limit of "
+        "open files for so many; a native host takes no more, and those wait",
     )
 
 
@@ -168,6 +176,11 @@ class MilterdConfig(CommonSettings):
         """Where a filter listens."""
         text = self.filter.present()[name].socket or f"unix:{name}.sock"
         return sockets.parse(text, directory=str(self.milterd.socket_directory))
+
+    @property
+    def open_files(self) -> int:
+        """Descriptors that a filter's process may need."""
+        return _OPEN_EACH * self.milterd.connections + _OPEN_BESIDE
 
     def host_options(self, name: str) -> Options:
         """For a filter's host."""

@@ -45,7 +45,8 @@ _GRACE = 2.5
 _CHECK_TIME = 60.0
 """Seconds that trying settings may take."""
 
-_BACKLOG = 512
+_BACKLOG = 4096
+"""Connections that may wait to be accepted, or for room; net.core.somaxconn may allow fewer."""
 
 
 class StartError(Exception):
@@ -311,6 +312,9 @@ class Daemon:
         except (ValueError, KeyError):
             failed = f"{self._path}: the check itself failed, with status {said.status}"
             raise StartError(failed) from None
+        for each in findings:
+            if each["level"] == "warning":
+                self._log.warning("settings warning", reason=each["problem"])
         return [each["problem"] for each in findings if each["level"] == "error"]
 
 

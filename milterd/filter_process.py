@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from milterd.base import collector, logs, metrics, supervise
+from milterd.base import collector, logs, metrics, openfiles, supervise
 from milterd.check import build
 from milterd.config import MilterdConfig
 from milterd.filters.setup import SetupError
@@ -66,6 +66,7 @@ def main(words: Sequence[str]) -> NoReturn:
         logs.flush()
         os._exit(CONFIG_ERROR)
     options = config.host_options(name)
+    openfiles.raise_to(config.open_files)
     # What was only thought of is not counted with what was done.
     counted = f"shadow:{name}" if options.shadow else name
     around = Surroundings(log, lambda: secrets.token_hex(5), PrometheusMeter(counted))

@@ -2,7 +2,8 @@
 
 Told by the settings file alone, which both halves read: [[smtpgw.milter]] names sockets, and
 [filter.NAME] says whose they are.  A milter at any other address is nobody we know, and nothing
-is said of it; nor is the order in Postfix's main.cf, which is not ours to read.
+is said of it; nor is the order in Postfix's main.cf, which is not ours to read.  The same file
+says how many sessions a row may have at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ ORDER = ("clamav", "attachments", "headers", "dkim")
 SOCKETS = "/var/spool/postfix/milterd"
 """Where relative socket paths are, unless milterd.socket_directory says otherwise."""
 POSTFIX = "/var/spool/postfix/"
+WORKERS, CLIENTS = 1, 1000
+"""What the gateway has without the keys: smtpgw.workers, and smtpgw.default_process_limit."""
 _DIRECTIONS = frozenset({"inbound", "originating"})
 
 
@@ -62,6 +65,23 @@ def _filters(tables: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(_table(tables, "filter"))
     own = found.pop("own", None)
     return {**(own if isinstance(own, Mapping) else {}), **found}
+
+
+def sessions(tables: Mapping[str, Any]) -> dict[str, int]:
+    """How many connections the gateway may have to each filter at once: one for each client's
+    session, of all workers and listeners, and for each table that names the filter's socket."""
+    own, gateway = filters_at(tables), _table(tables, "smtpgw")
+    clients = _number(gateway, "workers", WORKERS) * _number(
+        gateway, "default_process_limit", CLIENTS
+    )
+    found: dict[str, int] = {}
+    for each in _list(gateway, "milter"):
+        name = own.get(_address(each.get("address"), "")) if isinstance(each, Mapping) else None
+        listeners = _listeners(gateway, each) if name else None
+        if name and listeners is not None:
+            number = len(listeners) or len(_list(gateway, "listener"))
+            found[name] = found.get(name, 0) + number * clients
+    return found
 
 
 def smtpd_milters(addresses: Mapping[str, str]) -> str:
@@ -172,6 +192,11 @@ def _table(tables: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _list(table: Mapping[str, Any], key: str) -> Sequence[Any]:
     found = table.get(key)
     return found if isinstance(found, list) else []
+
+
+def _number(table: Mapping[str, Any], key: str, default: int) -> int:
+    found = table.get(key)
+    return found if isinstance(found, int) else default
 
 
 def _strings(table: Mapping[str, Any], key: str) -> frozenset[str]:

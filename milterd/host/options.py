@@ -58,7 +58,9 @@ class Options:
       and envelope, which are always in memory.  A larger mail gets `oversize`.
     - `threads`: mails judged at the same time by the native host; 0 judges in the event
       loop, for filters that ask nobody.  libmilter has threads of its own.
-    - `connections`: connections at a time of the native host; more wait in the backlog.
+    - `connections`: connections at a time.  The native host takes no more, which wait in the
+      backlog; libmilter knows no limit but that of open files, which is made to be enough for
+      so many.
     - `idle_timeout`: seconds without a word from the MTA before a connection is closed;
       it has to outlast a slow SMTP session (libmilter's own default is 7210).
     - `on_failure`: for faults of the filter; our own (a full disk, say) are always temporary.
@@ -76,7 +78,7 @@ class Options:
     header_limit: int = 1 * MIB
     oversize: Oversize = Oversize.REJECT
     threads: int = 16
-    connections: int = 500
+    connections: int = 4000
     idle_timeout: float = 7210.0
     on_failure: OnFailure = OnFailure.TEMPFAIL
     shadow: bool = False
