@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from milterd.base import logs, sockets
+from milterd.base import logs, openfiles, sockets
 from milterd.base.toml_file import ConfigError
 from milterd.wire.mta import MtaConnection
 from smtpgw import (
@@ -37,6 +37,7 @@ from smtpgw.delivery.router import parse_destination
 from smtpgw.dns.resolver import DnsResolver
 from smtpgw.finding import Finding, Level
 from smtpgw.queue.salvage import ASIDE
+from smtpgw.wiring import open_files
 from smtpgw.wiring import screen as wiring_screen
 
 PATIENCE = 5.0
@@ -57,6 +58,7 @@ def examine(path: Path) -> tuple[list[Finding], bool]:
     found += _queue(settings.smtpgw.queue.directory)
     found += _set_aside(settings.smtpgw.queue.directory)
     found += _metrics(settings)
+    found += _open_files(settings.smtpgw)
     tables, usable = check_tables.examine(settings.smtpgw, path)
     return [*found, *tables, *asyncio.run(_peers(settings.smtpgw))], usable
 
@@ -119,6 +121,20 @@ def _set_aside(directory: Path) -> list[Finding]:
 
 def _metrics(settings: GatewaySettings) -> list[Finding]:
     return [Finding("metrics", "ok", settings.metrics.smtpgw or "turned off")]
+
+
+def _open_files(settings: Smtpgw) -> list[Finding]:
+    """This process has the hard limit that the workers have, if the same starts them."""
+    wanted = open_files.wanted(settings)
+    most = openfiles.at_most(wanted)
+    if most >= wanted:
+        return []
+    text = (
+        f"default_process_limit: found {settings.default_process_limit}, for which a worker may "
+        f"need {wanted} open files, expected fewer, as the hard limit is {most}; or raise that: "
+        "LimitNOFILE= in smtpgw's unit, ulimit -Hn in a shell"
+    )
+    return [Finding("open files", "warning", text)]
 
 
 async def _peers(settings: Smtpgw) -> list[Finding]:

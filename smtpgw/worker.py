@@ -17,12 +17,13 @@ from typing import TypeVar
 
 import uvloop
 
-from milterd.base import collector, logs, metrics
+from milterd.base import collector, logs, metrics, openfiles
 from milterd.base.toml_file import ConfigError
 from smtpgw import control
 from smtpgw.app import App
 from smtpgw.control import Orders, SupervisorGone
 from smtpgw.queue.store import QueueError
+from smtpgw.wiring import open_files
 
 Result = TypeVar("Result")
 
@@ -65,6 +66,7 @@ class Worker:
 
     async def _work(self, app: App, orders: Orders) -> int:
         self._set_up_logs(orders)
+        openfiles.raise_to(open_files.wanted(orders.settings.smtpgw))
         collector.settle()  # settings and tables come after it: they end with the next reload
         await app.apply(orders, self._failed)
         self._answer(control.READY)
@@ -84,6 +86,7 @@ class Worker:
             self._answer(control.REFUSED + str(error).encode()[:1000])
             return old
         self._set_up_logs(new)
+        openfiles.raise_to(open_files.wanted(new.settings.smtpgw))
         self._answer(control.READY)
         return new
 
