@@ -18,6 +18,8 @@ from milterd.host.judge import Judge, Surroundings
 
 _WAIT = 0.5
 """Seconds between two looks whether a stop was asked for from a thread or a signal."""
+_ROOMY = 0.9
+"""The part of all connections below which one that is full is no more."""
 
 
 class NativeHost:
@@ -31,6 +33,7 @@ class NativeHost:
         self._pool = ThreadPoolExecutor(threads, "judge") if threads else None
         self._connections: set[Connection] = set()
         self._making: set[asyncio.Task[None]] = set()
+        self._full = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._failed: asyncio.Future[None] | None = None
         self._stop: tuple[float, bool] | None = None
@@ -103,12 +106,21 @@ class NativeHost:
             self._connections.add(connection)
             if len(self._connections) >= self._judge.options.connections:
                 self._deafen()
+                self._tell_full()
             making = asyncio.create_task(self._begin(connection, accepted))
             self._making.add(making)
             making.add_done_callback(self._making.discard)
         except Exception as error:  # noqa: BLE001  # raised by serve()
             accepted.close()
             self._fail(error)
+
+    def _tell_full(self) -> None:
+        """Say that there is no room for more, once until some has come free."""
+        if not self._full:
+            self._full, name = True, self._judge.filter.name
+            self._around.log.warning(
+                "connections full", filter=name, connections=len(self._connections)
+            )
 
     async def _begin(self, connection: Connection, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -129,8 +141,11 @@ class NativeHost:
         if connection in self._connections:
             self._connections.remove(connection)
             self._ended.set()
-            if len(self._connections) == self._judge.options.connections - 1:
+            most = self._judge.options.connections
+            if len(self._connections) == most - 1:
                 self._listen()  # there was no room before
+            if len(self._connections) < _ROOMY * most:
+                self._full = False
 
     async def _drain(self) -> None:
         """Wait for what :meth:`stop` said, which a second call may shorten."""

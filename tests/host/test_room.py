@@ -18,6 +18,8 @@ from milterd.check import examine
 from milterd.config import MilterdConfig
 from milterd.wire.mta import MtaConnection
 from smtpgw.config import Smtpgw
+from tests.bench import memory
+from tests.host.conftest import until
 from tests.host.mta import Mta
 from tests.host.test_daemon import AGENT, Milterd, children, milterd
 
@@ -25,6 +27,8 @@ __all__ = ["milterd"]
 
 FEW_FILES = 256
 CROWD = 600
+EACH = 16
+"""KB of memory that an idle connection may take; docs/hosts.md says what it does take."""
 
 GATEWAY = """
 [[smtpgw.milter]]
@@ -63,6 +67,7 @@ def test_beyond_the_limit_a_connection_waits_and_is_served_when_another_has_gone
 ) -> None:
     milterd.write(milterd="connections = 2")
     milterd.start().ready()
+    assert not milterd.log("connections full")
     with milterd.mta() as first, milterd.mta() as second, knocking(milterd.path) as third:
         for _ in range(2):  # the loop has been there, and back
             assert first.message(AGENT).edits
@@ -70,6 +75,8 @@ def test_beyond_the_limit_a_connection_waits_and_is_served_when_another_has_gone
         assert not select.select([third], [], [], 0)[0]
         first.close()
         assert third.recv(5)[4:] == b"O"
+    lines = until(lambda: milterd.log("connections full"))
+    assert {(each["filter"], each["connections"]) for each in lines} == {("headers", 2)}
 
 
 @pytest.mark.parametrize("milterd", ["libmilter", "native"], indirect=True)
@@ -82,9 +89,11 @@ def test_a_process_raises_its_limit_of_open_files_for_its_connections(milterd: M
     assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] == 2 * CROWD + 512
     assert not milterd.log("settings warning")
     with contextlib.ExitStack() as crowd:
+        before = memory.of(pid).rss
         for _ in range(CROWD - 1):
             crowd.enter_context(Mta(milterd.path))
         assert milterd.works()
+        assert (memory.of(pid).rss - before) * 1000 < EACH * CROWD
 
 
 def test_a_hard_limit_that_is_too_low_is_told_with_place_and_cure(milterd: Milterd) -> None:
