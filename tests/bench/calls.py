@@ -1,4 +1,5 @@
-"""Function calls that a mail costs a worker: python -m tests.bench.calls [--filters] [--most 40].
+"""Function calls that a mail costs a worker: python -m tests.bench.calls [--filters] [--one-each]
+[--most 40].
 
 The steady measure beside those of time: what else the machine does has no part in it.  One worker
 is started with tests/bench/profiled in PYTHONPATH, where Python finds a sitecustomize that counts
@@ -13,7 +14,7 @@ import pstats
 import signal
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -74,13 +75,14 @@ class Calls:
         return cast(dict[str, float], found)
 
 
-def count(mails: int, *, filters: bool = False, size: int = 4096) -> Calls:
-    """Have one worker take and deliver so many mails over 20 connections, and count."""
+def count(mails: int, *, filters: bool = False, kept: bool = True, size: int = 4096) -> Calls:
+    """Have one worker take and deliver so many mails over 20 connections at a time, and count; not
+    `kept`, each mail has one of its own."""
     with directory("calls") as home, sink() as (port, peer):
         environ = {"PYTHONPATH": str(PROFILED), "GATEPOST_CALLS": str(home / "calls")}
         with ours(filters, port, 1, environ=environ) as side:
-            case = Case(size, mails, 20, filters)
-            _through(Case(size, 200, 20, filters), side, peer, home)
+            case = Case(size, mails, 20, filters, kept)
+            _through(replace(case, mails=200), side, peer, home)
             (worker,) = _workers(side)
             os.kill(worker, signal.SIGUSR1)
             _through(case, side, peer, home)
@@ -104,12 +106,16 @@ def _through(case: Case, side: Side, peer: Peer, home: Path) -> None:
 
 def main(
     filters: Annotated[bool, typer.Option("--filters", help="With three filters.")] = False,
+    one_each: Annotated[
+        bool, typer.Option("--one-each", help="A connection for each mail.")
+    ] = False,
     mails: Annotated[int, typer.Option(min=20)] = 500,
     most: Annotated[int, typer.Option(help="Functions to list.")] = 30,
 ) -> None:
     """Print calls a mail by stage, and the functions that are called most."""
-    found = count(mails, filters=filters)
-    print(f"{found.a_mail():.0f} calls a mail, {'three filters' if filters else 'no filters'}\n")
+    found = count(mails, filters=filters, kept=not one_each)
+    case = Case(4096, mails, 20, filters, not one_each)
+    print(f"{found.a_mail():.0f} calls a mail: {case}\n")
     print("| stage | calls a mail | ms under the profiler |\n|---|---|---|")
     for stage, (calls, milliseconds) in found.stages().items():
         print(f"| {stage} | {calls:.0f} | {milliseconds:.2f} |")
