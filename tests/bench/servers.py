@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.hosts import write_key
 from tests.crash.town import town
 from tests.peers.clamav_milter import clamav_milter
 from tests.peers.clamd import Clamd, clamd
@@ -84,18 +83,14 @@ def ours(
                 workers=workers,
                 delivery=delivery,
                 filters=filters,
-                deliveries=500,
+                measured=True,
                 scanner=clam.socket if clam else None,
             )
         )
-        text = place.settings.read_text().replace('level = "warning"', 'level = "info"')
         if tls:
             more += f'smtpd_tls_chain_files = "{tls}"\nsmtpd_tls_security_level = "may"\n'
-        text = text.replace("[smtpgw]\n", f"[smtpgw]\n{more}")
-        place.settings.write_text(text)
-        if filters:
-            (place.home / "key.pem").unlink()
-            write_key(place.home / "key.pem")
+        text = place.settings.read_text()
+        place.settings.write_text(text.replace("[smtpgw]\n", f"[smtpgw]\n{more}"))
         for each in place.daemons:
             each.start(environ)
         place.wait_until_up()

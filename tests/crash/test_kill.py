@@ -6,7 +6,8 @@ clients' book of 250s and the LMTP sink's book of deliveries are compared at the
 
 This is about whole processes: which system call they were at is chance, and each kill costs
 starts of Python.  `make test` kills 40 times, `make nightly` 250 times (GATEPOST_KILLS); that
-no call is forgotten is for test_syscalls.py to show.
+no call is forgotten is for test_syscalls.py to show.  Half of the kills are of a road with the
+settings that the benchmarks measure, half of one where mail has to wait for its delivery.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ def _message(name: str) -> bytes:
 
 
 async def _kill_under_load(daemons: list[Daemon], ledger: Ledger, dice: random.Random) -> Killer:
+    """KILLS // 2 times."""
     killer = Killer(daemons)
     await ledger.reaches(lambda: len(ledger.promised) > CLIENTS, PATIENCE)
-    while sum(killer.killed.values()) < KILLS:
+    while sum(killer.killed.values()) < KILLS // 2:
         for each in daemons:
             each.keep_up()
         await _some_traffic(ledger, dice)
@@ -94,21 +96,23 @@ async def _storm(place: Town, dice: random.Random) -> tuple[Ledger, Killer]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("settings", ["few-deliveries", "as-measured"])
 def test_no_accepted_mail_is_lost_whatever_is_killed(
-    record_property: Callable[[str, object], None],
+    settings: str, record_property: Callable[[str, object], None]
 ) -> None:
-    dice = random.Random(SEED)
-    with town(workers=2) as place:
+    dice = random.Random(f"{SEED} {settings}")
+    with town(workers=2, measured=settings == "as-measured") as place:
         ledger, killer = asyncio.run(_storm(place, dice))
         twice = ledger.twice()
         record_property(
             "measured",
-            f"kill -9, seed {SEED}: {killer.killed}; {len(ledger.promised)} mails accepted,"
+            f"kill -9, {settings}, seed {SEED}: {killer.killed};"
+            f" {len(ledger.promised)} mails accepted,"
             f" {sum(map(len, ledger.promised.values()))} recipients, {len(ledger.owed())} lost,"
             f" {len(twice)} delivered twice, {ledger.refused} refused for now,"
             f" {ledger.broken} connections broken",
         )
-        assert len(ledger.promised) > KILLS, "hardly any mail went through: this proves nothing"
+        assert len(ledger.promised) > KILLS // 2, "hardly any mail went through"
         assert not ledger.owed(), place.logs()
         assert _altered(ledger) == []
         unexplained = {key: times for key, times in twice.items() if not _crashed(times, killer)}

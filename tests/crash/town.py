@@ -10,20 +10,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
-
 from tests.crash.stack import Daemon, Killer
+from tests.filters.dkim_world import ED25519, RSA, write_key
 from tests.peers.clamd import clamd
 from tests.peers.process import answers, directory, free_port, wait_for
 
 FILTERS = ("clamav", "headers", "dkim")
 DELIVERIES = 20
+MEASURED = 500
+"""Mails in delivery at once in one worker where the road is measured (tests/bench/servers.py)."""
 
 _SETTINGS = """
 [log]
 format = "json"
-level = "warning"
+level = "{level}"
 
 [metrics]
 milterd = ""
@@ -114,14 +114,16 @@ def town(
     workers: int = 1,
     delivery: str = "",
     filters: bool = True,
-    deliveries: int = DELIVERIES,
+    measured: bool = False,
     scanner: Path | None = None,
 ) -> Iterator[Town]:
     """Lay it out, with a clamd that is not killed; whatever still runs at the end is.
 
     `delivery` is where mail goes, the sink's socket if empty; `scanner` the socket of a clamd
-    that is there already.
+    that is there already.  `measured`: with the settings that the benchmarks of the whole road
+    have, which also log as they do by default and sign with RSA.
     """
+    deliveries = MEASURED if measured else DELIVERIES
     with ExitStack() as stack:
         home = stack.enter_context(directory("town"))
         port = free_port()
@@ -132,12 +134,13 @@ def town(
             if scanner is None:
                 started = stack.enter_context(clamd(stack.enter_context(directory("clamd"))))
                 scanner = started.socket
-            _make_key(home / "key.pem")
+            write_key(home / "key.pem", RSA if measured else ED25519)
             tables = _TABLES.format(home=home, clamd=scanner)
         settings = home / "gatepost.toml"
         settings.write_text(
             _SETTINGS.format(
                 home=home,
+                level="info" if measured else "warning",
                 port=port,
                 workers=workers,
                 tables=tables,
@@ -160,14 +163,3 @@ def town(
 
 def _milter(home: Path, name: str) -> str:
     return f'[[smtpgw.milter]]\nname = "{name}"\naddress = "unix:{home}/m/{name}.sock"\n'
-
-
-def _make_key(path: Path) -> None:
-    key = ed25519.Ed25519PrivateKey.generate()
-    octets = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    path.touch(mode=0o600)
-    path.write_bytes(octets)

@@ -27,7 +27,7 @@ STOP = 30.0
 _SETTINGS = """
 [log]
 format = "json"
-level = "warning"
+level = "info"
 [metrics]
 smtpgw = ""
 [smtpgw]
@@ -88,14 +88,19 @@ class Worker:
         self.queue, self.log, self._nursery = queue, home / "log", nursery
         self.boxes = queue.parent / "boxes"
         self.file = home / f"{sink.name}.toml"
-        self.file.write_text(
-            _SETTINGS.format(
-                boxes=self.boxes, queue=queue, sink=sink, active=active, port=free_port()
-            )
-        )
-        self.settings = config.load(self.file)
+        self._sink, self._free = sink, free_port()
+        self.settings = self.configure(active)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = int(self._listener.getsockname()[1])
+
+    def configure(self, active: int) -> config.GatewaySettings:
+        """Settings for its next start, in which it has so many mails in delivery at once."""
+        text = _SETTINGS.format(
+            boxes=self.boxes, queue=self.queue, sink=self._sink, active=active, port=self._free
+        )
+        self.file.write_text(text)
+        self.settings = config.load(self.file)
+        return self.settings
 
     @property
     def drop(self) -> Path:
