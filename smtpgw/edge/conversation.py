@@ -1,23 +1,22 @@
 """The connection under an SMTP dialogue: aiosmtpd's SMTP with our reading and writing.
 
-What stays aiosmtpd's: the connection's life, its session object, the table of `smtp_*`
-methods by verb, `push`, and the form of those methods, so that what works on its SMTP
-class, AUTH above all, works here.
+What stays aiosmtpd's: one task for each connection, the names and the form of the `smtp_*`
+methods, a table of them by verb, and `push`.
 
 What is ours, and why:
 
-- input: `data_received` fills an :class:`Inbox`, and the StreamReader stays empty.
-  aiosmtpd takes lines that end in a bare LF, and keeps every line of a message as
-  an object.
+- the start: aiosmtpd lists all names of each new connection four times for its table, and makes
+  a stream reader and writer, a session, an envelope and a timer, which would all lie idle here.
+  That is more than all else that a connection costs; the table is the class's here.
+- input: `data_received` fills an :class:`Inbox`.  aiosmtpd takes lines that end in a bare LF,
+  and keeps every line of a message as an object.
 - the command loop: bounded lines, replies to pipelined commands in one write, and
   deadlines that no dribble and no valid verb puts off.
 - `eof_received` does not cancel: a client may half-close after its final dot.
-
 - one timer (:class:`Alarm`), not one a wait.
 
-Private attributes used, all of aiosmtpd 1.4: `_timeout_handle` (its timer, which is
-cancelled), `_handle_client` (the session's task), `_smtp_methods` (the table of verbs),
-and, as its own STARTTLS does, `_writer._transport`.
+Private names of aiosmtpd 1.4 that mean the same here: `_handle_client` (what the session's task
+does) and `_handler_coroutine` (that task).
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
-from collections.abc import Callable
-from typing import ClassVar, TypeVar, cast
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar, TypeVar, cast
 
 from aiosmtpd.smtp import SMTP
 from structlog.typing import FilteringBoundLogger
@@ -47,6 +46,10 @@ _FLUSH_AT = 65_536
 
 T = TypeVar("T")
 
+Verb = Callable[[Any, str], Coroutine[Any, Any, Answer | None]]
+"""A method that carries out a verb: its connection and the argument; the answer, None if it has
+been given."""
+
 
 class Goodbye(Exception):  # noqa: N818 - no error: the dialogue is over
     """Nothing more is to be said to this client."""
@@ -59,10 +62,12 @@ class Conversation(SMTP):
     `ended` is called once, when the connection is over.
     """
 
-    _verb_methods: ClassVar[list[str]] = []
+    _verbs: ClassVar[Mapping[str, Verb]] = {}
+    """The methods by verb."""
 
     def __init_subclass__(cls) -> None:
-        cls._verb_methods = [each for each in dir(cls) if each.startswith(("smtp_", "auth_"))]
+        names = [each for each in dir(cls) if each.startswith("smtp_")]
+        cls._verbs = {each.removeprefix("smtp_"): getattr(cls, each) for each in names}
 
     def __init__(
         self,
@@ -70,22 +75,17 @@ class Conversation(SMTP):
         ended: Callable[[Conversation], None],
         log: FilteringBoundLogger,
     ) -> None:
-        super().__init__(
-            handler=None,
-            data_size_limit=options.content.message_size_limit,
-            enable_SMTPUTF8=True,
-            hostname=options.myhostname,
-            ident=options.mail_name,
-            timeout=options.deadlines.smtpd_timeout,
-            loop=asyncio.get_running_loop(),
-        )
+        # Not SMTP.__init__: see above.
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport | None = None
+        self._handler_coroutine: asyncio.Task[None] | None = None
         self.options = options
         self.deadlines = options.deadlines
         self._since, self._until = 0.0, math.inf
         self._waiting = False
         self._alarm = Alarm(self.loop, self._expired)
         self._blocked = False
-        self._taken = asyncio.Event()
+        self._taken: asyncio.Event | None = None
         self.inbox = Inbox()
         self.log = log
         self.secure = False
@@ -95,14 +95,6 @@ class Conversation(SMTP):
         self._flushing = False
         self._closing = False
         self._draining = False
-
-    def __dir__(self) -> list[str]:
-        """The names of verb methods only.
-
-        aiosmtpd finds them by listing all names four times for each connection,
-        which costs more than the rest of a connection together.
-        """
-        return self._verb_methods
 
     async def converse(self) -> None:
         """Hold the dialogue; ends by Goodbye, EndOfInputError or ConnectionError."""
@@ -115,11 +107,9 @@ class Conversation(SMTP):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The client is there."""
-        self._wire = cast(asyncio.Transport, transport)
+        self.transport = self._wire = cast(asyncio.Transport, transport)
         self.inbox.attach(self._wire)
-        super().connection_made(transport)
-        if self._timeout_handle is not None:
-            self._timeout_handle.cancel()
+        self._handler_coroutine = self.loop.create_task(self._handle_client())
 
     def data_received(self, data: bytes) -> None:
         """Keep what came for whoever reads next."""
@@ -127,31 +117,32 @@ class Conversation(SMTP):
 
     def pause_writing(self) -> None:
         """The client does not take what is sent."""
-        super().pause_writing()
         self._blocked = True
-        self._taken.clear()
+        self._taken = asyncio.Event()
 
     def resume_writing(self) -> None:
         """It does again."""
-        super().resume_writing()
         self._unblock()
 
     def _unblock(self) -> None:
         self._blocked = False
-        self._taken.set()
+        if self._taken is not None:
+            self._taken.set()
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read, unless TLS ended with it."""
         self.inbox.end()
         return not self.secure
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         """Give up what was under way; a hand-over is not ours to give up."""
         self._closing = True
         self._alarm.close()
         self._unblock()
         self.inbox.end()
-        super().connection_lost(error)
+        if self._handler_coroutine is not None:
+            self._handler_coroutine.cancel()
+        self.transport = None
         self._release()
 
     @property
@@ -316,6 +307,8 @@ class Conversation(SMTP):
         return not self._blocked
 
     async def _until_taken(self) -> None:
+        if self._taken is None:
+            return
         self._flushing = True
         self._alarm.set(self.loop.time() + self.deadlines.smtpd_timeout)
         try:
@@ -351,7 +344,6 @@ class Conversation(SMTP):
         if secure is None:
             raise Goodbye
         self.transport = self._wire = secure
-        self._writer._transport = secure  # type: ignore[attr-defined] # as aiosmtpd does
         self.inbox.attach(secure)
         self.secure = True
         connection = secure.get_extra_info("ssl_object")

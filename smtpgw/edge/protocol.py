@@ -190,7 +190,7 @@ class GatewaySMTP(MessageVerbs):
             await self._refuse(refusal, command.verb)
             return
         argument = command.argument.decode("utf-8", "surrogateescape")
-        await self._carry_out(command.verb, self._smtp_methods[command.verb](argument))
+        await self._carry_out(command.verb, self._verbs[command.verb](self, argument))
 
     async def _carry_out(self, verb: str, work: Coroutine[Any, Any, Answer | None]) -> None:
         """Send the answer that a command comes to."""
