@@ -7,7 +7,10 @@ takes no more; so memory is bounded whatever comes.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from milterd.core.mail import CRLF, Body, BytesBody, FileBody, HeaderField, split_header
@@ -189,11 +192,7 @@ class _Spool:
         """Raises OSError where the file cannot take it."""
         self._size += len(octets)
         if self._file is None and self._size > self._options.spool_threshold:
-            # the body is what closes the file, so no context manager here
-            file = tempfile.TemporaryFile(  # noqa: SIM115
-                dir=self._options.spool_directory, buffering=_FILE_BUFFER
-            )
-            self._file = cast(BinaryIO, file)
+            self._file = _nameless(self._options.spool_directory)
             self._file.write(self._memory)
             self._memory = b""
         if self._file is not None:
@@ -217,6 +216,18 @@ class _Spool:
         file, self._file = self._file, None
         if file is not None:
             _close_unwritten(file)
+
+
+def _nameless(directory: Path | None) -> BinaryIO:
+    """A file without a name, which the queue may give one where the file system has such files: one
+    of tempfile's never gets any.  Raises OSError."""
+    if directory is not None:
+        with contextlib.suppress(OSError):  # whatever it is, the next one meets it or does without
+            number = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            return os.fdopen(number, "w+b", buffering=_FILE_BUFFER)
+    # The body is what closes the file, so there is no context manager here.
+    file = tempfile.TemporaryFile(dir=directory, buffering=_FILE_BUFFER)  # noqa: SIM115
+    return cast(BinaryIO, file)
 
 
 def _close_unwritten(file: BinaryIO) -> None:

@@ -7,8 +7,8 @@
 What else may stand here: `reserve` (smtpgw/queue/reserve.py), `wanted` (handover.py), and what
 was saved of a broken database (salvage.py).
 
-Body files are created with O_EXCL and O_NOFOLLOW in a 0700 directory, and synced
-together with it before the transaction that names them commits.
+Body files are created with O_EXCL and O_NOFOLLOW in a 0700 directory, or get their name there by
+link(2), and are synced together with it before the transaction that names them commits.
 """
 
 from __future__ import annotations
@@ -95,9 +95,13 @@ class Shard:
     def write_body(self, queue_id: str, body: Body, checksum: int) -> int:
         """Write, sync, sync the directory; return the CRC-32 continued from `checksum`.
 
-        Raises StoreFull (nothing is left behind), StoreFailed for a failed sync.
+        A nameless file that holds the body and nothing else (open(2), O_TMPFILE) gets its name
+        here and is not copied.  Raises StoreFull (nothing is left behind), StoreFailed for a
+        failed sync.
         """
         path = self.body_path(queue_id)
+        if isinstance(body, FileBody) and _named(body, path):
+            return self._keep(path, body, checksum)
         try:
             number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOSED, 0o600)
         except OSError as error:
@@ -113,6 +117,17 @@ class Shard:
             self._sync(number, path)
         finally:
             os.close(number)
+        return checksum
+
+    def _keep(self, path: Path, body: FileBody, checksum: int) -> int:
+        """Have on the disk what has just got its name."""
+        try:
+            for piece in body.pieces():
+                checksum = zlib.crc32(piece, checksum)
+        except OSError as error:
+            self.drop_body(path.name)
+            raise _translate(error, path) from error
+        self._sync(body.file.fileno(), path)
         return checksum
 
     def _sync(self, number: int, path: Path) -> None:
@@ -205,6 +220,25 @@ def sync_directory(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def _named(body: FileBody, path: Path) -> bool:
+    """Give a body's file its name in the queue; False where it has one already, holds other things
+    too, or cannot have one there, as on another file system."""
+    number = body.file.fileno()
+    found = os.fstat(number)
+    if found.st_nlink or body.offset or found.st_size != body.size:
+        return False
+    try:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # With a directory's descriptor it is linkat(2) that is called, which follows the link.
+            os.link(f"/proc/self/fd/{number}", path.name, dst_dir_fd=directory)
+        finally:
+            os.close(directory)
+    except OSError:  # a copy meets it again, or does not
+        return False
+    return True
 
 
 def _write_all(number: int, piece: bytes) -> None:

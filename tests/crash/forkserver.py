@@ -43,6 +43,8 @@ from smtpgw.queue.store import NewMail, Settlement
 
 INLINE = 20_000
 """Octets of a body from which on it gets a file, in these runs."""
+SPOOLED = 40_000
+"""Octets of a body from which on it comes in by way of a file, in these runs."""
 CHECKPOINT = 150_000
 """Octets of the write-ahead log after which there is a checkpoint, in these runs."""
 _PR_SET_PTRACER, _ANYBODY = 0x59616D61, ctypes.c_ulong(-1)
@@ -132,7 +134,8 @@ FAULTS: dict[str, Callable[[], None]] = {
     SLIPS[0]: _answer_first,
     SLIPS[1]: _settle_first,
     SLIPS[2]: _remove_first,
-    SYNCS[0]: _without_sync(re.compile(r"/bodies/\w+$")),
+    # One that came in by way of a nameless file bears the name that the kernel gave it.
+    SYNCS[0]: _without_sync(re.compile(r"/bodies/\w+$|/spool/#\d+")),
     SYNCS[1]: _without_sync(re.compile(r"/drop/new$")),
     SYNCS[3]: _without_sync(re.compile(r"/drop/new/[0-9a-f]{32}$")),
     SYNCS[4]: _without_sync(re.compile(r"/boxes/")),
@@ -143,6 +146,8 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 def _worker(channel: int, _words: list[str]) -> int:
     wiring.store = _store
+    content = wiring.content
+    wiring.content = lambda *given: replace(content(*given), spool_threshold=SPOOLED)
     return worker.main(["0"], {control.CHANNEL: str(channel)})
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from milterd.core.mail import BytesBody, FileBody, HeaderField
+from milterd.core.mail import BytesBody, FileBody, HeaderField, body_octets
 from smtpgw.intake import Intake, LookupFailed, NoRecipients
 from smtpgw.queue import handover, schema, tools
 from smtpgw.queue.clock import QueueClock
@@ -679,6 +682,48 @@ def test_a_body_is_never_written_through_a_link(tmp_path: Path) -> None:
     assert not victim.exists()
     with pytest.raises(ValueError, match="not a queue id"):
         shard.body_path("../../victim")
+
+
+def _nameless(directory: Path, octets: bytes) -> FileBody:
+    number = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
+    file = os.fdopen(number, "w+b")
+    file.write(octets)
+    file.flush()
+    return FileBody(file, 0, len(octets))
+
+
+def test_a_body_that_came_by_a_nameless_file_is_not_copied(tmp_path: Path) -> None:
+    shard = Shard(tmp_path / "00")
+    octets = random.Random(1).randbytes(300_000)
+    body = _nameless(tmp_path, octets)
+    checksum = shard.write_body("0123456789abcd", body, 7)
+    path = shard.body_path("0123456789abcd")
+    assert path.stat().st_ino == os.fstat(body.file.fileno()).st_ino
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (path.read_bytes(), checksum) == (octets, zlib.crc32(octets, 7))
+    # The next mail with this body gets a file of its own: either may go first.
+    assert shard.write_body("0123456789abce", body, 7) == checksum
+    shard.drop_body("0123456789abcd")
+    assert shard.body_path("0123456789abce").read_bytes() == octets
+    with pytest.raises(QueueError):
+        shard.write_body("0123456789abce", _nameless(tmp_path, b"x"), 0)
+    assert shard.body_path("0123456789abce").read_bytes() == octets
+
+
+@pytest.mark.parametrize("case", ["a part", "another file system", "an unlinked file"])
+def test_a_body_whose_file_cannot_have_a_name_is_copied(tmp_path: Path, case: str) -> None:
+    shard, octets = Shard(tmp_path / "00"), b"0123456789" * 30_000
+    if case == "an unlinked file":
+        file = tempfile.TemporaryFile(dir=tmp_path)  # noqa: SIM115 - the body has it
+        file.write(octets)
+        file.flush()
+        body = FileBody(cast(BinaryIO, file), 0, len(octets))
+    else:
+        body = _nameless(Path("/dev/shm") if "system" in case else tmp_path, octets)
+    if case == "a part":
+        body = FileBody(body.file, 10, len(octets) - 20)
+    assert shard.write_body("0123456789abcd", body, 0) == zlib.crc32(body_octets(body))
+    assert shard.body_path("0123456789abcd").read_bytes() == body_octets(body)
 
 
 def test_the_disk_is_asked_once_a_second_where_there_is_plenty(
