@@ -71,10 +71,29 @@ class Postfix:
         subprocess.run([*command, "--", *recipients], input=message, check=True, timeout=30)
 
     def set(self, main: Mapping[str, str]) -> None:
-        """Change parameters of main.cf and reload."""
+        """Change parameters of main.cf and reload.  Whoever comes from now on meets them; a
+        session that is open goes on without."""
         self.command("postconf", "-e", *(f"{key}={value}" for key, value in main.items()))
         age(self.config / "main.cf")
-        self.command("postfix", "reload")
+        wait_for(self._manager, "postfix has a qmgr")
+        before = self._manager()
+        self.command("postfix", "reload")  # which sends a signal, and waits for nothing
+        wait_for(lambda: self._manager() not in {"", before}, "postfix reloads")
+
+    def _manager(self) -> str:
+        """The process of qmgr, of which there is one; none while another takes its place.  A
+        reload ends it, after smtpd's that have no client: it goes by the order of master.cf."""
+        master = (self.queue / "pid/master.pid").read_text().strip()
+        children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        return next((each for each in children if _name(each) == "qmgr"), "")
+
+
+def _name(pid: str) -> str:
+    """A process's program; nothing once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def age(file: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import smtplib
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from smtplib import LMTP
 
 import pytest
 
 from tests.peers import mail_dkim
+from tests.peers import postfix as postfix_peer
 from tests.peers.clamav_milter import clamav_milter
 from tests.peers.clamd import Clamd, clamd
 from tests.peers.dovecot import dovecot
@@ -85,6 +88,27 @@ def test_postfix_takes_local_submissions(postfix: Postfix, smtp_sink: SmtpSink) 
     postfix.submit(MAIL.replace(b"\r\n", b"\n"), "a@example.net", "b@example.org")
     wait_for(smtp_sink.mails, "the mail arrives")
     assert b"Subject: one" in smtp_sink.mails()[0]
+
+
+def test_postfix_has_new_settings_when_that_is_said(
+    postfix: Postfix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late it hears of them."""
+    master = int((postfix.queue / "pid/master.pid").read_text())
+
+    def late(condition: Callable[[], object], what: str) -> None:
+        if what == "postfix reloads":
+            os.kill(master, signal.SIGCONT)
+        wait_for(condition, what)
+
+    monkeypatch.setattr(postfix_peer, "wait_for", late)
+    os.kill(master, signal.SIGSTOP)
+    try:
+        postfix.set({"smtpd_banner": "new"})
+        with smtplib.SMTP() as client:
+            assert client.connect("127.0.0.1", postfix.port) == (220, b"new")
+    finally:
+        os.kill(master, signal.SIGCONT)
 
 
 def test_postfix_smtpd_is_chrooted(postfix: Postfix) -> None:
