@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> NoReturn:
         logs.flush()
         os._exit(CONFIG_ERROR)
     options = config.host_options(name)
-    openfiles.raise_to(config.open_files)
+    openfiles.raise_to(config.open_files, log)
     # What was only thought of is not counted with what was done.
     counted = f"shadow:{name}" if options.shadow else name
     around = Surroundings(log, lambda: secrets.token_hex(5), PrometheusMeter(counted))

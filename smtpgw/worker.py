@@ -66,7 +66,7 @@ class Worker:
 
     async def _work(self, app: App, orders: Orders) -> int:
         self._set_up_logs(orders)
-        openfiles.raise_to(open_files.wanted(orders.settings.smtpgw))
+        openfiles.raise_to(open_files.wanted(orders.settings.smtpgw), self._log)
         collector.settle()  # settings and tables come after it: they end with the next reload
         await app.apply(orders, self._failed)
         self._answer(control.READY)
@@ -86,7 +86,7 @@ class Worker:
             self._answer(control.REFUSED + str(error).encode()[:1000])
             return old
         self._set_up_logs(new)
-        openfiles.raise_to(open_files.wanted(new.settings.smtpgw))
+        openfiles.raise_to(open_files.wanted(new.settings.smtpgw), self._log)
         self._answer(control.READY)
         return new
 

@@ -7,7 +7,11 @@ import signal
 import subprocess
 import sys
 
-from milterd.base import openfiles
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from milterd.base import logs, openfiles
 from tests.gateway.gateway import Gateway, until
 
 FEW = 256
@@ -44,5 +48,27 @@ def test_what_the_hard_limit_forbids_is_told_by_check(gateway: Gateway) -> None:
 
 def test_a_limit_that_is_high_enough_stays() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    openfiles.raise_to(1)
+    openfiles.raise_to(1, logs.get("test"))
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+
+
+@pytest.mark.parametrize("error", [ValueError("not allowed"), OSError(1, "not allowed")])
+@pytest.mark.parametrize("hard", [4096, resource.RLIM_INFINITY])
+def test_where_raising_is_refused_work_goes_on_with_what_there_is(
+    error: Exception, hard: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a service's SystemCallFilter, or where fs.nr_open is below the hard limit."""
+
+    def refuse(_limit: int, wanted: tuple[int, int]) -> None:
+        assert wanted == (2000, hard)
+        raise error
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, hard))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    with capture_logs() as said:
+        openfiles.raise_to(2000, structlog.get_logger())
+    (line,) = said
+    assert line.pop("reason") == str(error)
+    assert line == {
+        "event": "open files not raised", "log_level": "warning", "limit": 1024, "wanted": 2000
+    }  # fmt: skip

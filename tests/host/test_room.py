@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from milterd.base import openfiles, row, toml_file
+from milterd.base import logs, openfiles, row, toml_file
 from milterd.check import examine
 from milterd.config import MilterdConfig
 from milterd.wire.mta import MtaConnection
@@ -111,8 +111,10 @@ def test_a_hard_limit_that_is_too_low_is_told_with_place_and_cure(milterd: Milte
 
 def test_a_thousand_connect_at_once(milterd: Milterd) -> None:
     """And nobody accepts yet."""
-    openfiles.raise_to(4096)  # of this process
     with contextlib.ExitStack() as crowd:
+        ours = resource.getrlimit(resource.RLIMIT_NOFILE)
+        crowd.callback(resource.setrlimit, resource.RLIMIT_NOFILE, ours)
+        openfiles.raise_to(4096, logs.get("test"))
         milterd.start().ready()
         (pid,) = children(milterd.pid)
         os.kill(pid, signal.SIGSTOP)
