@@ -4,7 +4,7 @@ about them as the dialogue goes on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -57,8 +57,7 @@ class Admission:
         self._review = Review(policy, ports)
         self._unsure: Unavailable | None = None
         self._last: Record | None = None
-        self._passed: Remembered[tuple[bytes | None, bytes], Passed]
-        self._passed = Remembered(policy.settled, MOST)
+        self._passed: Remembered[tuple[bytes | None, bytes], Passed] | None = None
         self.own = False
         self._session = _begin(connection)
         self._mail: dict[str, Any] = {}
@@ -108,10 +107,11 @@ class Admission:
 
     async def helo(self, hello: Hello) -> Refusal | None:
         """Why EHLO or HELO is refused; the facts of a refused one are not kept."""
-        before = self._session
-        self._passed = Remembered(self._policy.settled, MOST)
+        before, self._passed = self._session, None
         self._known(helo=hello.name, esmtp=hello.esmtp, tls=hello.tls, login=hello.login)
         state = State.EHLO if hello.esmtp else State.HELO
+        if self._idle(state):
+            return None
         # Which protocol it is counts from the answer on, as with smtpd.
         asked = self._at(state).but(esmtp=before.esmtp)
         refusal = self._noted(await self._review.helo(asked))
@@ -122,7 +122,7 @@ class Admission:
 
     def login(self, login: Login | None) -> None:
         """Who has logged in."""
-        self._passed = Remembered(self._policy.settled, MOST)
+        self._passed = None
         self._known(login=login)
 
     async def mail(
@@ -177,7 +177,7 @@ class Admission:
     def passed(self, recipient: Path) -> Passed | None:
         """How the recipient is let pass: as before in this session, if nothing has changed since,
         or by what can be known without waiting."""
-        kept = self._passed.now()
+        kept = self._kept()
         if kept is None:
             return None
         address = recipient.meant
@@ -197,7 +197,7 @@ class Admission:
         passed = self._review.passed(decision)
         if passed is not None:
             kept[self._sender, address] = passed
-            return replace(passed, record=decision.record)
+            return Passed(decision.record, passed.sender_listed, passed.recipient_listed)
         return None
 
     def pass_again(self, recipient: Path, passed: Passed) -> None:
@@ -208,6 +208,12 @@ class Admission:
         mail["recipient"] = recipient.meant
         mail["recipients"] = mail["recipients"] + 1 if "recipients" in mail else 1
         self._facts = None
+
+    def _kept(self) -> dict[tuple[bytes | None, bytes], Passed] | None:
+        """Who was let pass in this session, as far as that still holds (:mod:`settled`)."""
+        if self._passed is None:
+            self._passed = Remembered(self._policy.settled, MOST)
+        return self._passed.now()
 
     @property
     def _sender(self) -> bytes | None:
@@ -233,7 +239,7 @@ class Admission:
                     return Refusal("syntax", BAD_RECIPIENT)
             except Unavailable as error:
                 return unavailable(address, error)
-        kept = self._passed.now()
+        kept = self._kept()
         decision = await self._review.rcpt(facts)
         refusal = self._noted(decision)
         if refusal is None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smtpgw.address.find import Maps
-from smtpgw.address.remembered import Changes, watched
+from smtpgw.address.ip import IpAddress, plain_ip_of
+from smtpgw.address.remembered import Changes, Remembered, watched
 
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -33,6 +33,9 @@ class ClientList:
     """The list."""
 
     elements: Sequence[ClientElement] = ()
+    _known: Remembered[bytes, str] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
 
     def changes(self) -> tuple[Changes, ...] | None:
         """What to look at to know that the list is what it was; None if only asking tells."""
@@ -41,11 +44,24 @@ class ClientList:
     async def match(self, address: bytes) -> str:
         """What put an address into the list, for people; empty if it is not in it, or no IP
         address at all.  Raises Unavailable."""
-        try:
-            plain = ipaddress.ip_address(address.decode("ascii", "replace"))
-        except ValueError:
+        if not self.elements:
             return ""
-        found = getattr(plain, "ipv4_mapped", None) or plain
+        known = self._known
+        if known is None:
+            known = Remembered(self.changes())
+            object.__setattr__(self, "_known", known)
+        kept = known.now()
+        found = None if kept is None else kept.get(address)
+        if found is None:
+            found = await self._asked(address)
+            if kept is not None:
+                kept[address] = found
+        return found
+
+    async def _asked(self, address: bytes) -> str:
+        found = plain_ip_of(address)
+        if found is None:
+            return ""
         for each in self.elements:
             fits = await _fits(each, found)
             if fits:

@@ -105,6 +105,10 @@ class Conversation(SMTP):
         """Whether a transaction is under way that a shutdown waits for."""
         raise NotImplementedError
 
+    def pending(self) -> bool:
+        """Whether the client has sent more than was read."""
+        return bool(self.inbox.unread)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The client is there."""
         self.transport = self._wire = cast(asyncio.Transport, transport)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
-import secrets
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
 from milterd.base import logs
+from milterd.base.deadlines import Deadlines
 from smtpgw.edge.conversation import Conversation
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.peer import connection_of
@@ -40,7 +40,7 @@ the queue, for deliveries and for milters, without which no client can be served
 
 def new_trace() -> str:
     """An id that joins an answer to its line in the log."""
-    return secrets.token_hex(4)
+    return os.urandom(4).hex()
 
 
 class Listener:
@@ -87,24 +87,23 @@ class Listener:
         self._server = await make(self._protocol, sock=listening, backlog=_BACKLOG)
 
     def _protocol(self) -> GatewaySMTP:
-        trace = self._trace()
-        log = self._log.bind(listener=self._options.listener, session=trace)
         stressed = self._look(len(self._sessions) + 1)
         options = self._stressed if stressed else self._options
-        admit = self._admit(trace, log, stressed=stressed)
-        return PromptSMTP(options, admit, self._gone, log)
+        admit = self._admit(self._trace(), stressed=stressed)
+        return PromptSMTP(options, admit, self._gone, self._log)
 
-    def _admit(self, trace: str, log: FilteringBoundLogger, *, stressed: bool) -> Admit:
+    def _admit(self, trace: str, *, stressed: bool) -> Admit:
         def admit(
             protocol: GatewaySMTP, transport: asyncio.Transport, header: Header | None = None
         ) -> Session | Answer:
             self._turned_away.discard(protocol)
             options = protocol.options
-            connection = connection_of(transport, options.listener, trace, header)
-            connection = replace(
-                connection, stressed=stressed, pending=lambda: bool(protocol.inbox.waiting)
+            connection = connection_of(
+                transport, options.listener, trace, header, protocol.pending, stressed=stressed
             )
-            protocol.log = bound = log.bind(client=connection.client.address)
+            protocol.log = bound = self._log.bind(
+                listener=options.listener, session=trace, client=connection.client.address
+            )
             protocol.connection, protocol.note = connection, self._note
             refusal = self._refusal(transport)
             if refusal is None and header is None and options.upstream is not None:
@@ -125,6 +124,7 @@ class Listener:
                 new_trace=self._trace,
                 log=bound,
                 connection=connection,
+                processing=self._time_for(options.deadlines.processing),
             )
             self._sessions[protocol] = session
             if self.screen is not None:
@@ -132,6 +132,13 @@ class Listener:
             return session
 
         return admit
+
+    def _time_for(self, seconds: float) -> Deadlines:
+        """One timer for the steps of all sessions."""
+        found = self._processing.get(seconds)
+        if found is None:
+            found = self._processing[seconds] = Deadlines(seconds)
+        return found
 
     def _refusal(self, transport: asyncio.Transport) -> Answer | None:
         limits = self._options.limits
@@ -161,6 +168,7 @@ class Listener:
         """Serve whoever connects from now on by these options, and by those of `stressed` under
         stress; sessions keep theirs."""
         self._options, self._stressed = options, stressed or options
+        self._processing: dict[float, Deadlines] = {}
 
     def _look(self, connections: int) -> bool:
         """Whether there is stress; where it begins, those who are here have to hurry too."""
@@ -193,6 +201,8 @@ class Listener:
             for task in self._tasks:
                 task.cancel()
             await self._until_idle(1.0)
+        for deadlines in self._processing.values():
+            deadlines.close()
         return in_time
 
     async def _until_idle(self, patience: float) -> bool:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import functools
+from collections.abc import Callable
 
 from milterd.core.mail import Client, Family
+from smtpgw.address.ip import plain_ip_of
 from smtpgw.edge.names import UNKNOWN_NAME
 from smtpgw.edge.proxy import Header
 from smtpgw.edge.road import Connection
 
 
 def connection_of(
-    transport: asyncio.BaseTransport, listener: str, session: str, header: Header | None = None
+    transport: asyncio.BaseTransport,
+    listener: str,
+    session: str,
+    header: Header | None,
+    pending: Callable[[], bool],
+    *,
+    stressed: bool,
 ) -> Connection:
     """The facts of a new connection, those that a load balancer tells before our own."""
     local, port = _host_port(transport.get_extra_info("sockname"))
@@ -21,7 +29,7 @@ def connection_of(
     if told is not None:
         client = client_of((told.client.decode("ascii"), told.client_port), unix=False)
         local, port = told.local, told.local_port
-    return Connection(listener, client, local, port, session)
+    return Connection(listener, client, local, port, session, pending, stressed)
 
 
 def client_of(peername: object, *, unix: bool) -> Client:
@@ -42,6 +50,13 @@ def client_of(peername: object, *, unix: bool) -> Client:
 def _host_port(name: object) -> tuple[bytes, int]:
     if not isinstance(name, tuple) or len(name) < 2:
         return b"", 0
-    address = ipaddress.ip_address(str(name[0]).partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address).encode("ascii"), int(name[1])
+    return _host(str(name[0])), int(name[1])
+
+
+@functools.lru_cache(1000)
+def _host(text: str) -> bytes:
+    """The address that a socket names, without its scope."""
+    address = plain_ip_of(text.partition("%")[0].encode())
+    if address is None:
+        raise ValueError(f"{text!r} is no address of a socket")
+    return str(address).encode("ascii")

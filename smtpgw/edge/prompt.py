@@ -44,15 +44,18 @@ class PromptRoad(Protocol):
 
 
 class PromptSession(Session):
-    """The same dialogue; a road with the methods of :class:`PromptRoad` is asked by them first."""
+    """The same dialogue; a road with the methods of :class:`PromptRoad` is asked by them first.
 
-    def __init__(self, *given: Any, **named: Any) -> None:
+    `processing` are the seconds that the road has for a message, which sessions may share.
+    """
+
+    def __init__(self, *given: Any, processing: Deadlines, **named: Any) -> None:
         super().__init__(*given, **named)
         able = hasattr(self._road, "mail_now")
         self._prompt = cast(PromptRoad, self._road) if able else None
         self._limit = self._options.limits.recipient_limit
         self._strict = self._options.strict_rfc821_envelopes
-        self._processing = Deadlines(self._options.deadlines.processing)
+        self._processing = processing
 
     def mail_now(self, line: bytes) -> Answer | None:
         """MAIL, in a short line; None where nothing has happened."""
@@ -114,7 +117,3 @@ class PromptSession(Session):
             content.close()
             self._handover = None
             told(answer)
-
-    async def close(self) -> None:
-        await super().close()
-        self._processing.close()

@@ -20,7 +20,7 @@ from smtpgw.policy.options import PolicyOptions, Site
 from smtpgw.policy.parse import PREDEFINED, Parser
 from smtpgw.policy.ports import Ports
 from smtpgw.policy.record import NO_ACTIONS, Actions, Decision, Outcome
-from smtpgw.policy.run import Memory, Rule, Rules, Run, Scope
+from smtpgw.policy.run import Memory, Rule, Rules, Run, Scope, trusted
 from smtpgw.policy.settled import Passed
 
 _PARSED = 1000
@@ -117,7 +117,7 @@ class Review:
 
     async def trusted(self, facts: Facts) -> str:
         """What put the client into mynetworks, or nothing.  Raises Unavailable."""
-        return await self._run(facts).trusted()
+        return await trusted(self._memory, self._policy.site, facts.client.address)
 
     async def client(self, facts: Facts) -> Decision:
         """At CONNECT."""

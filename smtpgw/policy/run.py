@@ -98,6 +98,14 @@ class Memory:
     allowance: Allowance | None = None
 
 
+async def trusted(memory: Memory, site: Site, address: bytes) -> str:
+    """What put the client at this address into mynetworks, or nothing.  Raises Unavailable."""
+    found = memory.trusted.get(address)
+    if found is None:
+        found = memory.trusted[address] = await site.mynetworks.match(address)
+    return found
+
+
 class Run:
     """The judging of one command."""
 
@@ -277,12 +285,7 @@ class Run:
 
     async def trusted(self) -> str:
         """What put the client into mynetworks, or nothing.  Raises Unavailable."""
-        address = self.facts.client.address
-        found = self.memory.trusted.get(address)
-        if found is None:
-            found = await self.site.mynetworks.match(address)
-            self.memory.trusted[address] = found
-        return found
+        return await trusted(self.memory, self.site, self.facts.client.address)
 
     @property
     def dns(self) -> Allowance:

@@ -6,6 +6,7 @@ not refused.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,10 +34,10 @@ class ClientLimits:
     @property
     def any(self) -> bool:
         """Whether anything is limited, so that connections are worth counting."""
-        return any((
-            self.connection_count_limit, self.connection_rate_limit, self.message_rate_limit,
-            self.recipient_rate_limit, self.new_tls_session_rate_limit, self.auth_rate_limit,
-        ))  # fmt: skip
+        return bool(
+            self.connection_count_limit or self.connection_rate_limit or self.message_rate_limit
+            or self.recipient_rate_limit or self.new_tls_session_rate_limit or self.auth_rate_limit
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +168,16 @@ class ClientLimiter:
 
 def network(address: str, limits: ClientLimits) -> str:
     """Whom an address is counted for: itself, or its network.  What is no address stays."""
+    return _network(address, limits.ipv4_prefix_length, limits.ipv6_prefix_length)
+
+
+@functools.lru_cache(2000)
+def _network(address: str, four: int, six: int) -> str:
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
         return address
-    length = limits.ipv4_prefix_length if found.version == 4 else limits.ipv6_prefix_length
+    length = four if found.version == 4 else six
     if length == found.max_prefixlen:
         return str(found)
     return str(ipaddress.ip_network((found, length), strict=False))

@@ -235,7 +235,7 @@ def test_each_message_has_its_own_limit() -> None:
         await until(lambda: not line.door.open)
         alarm = session._processing._alarm
         assert alarm is not None
-        assert alarm._timer is None
+        await until(lambda: alarm._timer is None)
 
     talk(lambda: Line(replace(QUICK.deadlines, processing=0.05)), dialogue)
 

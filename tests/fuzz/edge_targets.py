@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 import structlog
 
+from milterd.base.deadlines import Deadlines
 from milterd.core.mail import Client
 from smtpgw.edge import forwarded, proxy
 from smtpgw.edge.content import Content
@@ -96,6 +97,7 @@ async def run_session(pieces: list[bytes], options: EdgeOptions) -> tuple[list[b
     session = PromptSession(
         RecordingRoad(ledger, connection), options,
         spawn=spawn, new_trace=lambda: "trace", log=LOG, connection=connection,
+        processing=Deadlines(options.deadlines.processing),
     )  # fmt: skip
     protocol = PromptSMTP(options, lambda *_: session, lambda _: gone.set(), LOG)
     transport = MemoryTransport(protocol)

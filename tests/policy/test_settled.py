@@ -62,7 +62,7 @@ def again(made: Admission, sender: Address = THEM, recipient: Address = US) -> b
 
 def kept(made: Admission) -> int:
     """How many decisions the session keeps."""
-    return len(made._passed._found)
+    return len(made._passed._found) if made._passed is not None else 0
 
 
 def test_a_recipient_is_let_pass_again_with_the_same_record() -> None:
