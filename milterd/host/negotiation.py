@@ -57,6 +57,7 @@ one to choose the other.
 """
 
 
+@functools.cache
 def actions(needs: Need) -> Actions:
     """The edits to negotiate; SETSYMLIST because the macros are chosen here."""
     wanted = Actions.SETSYMLIST
@@ -66,6 +67,7 @@ def actions(needs: Need) -> Actions:
     return wanted
 
 
+@functools.cache
 def protocol(needs: Need) -> Protocol:
     """The protocol flags to negotiate: only the end of a message awaits a reply, header
     values come exact (HDR_LEADSPC), and what nobody needs does not come at all."""

@@ -79,6 +79,29 @@ def _stops(unanswered: frozenset[CommandType]) -> frozenset[int]:
 
 _STOPS_AT_FIRST = _stops(frozenset())
 
+_Lists = tuple[tuple[Stage, tuple[str, ...]], ...]
+_Terms = tuple[bool, frozenset[ReplyType], Moves, frozenset[CommandType], frozenset[int]]
+
+
+@functools.lru_cache(maxsize=64)
+def _agreement(
+    ours: tuple[int, Actions, Protocol, _Lists], offer: tuple[int, Actions, Protocol]
+) -> tuple[m.Negotiate, bytes, _Terms]:
+    """What is agreed to, the octets that say so, and what follows for the conversation: the same
+    on each of a program's connections to a milter."""
+    version = min(ours[0], offer[0])
+    actions = ours[1] & offer[1] & ACTIONS_OF_VERSION[version]
+    protocol = ours[2] & offer[2] & PROTOCOL_OF_VERSION[version]
+    macros = dict(ours[3]) if Actions.SETSYMLIST & offer[1] else {}
+    if macros:
+        actions |= Actions.SETSYMLIST
+    agreed = m.Negotiate(version, actions, protocol, macros)
+    unanswered = unanswered_commands(protocol)
+    moves = moves_without(unsent_commands(protocol, version))
+    leading_space = Protocol.HDR_LEADSPC in protocol
+    terms = (leading_space, allowed_edits(actions), moves, unanswered, _stops(unanswered))
+    return agreed, agreed.encode(), terms
+
 
 class MilterConnection:
     """One connection from an MTA, seen from the milter.
@@ -123,7 +146,7 @@ class MilterConnection:
         self._version = version
         self._actions = accept_actions
         self._protocol = accept_protocol
-        self._macros = {stage: tuple(names) for stage, names in (macros or {}).items()}
+        self._macros = tuple([(stage, tuple(names)) for stage, names in (macros or {}).items()])
         self._limits = limits or Limits()
         self._frames = FrameDecoder(self._limits.frame)
         self._state = State.START
@@ -192,20 +215,12 @@ class MilterConnection:
         offer = self._offer
         if offer is None or self._state is not State.NEGOTIATING:
             raise self._spoil(LocalError("there is no offer to answer"))
-        version = min(self._version, offer.version)
-        actions = self._actions & offer.actions & ACTIONS_OF_VERSION[version]
-        protocol = self._protocol & offer.protocol & PROTOCOL_OF_VERSION[version]
-        macros = self._macros if Actions.SETSYMLIST & offer.actions else {}
-        if macros:
-            actions |= Actions.SETSYMLIST
-        self._agreed = m.Negotiate(version, actions, protocol, macros)
-        self._leading_space = Protocol.HDR_LEADSPC in protocol
-        self._allowed = allowed_edits(actions)
-        self._moves = moves_without(unsent_commands(protocol, version))
-        self._unanswered = unanswered_commands(protocol)
-        self._stops = _stops(self._unanswered)
+        ours = (self._version, self._actions, self._protocol, self._macros)
+        offered = (offer.version, offer.actions, offer.protocol)
+        self._agreed, octets, terms = _agreement(ours, offered)
+        self._leading_space, self._allowed, self._moves, self._unanswered, self._stops = terms
         self._state, self._asked = State.READY, None
-        return self._agreed.encode()
+        return octets
 
     def reply(self, reply: m.Reply, *more: m.Reply) -> bytes:
         """The octets that answer the last event.

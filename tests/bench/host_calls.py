@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import cProfile
 import pstats
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -44,6 +44,9 @@ class _Deaf(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def close(self) -> None:
+        """Nobody waits for it."""
+
 
 def _filter(name: str, home: Path) -> Filter[object]:
     if name == "headers":
@@ -76,19 +79,52 @@ async def _profiled(judge: Judge, around: Surroundings, size: int, mails: int) -
     return cast(Stats, pstats.Stats(profile).stats)  # type: ignore[attr-defined]
 
 
+async def _sessions(judge: Judge, around: Surroundings, sessions: int) -> Stats:
+    """Sessions without a mail: negotiation, CONNECT, HELO and QUIT."""
+    wire, hello, profile = MtaConnection(), b"", cProfile.Profile()
+    offer = wire.negotiate()
+    for number in range(WARM + sessions):
+        if number == WARM:
+            profile.enable()
+        connection, transport = Connection(judge, around, None, lambda: None), _Deaf()
+        connection.connection_made(transport)
+        connection.data_received(offer)
+        if not hello:
+            wire.receive(transport.octets)
+            client = m.Connect(b"localhost", Family.INET, 25, b"127.0.0.1")
+            macros = ((b"j", b"mx.example.net"), (b"{daemon_name}", b"smtp"))
+            hello = wire.send(client, macros) + wire.send(m.Helo(b"localhost"))
+            hello += wire.send(m.Quit())
+        connection.data_received(hello)
+        connection.connection_lost(None)
+    profile.disable()
+    return cast(Stats, pstats.Stats(profile).stats)  # type: ignore[attr-defined]
+
+
 def calls(name: str, size: int = 4_000, mails: int = 200) -> tuple[float, Stats]:
     """Calls for a mail of `size` octets and ten fields in the filter `name`, and all of them."""
+    return _counted(name, lambda judge, around: _profiled(judge, around, size, mails), mails)
+
+
+def session_calls(name: str, sessions: int = 200) -> tuple[float, Stats]:
+    """The same for a session without a mail."""
+    return _counted(name, lambda judge, around: _sessions(judge, around, sessions), sessions)
+
+
+def _counted(
+    name: str, run: Callable[[Judge, Surroundings], Coroutine[None, None, Stats]], times: int
+) -> tuple[float, Stats]:
     with directory("calls") as home, (home / "log").open("w") as log:
         logs.setup("json", "info", log, daemon="milterd")
         try:
             log_line = logs.get("filter").bind()
             around = Surroundings(log_line, lambda: "", PrometheusMeter(name))
             judge = Judge(_filter(name, home), Options(threads=0), around)
-            stats = asyncio.run(_profiled(judge, around, size, mails))
+            stats = asyncio.run(run(judge, around))
         finally:
             logs.flush()
             logs.setup()
-    return sum(each[1] for each in stats.values()) / mails, stats
+    return sum(each[1] for each in stats.values()) / times, stats
 
 
 def main(
@@ -98,7 +134,9 @@ def main(
     """Print calls a mail of each filter that the native host has by default."""
     for name in ("headers", "dkim"):
         count, stats = calls(name, size)
-        print(f"\n{name}: {count:.0f} calls a mail\n\n| function | calls a mail |\n|---|---|")
+        session, _ = session_calls(name)
+        print(f"\n{name}: {count:.0f} calls a mail, {session:.0f} a session\n")
+        print("| function | calls a mail |\n|---|---|")
         by_calls = sorted(stats.items(), key=lambda each: -each[1][1])
         for (path, line, function), each in by_calls[:most]:
             where = "" if path == "~" else f" {'/'.join(Path(path).parts[-2:])}:{line}"
