@@ -75,17 +75,17 @@ class Postfix:
         session that is open goes on without."""
         self.command("postconf", "-e", *(f"{key}={value}" for key, value in main.items()))
         age(self.config / "main.cf")
-        wait_for(self._manager, "postfix has a qmgr")
-        before = self._manager()
+        wait_for(self._lasting, "postfix looks after its queue")
+        before = self._lasting()
         self.command("postfix", "reload")  # which sends a signal, and waits for nothing
-        wait_for(lambda: self._manager() not in {"", before}, "postfix reloads")
+        wait_for(lambda: (now := self._lasting()) and not before & now, "postfix reloads")
 
-    def _manager(self) -> str:
-        """The process of qmgr, of which there is one; none while another takes its place.  A
-        reload ends it, after smtpd's that have no client: it goes by the order of master.cf."""
+    def _lasting(self) -> set[str]:
+        """The processes of pickup and qmgr, which start with the master.  A reload ends them
+        after smtpd's that have no client: it goes by the order of master.cf."""
         master = (self.queue / "pid/master.pid").read_text().strip()
         children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-        return next((each for each in children if _name(each) == "qmgr"), "")
+        return {each for each in children if _name(each) in {"pickup", "qmgr"}}
 
 
 def _name(pid: str) -> str:
