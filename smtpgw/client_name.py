@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 
 from milterd.core.mail import Client
 from milterd.core.mail import Family as ClientFamily
+from smtpgw.address.ip import ip_of
 from smtpgw.dns.allowance import Allowance
 from smtpgw.dns.answers import Family, Found, IpAddress, Resolver, TryAgain, host_name
 from smtpgw.dns.hosts_file import HostsFile
 from smtpgw.edge.names import LOCAL, NameStatus, PeerName
 from smtpgw.edge.road import Connection
+
+GONE = PeerName(reason="the client is gone")
 
 
 class ClientNames:
@@ -34,22 +37,42 @@ class ClientNames:
         self._limit, self._clock = limit, clock
 
     def begin(self, client: Client) -> Naming:
-        """Start to ask.  Outside an event loop this raises RuntimeError."""
-        return Naming(asyncio.ensure_future(self.find(client)))
+        """Start to ask, unless the hosts file has it.  Who has to be asked about outside an event
+        loop raises RuntimeError."""
+        known = self._known(client)
+        return Naming(asyncio.ensure_future(self.find(client)) if known is None else known)
 
     async def find(self, client: Client) -> PeerName:
         """The client's name, in time."""
-        if client.family is ClientFamily.UNIX:
-            return LOCAL
-        try:
-            address = ip_address(client.address.decode("ascii", "replace"))
-        except ValueError:
-            return PeerName(reason="the client is gone")
+        known, address = self._known(client), ip_of(client.address)
+        if known is not None or address is None:
+            return known or GONE
         allowance = Allowance(self._limit, self._clock)
         reverse = await self._reverse(address, allowance)
         if reverse.reverse_status is not NameStatus.OK:
             return reverse
         return await self._confirmed(reverse, address, allowance)
+
+    def _known(self, client: Client) -> PeerName | None:
+        """What need not be asked for."""
+        if client.family is ClientFamily.UNIX:
+            return LOCAL
+        address = ip_of(client.address)
+        if address is None:
+            return GONE
+        name = self._hosts.name(address)
+        if name is None:
+            return None
+        found = _reverse(name)
+        if found.reverse_status is not NameStatus.OK:
+            return found
+        addresses = self._of_hosts(found, address)
+        return _judged(found, address, addresses) if addresses else None
+
+    def _of_hosts(self, found: PeerName, address: IpAddress) -> tuple[IpAddress, ...]:
+        """What the hosts file has for a name, of the address's family."""
+        known = self._hosts.addresses(found.reverse.decode("ascii"))
+        return tuple([each for each in known if each.version == address.version])
 
     async def _reverse(self, address: IpAddress, allowance: Allowance) -> PeerName:
         """The name of an address, not confirmed yet."""
@@ -65,20 +88,15 @@ class ClientNames:
             if not answer.records:
                 return PeerName(reason=f"{address} has a name that no host can have")
             name = answer.records[0]
-        try:
-            found = host_name(name).encode()
-        except ValueError as error:
-            return PeerName(reason=str(error))
-        return PeerName(reverse=found, status=NameStatus.OK, reverse_status=NameStatus.OK)
+        return _reverse(name)
 
     async def _confirmed(
         self, found: PeerName, address: IpAddress, allowance: Allowance
     ) -> PeerName:
-        name = found.reverse.decode("ascii")
-        family = Family.IPV4 if isinstance(address, IPv4Address) else Family.IPV6
-        known: tuple[IpAddress, ...] = self._hosts.addresses(name)
-        known = tuple(each for each in known if each.version == address.version)
+        known = self._of_hosts(found, address)
         if not known:
+            name = found.reverse.decode("ascii")
+            family = Family.IPV4 if isinstance(address, IPv4Address) else Family.IPV6
             answer = await allowance.ask(lambda left: self._resolver.address(name, family, left))
             if not isinstance(answer, Found):
                 temporary = isinstance(answer, TryAgain)
@@ -86,32 +104,49 @@ class ClientNames:
                 reason = f"{name} does not resolve to {address}: {answer.reason}"
                 return replace(found, status=status, reason=reason)
             known = answer.records
-        if address in known:
-            return replace(found, name=found.reverse)
-        reason = f"{name} does not resolve to {address}"
-        return replace(found, status=NameStatus.FORGED, reason=reason)
+        return _judged(found, address, known)
+
+
+def _reverse(name: str) -> PeerName:
+    """The name that an address has, not confirmed yet."""
+    try:
+        found = host_name(name).encode()
+    except ValueError as error:
+        return PeerName(reason=str(error))
+    return PeerName(reverse=found, status=NameStatus.OK, reverse_status=NameStatus.OK)
+
+
+def _judged(found: PeerName, address: IpAddress, known: Sequence[IpAddress]) -> PeerName:
+    """Whether the name has the address, among those it is known to have."""
+    if address in known:
+        return PeerName(found.reverse, found.reverse, NameStatus.OK, NameStatus.OK)
+    reason = f"{found.reverse.decode('ascii')} does not resolve to {address}"
+    return replace(found, status=NameStatus.FORGED, reason=reason)
 
 
 class Naming:
-    """A name that is being looked for while the client waits for its greeting."""
+    """A name that is known, or is being looked for while the client waits for its greeting."""
 
-    def __init__(self, task: asyncio.Task[PeerName]) -> None:
-        self._task = task
+    def __init__(self, found: PeerName | asyncio.Task[PeerName]) -> None:
+        self._found = found
 
     async def done(self, connection: Connection) -> Connection:
         """The connection with its client's name.  What fails on our side is temporary."""
-        try:
-            found = await self._task
-        except Exception as error:  # noqa: BLE001 - a mail is not lost for want of a name
-            temporary = NameStatus.TEMP
-            found = PeerName(status=temporary, reverse_status=temporary, reason=repr(error))
+        found = self._found
+        if isinstance(found, asyncio.Task):
+            try:
+                found = await found
+            except Exception as error:  # noqa: BLE001 - a mail is not lost for want of a name
+                temporary = NameStatus.TEMP
+                found = PeerName(status=temporary, reverse_status=temporary, reason=repr(error))
         return named(connection, found)
 
     async def stop(self) -> None:
         """Ask no further."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await self._task
+        if isinstance(self._found, asyncio.Task):
+            self._found.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self._found
 
 
 def named(connection: Connection, found: PeerName) -> Connection:

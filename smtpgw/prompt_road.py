@@ -9,23 +9,18 @@ from __future__ import annotations
 from milterd.core.mail import Direction
 from smtpgw.address.params import MailParams, RcptParams
 from smtpgw.address.path import Path
-from smtpgw.admission import Admission
-from smtpgw.chain.chain import Chain
 from smtpgw.edge.road import Hello
 from smtpgw.message import Transaction
-from smtpgw.plan import Means
+from smtpgw.presence import Presence
 from smtpgw.rates.limits import ClientLimiter
 
 TO_QUEUE = {"rcpt_mailer": b"smtp"}
 """Macros of every recipient."""
 
 
-class PromptSteps:
+class PromptSteps(Presence):
     """MAIL, RCPT and DATA of a :class:`~smtpgw.road.GatewaySession`."""
 
-    _means: Means
-    _admission: Admission
-    _chain: Chain
     _limiter: ClientLimiter
     _hello: Hello
     _transaction: Transaction | None

@@ -18,19 +18,16 @@ from milterd.core.mail import Direction, Envelope, Mail, Session
 from smtpgw import session_macros
 from smtpgw.address.params import MailParams, RcptParams
 from smtpgw.address.path import Path
-from smtpgw.admission import Admission, Refusal
-from smtpgw.chain.chain import Chain
+from smtpgw.admission import Refusal
 from smtpgw.chain.results import StageResult
 from smtpgw.cleanup import Arrival, prepare
 from smtpgw.edge.content import Content
-from smtpgw.edge.names import PeerName
 from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, SessionRoad
 from smtpgw.footing import FootedRoad, has_footer
 from smtpgw.limiting import excepted, limiter, refusal
 from smtpgw.message import REFUSALS, Around, Arrived, Transaction, decider, own
 from smtpgw.plan import Means, Plan
 from smtpgw.policy import relay
-from smtpgw.policy.facts import Facts
 from smtpgw.prompt_road import TO_QUEUE, PromptSteps
 from smtpgw.queue.store import QueueError
 from smtpgw.rates.limits import Excess
@@ -74,39 +71,6 @@ class GatewaySession(PromptSteps):
             means.counters, plan.clients, connection.listener, connection.client.address
         )
         self._begin(connection)
-
-    @property
-    def facts(self) -> Facts:
-        """What is known of the session by now."""
-        return self._admission.facts
-
-    def _begin(self, connection: Connection) -> None:
-        """Who is there, and who is asked about it."""
-        means, plan = self._means, self._plan
-        self._connection = connection
-        self._log = means.log.bind(
-            listener=connection.listener,
-            client=connection.client.address or connection.client.name,
-            client_name=connection.client.name,
-            session=connection.session,
-        )
-        policy = plan.policies[connection.stressed]
-        self._admission = Admission(policy, plan.ports or means.ports, connection, self._log)
-        self._chain = Chain(
-            plan.milters,
-            log=self._log,
-            listener=connection.listener,
-            macros={**plan.macros, **session_macros.of_listener(connection)},
-            limits=plan.limits,
-            health=means.health,
-            clock=means.clock,
-            observe=_observe,
-        )
-
-    @property
-    def peer(self) -> PeerName:
-        """Who the client is, once :meth:`connect` is over."""
-        return self._connection.peer or PeerName(name=self._connection.client.name)
 
     def asked(self) -> list[dict[str, object]]:
         """What restrictions have asked for the last command, once (:class:`Admission`)."""
@@ -397,10 +361,3 @@ def _at_once(result: StageResult) -> bool:
     refusal is the answer to MAIL, which clients understand better.
     """
     return result.hangup or (result.reply is not None and result.reply.code >= 500)
-
-
-def _observe(milter: str, stage: str, seconds: float, outcome: str) -> None:
-    if outcome == "failed":
-        metrics.FILTER_FAILURES.labels(milter, stage).inc()
-    if stage == "message":
-        metrics.filter_seconds(milter).observe(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from smtpgw.dns.changing import ChangingResolver
 from smtpgw.dns.hosts_file import LIMIT, HostsFile
 from smtpgw.dns.resolver import DnsOptions
 from smtpgw.edge.names import NameStatus, PeerName
+from smtpgw.edge.road import Connection
 from tests.delivery.test_dns import Clock
 from tests.peers import dns as faulty
 from tests.peers.dns import DnsServer, Zone, dns_server
@@ -150,6 +152,23 @@ def test_the_hosts_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert hosts.name(one) is None, "too large to be one"
     file.unlink()
     assert hosts.name(one) is None
+
+
+def test_what_the_hosts_file_has_takes_no_task(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        hosts = "192.0.2.1 box.example\n192.0.2.2 300.1.2.3\n"
+        async with finding(hosts, tmp_path) as (names, server):
+            for address, name in (("192.0.2.1", b"box.example"), ("192.0.2.2", b"unknown")):
+                naming = names.begin(client(address))
+                assert len(asyncio.all_tasks()) == 1
+                connection = await naming.done(Connection("mx", client(address)))
+                assert connection.client.name == name
+                assert connection.peer is not None
+                assert connection.peer.name == name
+                await naming.stop()
+            assert server.asked == []
+
+    run(scenario())
 
 
 def test_who_has_no_address(tmp_path: Path) -> None:

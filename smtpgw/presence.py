@@ -1,0 +1,82 @@
+"""Who is there in a session, and who is asked about it: its log, its policy, its milters.
+
+They are made when somebody first needs them.  A client's name is being looked for while it is
+counted; what is made when it is known is not made twice.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from structlog.typing import FilteringBoundLogger
+
+from milterd.base import metrics
+from smtpgw import session_macros
+from smtpgw.admission import Admission
+from smtpgw.chain.chain import Chain
+from smtpgw.edge.names import PeerName
+from smtpgw.edge.road import Connection
+from smtpgw.plan import Means, Plan
+from smtpgw.policy.facts import Facts
+
+
+class Presence:
+    """One session's.  Who inherits calls :meth:`_begin` with each connection that it stands for:
+    the client's own, that with its name, another one by XCLIENT."""
+
+    _means: Means
+    _plan: Plan
+    _connection: Connection
+
+    def _begin(self, connection: Connection) -> None:
+        """From now on it is about this one."""
+        self._connection = connection
+        for each in ("_log", "_admission", "_chain"):
+            self.__dict__.pop(each, None)
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the session by now."""
+        return self._admission.facts
+
+    @property
+    def peer(self) -> PeerName:
+        """Who the client is, once it is connected."""
+        return self._connection.peer or PeerName(name=self._connection.client.name)
+
+    @functools.cached_property
+    def _log(self) -> FilteringBoundLogger:
+        connection = self._connection
+        return self._means.log.bind(
+            listener=connection.listener,
+            client=connection.client.address or connection.client.name,
+            client_name=connection.client.name,
+            session=connection.session,
+        )
+
+    @functools.cached_property
+    def _admission(self) -> Admission:
+        means, plan, connection = self._means, self._plan, self._connection
+        policy = plan.policies[connection.stressed]
+        return Admission(policy, plan.ports or means.ports, connection, self._log)
+
+    @functools.cached_property
+    def _chain(self) -> Chain:
+        means, plan, connection = self._means, self._plan, self._connection
+        return Chain(
+            plan.milters,
+            log=self._log,
+            listener=connection.listener,
+            macros={**plan.macros, **session_macros.of_listener(connection)},
+            limits=plan.limits,
+            health=means.health,
+            clock=means.clock,
+            observe=_observe,
+        )
+
+
+def _observe(milter: str, stage: str, seconds: float, outcome: str) -> None:
+    if outcome == "failed":
+        metrics.FILTER_FAILURES.labels(milter, stage).inc()
+    if stage == "message":
+        metrics.filter_seconds(milter).observe(seconds)
