@@ -34,6 +34,9 @@ _SIMPLE = _NUMBERS | {str, bytes}
 _TEXT = frozenset({str})
 _GROUPS = frozenset({list, tuple, dict})
 
+_OURS = frozenset({"time", "level", "room", "event", "exc_info", "exception"})
+"""Names that a line has by itself."""
+
 _keys: set[str] = set()
 """Keys that were looked at and are harmless, MOST_KEYS of them at most."""
 _events: set[str] = set()
@@ -186,13 +189,17 @@ def _front(
 ) -> tuple[str, str, frozenset[str]]:
     """What each line of a logger has before its event and after it, and the names that a line may
     not have of its own.  No text where only the long way will do."""
-    own = dict(escape_values(None, "", dict(context)))
+    own = dict(context)
     room = own.pop("room", "")
-    shared = {**escape_values(None, "", dict(bound)), **own}
-    ours = frozenset({"time", "level", "room", "event", "exc_info", "exception"})
-    names = ours | shared.keys()
-    if not ours.isdisjoint(shared):
+    shared = {**bound, **own}
+    names = _OURS.union(shared)
+    if not _OURS.isdisjoint(shared):
         return "", "", names
-    before = _to_json({"room": room})[1:-1]
-    middle = _to_json(shared)[1:-1]
-    return f'{before}, "event": "', f'", {middle}' if middle else '"', names
+    # A client's part of a line is made once a session: nearly always it is harmless as it is.
+    text = plain(shared) or _to_json(escape_values(None, "", shared))
+    return f'{_room(room)}, "event": "', f'", {text[1:-1]}' if shared else '"', names
+
+
+@functools.lru_cache(100)
+def _room(room: str) -> str:
+    return _to_json(escape_values(None, "", {"room": room}))[1:-1]

@@ -1,16 +1,40 @@
-"""What EHLO and LHLO announce."""
+"""What a client is greeted with, and what EHLO and LHLO announce."""
 
 from __future__ import annotations
 
+import functools
 import re
 
 from smtpgw.edge import forwarded
 from smtpgw.edge.options import EdgeOptions
+from smtpgw.edge.road import Answer
 
 EXTENSIONS = ("8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "DSN")
 
 SILENT = "SILENT-DISCARD"
 """A word among the keywords to discard: the log says nothing of them."""
+
+
+_KEPT = 200
+"""Answers of a kind that are kept: a listener has one or two of each."""
+
+
+def greeting(options: EdgeOptions) -> Answer:
+    """The banner."""
+    kind = "LMTP" if options.dialogue.lmtp else "ESMTP"
+    return _greeting(options.banner or f"{options.myhostname} {kind} {options.mail_name}")
+
+
+@functools.lru_cache(_KEPT)
+def _greeting(text: str) -> Answer:
+    return Answer(220, "", text)
+
+
+@functools.lru_cache(_KEPT)
+def welcomed(myhostname: str, offer: tuple[str, ...]) -> tuple[Answer, frozenset[str]]:
+    """The answer to a hello with all that is offered, and the keywords that are announced so."""
+    announced = frozenset(each.partition(" ")[0] for each in offer)
+    return Answer(250, "", "\n".join((myhostname, *offer))), announced
 
 
 async def offered(
@@ -22,19 +46,37 @@ async def offered(
     Raises :class:`smtpgw.tables.table.Unavailable`.
     """
     said = options.dialogue
-    found = ["PIPELINING", f"SIZE {options.content.message_size_limit}"]
-    found += (each for each in EXTENSIONS if each != "SMTPUTF8" or said.smtputf8)
-    if said.vrfy and not said.lmtp:
+    tls_too = options.security is not None and not tls and not options.tls_wrapper
+    return _keywords(
+        options.content.message_size_limit, said.smtputf8, said.vrfy and not said.lmtp,
+        options.etrn, tls_too, bool(await said.xclient.match(client)),
+        bool(await said.xforward.match(peer)), await discarded(options, client),
+    )  # fmt: skip
+
+
+@functools.lru_cache(_KEPT)
+def _keywords(
+    size: int,
+    smtputf8: bool,
+    vrfy: bool,
+    etrn: bool,
+    starttls: bool,
+    xclient: bool,
+    xforward: bool,
+    without: frozenset[str],
+) -> tuple[str, ...]:
+    found = ["PIPELINING", f"SIZE {size}"]
+    found += (each for each in EXTENSIONS if each != "SMTPUTF8" or smtputf8)
+    if vrfy:
         found.append("VRFY")
-    if options.etrn:
+    if etrn:
         found.append("ETRN")
-    if options.security is not None and not tls and not options.tls_wrapper:
+    if starttls:
         found.append("STARTTLS")
-    if await said.xclient.match(client):
+    if xclient:
         found.append(" ".join(("XCLIENT", *forwarded.XCLIENT)))
-    if await said.xforward.match(peer):
+    if xforward:
         found.append(" ".join(("XFORWARD", *forwarded.XFORWARD)))
-    without = await discarded(options, client)
     return tuple(each for each in found if each.partition(" ")[0] not in without)
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 from milterd.core.mail import Client, Envelope, Family, HeaderField
-from smtpgw.edge.road import Hello, PeerCertificate, Tls
+from smtpgw.edge.road import Hello, Login, PeerCertificate, Tls
 
 _HARMFUL = re.compile(rb"[^A-Za-z0-9._:\[\]-]")
 _LOGIN = re.compile(rb"[^A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]")
@@ -43,7 +43,11 @@ def received_field(
     (section 7.2).
     """
     kind = protocol(hello, envelope)
-    start = _start(client, hello, kind, by, mail_name, name_login, tell_tls)
+    start = _start(
+        client.name, client.address, client.family, hello.name,
+        hello.tls if tell_tls else None, hello.login if name_login else None,
+        kind, by, mail_name,
+    )  # fmt: skip
     whom = b""
     if len(envelope.recipients) == 1:
         whom = b"\r\n\tfor <%b>" % _PATH.sub(b"?", envelope.recipients[0].address)
@@ -53,24 +57,26 @@ def received_field(
 
 @functools.lru_cache(maxsize=256)
 def _start(
-    client: Client,
-    hello: Hello,
+    name: bytes,
+    address: bytes,
+    family: Family,
+    helo: bytes,
+    tls: Tls | None,
+    login: Login | None,
     kind: bytes,
     by: bytes,
     mail_name: bytes,
-    name_login: bool,
-    tell_tls: bool,
 ) -> bytes:
-    """The field up to the queue id."""
+    """The field up to the queue id: the same for all sessions of a client, whatever its port."""
     # Who has given no name is called by the one it has.
-    name = _plain(hello.name) or client.name
-    parts = [b" from %b (%b)" % (name, _client(client))]
-    if hello.tls is not None and tell_tls:
-        parts.append(b"(using %b)" % _tls(hello.tls))
-        if hello.tls.certificate is not None:
-            parts.append(_certificate(hello.tls.certificate))
-    if name_login and hello.login is not None:
-        parts.append(b"(Authenticated sender: %b)" % _LOGIN.sub(b"?", hello.login.name))
+    said = _plain(helo) or name
+    parts = [b" from %b (%b)" % (said, _client(name, address, family))]
+    if tls is not None:
+        parts.append(b"(using %b)" % _tls(tls))
+        if tls.certificate is not None:
+            parts.append(_certificate(tls.certificate))
+    if login is not None:
+        parts.append(b"(Authenticated sender: %b)" % _LOGIN.sub(b"?", login.name))
     parts.append(b"by %b (%b) with %b id " % (_plain(by), _plain(mail_name), kind))
     return b"\r\n\t".join(parts)
 
@@ -94,13 +100,13 @@ def protocol(hello: Hello, envelope: Envelope) -> bytes:
     return base + (b"S" if hello.tls else b"") + (b"A" if hello.login is not None else b"")
 
 
-def _client(client: Client) -> bytes:
+def _client(name: bytes, address: bytes, family: Family) -> bytes:
     """The verified name and the address of the client, in RFC 5321's TCP-info form."""
-    if client.family is Family.INET:
-        return b"%b [%b]" % (_plain(client.name), _plain(client.address))
-    if client.family is Family.INET6:
-        return b"%b [IPv6:%b]" % (_plain(client.name), _plain(client.address))
-    return _plain(client.name)
+    if family is Family.INET:
+        return b"%b [%b]" % (_plain(name), _plain(address))
+    if family is Family.INET6:
+        return b"%b [IPv6:%b]" % (_plain(name), _plain(address))
+    return _plain(name)
 
 
 def _tls(tls: Tls) -> bytes:

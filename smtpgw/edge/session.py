@@ -26,7 +26,7 @@ from smtpgw.edge.auth import ALREADY, NOT_ENABLED, RESPONSE_LIMIT, WELCOME, Ask,
 from smtpgw.edge.budget import TOO_MANY_RECIPIENTS
 from smtpgw.edge.claims import Claims
 from smtpgw.edge.content import Content
-from smtpgw.edge.offer import offered
+from smtpgw.edge.offer import greeting, offered, welcomed
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login, SessionRoad, Tls
 from smtpgw.edge.sink import TOO_LARGE
@@ -118,13 +118,7 @@ class Session:
 
     async def connect(self) -> Answer:
         """The banner, or why there is none."""
-        return await self._ask(self._road.connect()) or Answer(220, "", self._banner)
-
-    @property
-    def _banner(self) -> str:
-        kind = "LMTP" if self._options.dialogue.lmtp else "ESMTP"
-        usual = f"{self._options.myhostname} {kind} {self._options.mail_name}"
-        return self._options.banner or usual
+        return await self._ask(self._road.connect()) or greeting(self._options)
 
     async def attempt(self, what: Attempt) -> Answer | None:
         """Why the client may not do this once more."""
@@ -143,8 +137,8 @@ class Session:
             return answer
         self.state, self._helo = State.GREETED, argument
         offer = (*await self._offer(), *await self._logins_offered()) if esmtp else ()
-        self.announced = frozenset(each.partition(" ")[0] for each in offer)
-        return Answer(250, "", "\n".join((self._options.myhostname, *offer)))
+        welcome, self.announced = welcomed(self._options.myhostname, offer)
+        return welcome
 
     async def _offer(self) -> tuple[str, ...]:
         claims, tls = self._claims, self._tls is not None
@@ -175,7 +169,7 @@ class Session:
             hello = Hello(claim.helo, claim.esmtp, self._tls, claim.login)
             answer = await self._ask(self._road.helo(hello))
             self.state = State.GREETED
-        return answer or Answer(220, "", self._banner)
+        return answer or greeting(self._options)
 
     def _admit(self, connection: Connection, login: Login | None) -> None:
         """Whose logins count from now on."""

@@ -29,7 +29,9 @@ STAGES = {
     "queue": ("smtpgw/queue/",),
     "delivery": ("smtpgw/delivery/", "smtpgw/post.py"),
     "courier": ("smtpgw/courier.py", "smtpgw/ending.py", "smtpgw/settling.py", "smtpgw/shares.py"),
-    "road": ("smtpgw/road.py", "smtpgw/presence.py", "smtpgw/message.py", "smtpgw/session_macros.py"),
+    "road": (
+        "smtpgw/road.py", "smtpgw/presence.py", "smtpgw/message.py", "smtpgw/session_macros.py",
+    ),
 }  # fmt: skip
 """Files of a stage; the first stage that has a frame's file is its stage."""
 REST = "event loop and what is left"
