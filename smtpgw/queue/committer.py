@@ -35,8 +35,10 @@ from smtpgw.queue.store import QueueError, StoreFailed, StoreFull
 from smtpgw.queue.waiting import Waiting, answer, perform
 
 T = TypeVar("T")
-PATIENCE = 0.01
-"""Seconds that what is for later waits for company."""
+PATIENCE = 0.05
+"""Seconds that what is for later waits for company: about what a client takes to its next mail.
+What was delivered counts as in delivery until then, so a longer wait lets a crash deliver no more
+mails twice than the limit of those."""
 _HERE = 64
 _HERE_OCTETS = 1024 * 1024
 """So many short operations, and about so many octets, a loop runs by itself at once."""
@@ -346,7 +348,9 @@ class Committer:
 
     def _commit(self, batch: Batch, count: int, *, wrote: bool) -> None:
         try:
-            self._db.execute("COMMIT")
+            # Not execute(), which gives the interpreter's lock away three times: a busy loop takes
+            # it at once, and each time this thread would wait for it.
+            self._db.commit()
         except sqlite3.Error as error:
             self._roll_back()
             raise self._translate(error) from error

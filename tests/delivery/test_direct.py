@@ -13,6 +13,7 @@ from smtpgw.delivery.limits import LimitTable, ServiceLimits
 from smtpgw.delivery.outcome import Destination
 from smtpgw.delivery.windows import WindowOptions
 from smtpgw.dsn.report import DsnOptions
+from smtpgw.queue import committer
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import Filter
@@ -102,6 +103,29 @@ def test_who_waits(tmp_path: Path, why: str) -> None:
             for _ in range({"half of all": 3, "octets": 1}.get(why, 0)):
                 direct.miss("", 0)
             await way.courier.drain(0)  # the peer never answers
+
+    run(scenario())
+
+
+def test_what_a_crash_would_deliver_twice_has_a_place_of_those_in_delivery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long what was delivered waits for a commit to share."""
+
+    async def scenario() -> None:
+        monkeypatch.setattr(committer, "PATIENCE", 20.0)
+        peer = Peer()
+        active = ManagerOptions(poll=0.02, qmgr_message_active_limit=8)
+        async with listening(peer) as where, road(tmp_path, where, manager_options=active) as way:
+            await _caught_up(way)
+            await asyncio.gather(*(way.accept(message()) for _ in range(4)))
+            await until(lambda: len(way.seen) == 4)
+            assert way.courier.active == len(await way.store.list(Filter())) == 4
+            assert way.courier.direct.take(str(where), 1) is None
+            monkeypatch.setattr(committer, "PATIENCE", 0.01)
+            await way.accept(message())
+            await way.wait_empty()
+            await until(lambda: not way.courier.active)
 
     run(scenario())
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -57,10 +56,9 @@ class _Slow(sqlite3.Connection):
 
     gate: threading.Event
 
-    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-        if sql == "COMMIT":
-            assert self.gate.wait(10)
-        return super().execute(sql, *values)
+    def commit(self) -> None:
+        assert self.gate.wait(10)
+        super().commit()
 
 
 def _slow(path: Path) -> tuple[Committer, threading.Event]:
