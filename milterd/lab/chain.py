@@ -28,9 +28,9 @@ from milterd.lab.client import Played, StageReply, settles, subject_of, verdict_
 from milterd.lab.link import Fault, Link, MilterError, Patience, connect
 from milterd.lab.mta_rules import RULES, Outcome, Rules
 from milterd.wire import messages as m
+from milterd.wire.agreement import NOT_OFFERED, Negotiated
 from milterd.wire.constants import NEWEST_VERSION
 from milterd.wire.errors import PeerError
-from milterd.wire.mta import NOT_OFFERED, Negotiated
 from milterd.wire.replytext import SmtpReply
 from milterd.wire.states import State
 

@@ -13,8 +13,8 @@ from milterd.core.mail import Mail, Session
 from milterd.lab.link import Fault, Link, MilterError
 from milterd.lab.mta_rules import Outcome, Rules
 from milterd.wire import messages as m
+from milterd.wire.agreement import NOT_OFFERED, Negotiated
 from milterd.wire.errors import PeerError
-from milterd.wire.mta import NOT_OFFERED, Negotiated
 from milterd.wire.replytext import SmtpReply, parse_reply
 from milterd.wire.states import State
 

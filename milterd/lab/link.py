@@ -21,11 +21,12 @@ from typing import Literal, TypeVar
 from milterd.base.sockets import SocketAddress, parse
 from milterd.lab import status
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import NEWEST_VERSION, Actions, Protocol
 from milterd.wire.errors import PeerError
 from milterd.wire.frames import FrameDecoder
 from milterd.wire.limits import Limits
-from milterd.wire.mta import MtaConnection, Negotiated
+from milterd.wire.mta import MtaConnection
 
 _READ = 65536
 _LEAVE = 1.0

@@ -20,6 +20,7 @@ from milterd.wire.commands import (
     RcptTo,
     Unknown,
     decode_command,
+    decode_negotiate,
 )
 from milterd.wire.replies import (
     Accept,
@@ -87,5 +88,6 @@ __all__ = [
     "TempFail",
     "Unknown",
     "decode_command",
+    "decode_negotiate",
     "decode_reply",
 ]

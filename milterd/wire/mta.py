@@ -9,17 +9,15 @@ must be dropped, and no edit that came on it counts.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from milterd.wire import messages as m
+from milterd.wire.agreement import NOTHING_YET, Agreement, Negotiated, Offer, usual_offer
 from milterd.wire.constants import (
-    ACTIONS_OF_VERSION,
     NEWEST_VERSION,
     OLDEST_VERSION,
-    PROTOCOL_OF_VERSION,
     Actions,
+    Command,
     Protocol,
     Response,
     Stage,
@@ -30,7 +28,6 @@ from milterd.wire.limits import Limits
 from milterd.wire.replytext import parse_reply
 from milterd.wire.states import (
     AFTER_REPLY,
-    BEFORE_END,
     COMMAND_OF,
     EDIT_ACTIONS,
     EVENTS,
@@ -41,41 +38,18 @@ from milterd.wire.states import (
     CommandType,
     ReplyType,
     State,
-    allowed_edits,
     route,
-    unanswered_commands,
-    unsent_commands,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Negotiated:
-    """What was agreed; `macros` are the milter's own lists, empty where it has none."""
-
-    version: int
-    actions: Actions
-    protocol: Protocol
-    macros: Mapping[Stage, tuple[str, ...]] = field(default_factory=dict)
-
 
 _CONTINUE = m.Continue()
 _CONTINUE_CODE = Response.CONTINUE[0]
+_NEGOTIATE_CODE = Command.NEGOTIATE[0]
 _AFTER_CONTINUE = {
     kind: AFTER_REPLY[kind].get(m.Continue)
     for kind, those in REPLIES.items()
     if m.Continue in those
 }
 """The events that may be answered so, and the state that it leads to where it leads elsewhere."""
-NOT_OFFERED = "protocol flags that were not offered"
-"""The violation after which Sendmail closes; Postfix goes on."""
-_NOTHING = Negotiated(OLDEST_VERSION, Actions.NONE, Protocol.NONE)
-
-
-@functools.lru_cache(maxsize=64)
-def _usual_offer(version: int, actions: Actions, protocol: Protocol) -> m.Negotiate:
-    return m.Negotiate(
-        version, actions & ACTIONS_OF_VERSION[version], protocol & PROTOCOL_OF_VERSION[version]
-    )
 
 
 class MtaConnection:
@@ -90,8 +64,7 @@ class MtaConnection:
     """
 
     __slots__ = (
-        "_agreed",
-        "_allowed",
+        "_agreement",
         "_asked",
         "_edit_octets",
         "_edits",
@@ -123,8 +96,8 @@ class MtaConnection:
             raise LocalError(f"there is no milter protocol version {version}")
         self._limits = limits or Limits()
         self._macros_always = macros_always
-        self._offer = offer or _usual_offer(version, actions, protocol)
-        self._agreed = _NOTHING
+        self._offer = Offer(offer) if offer else usual_offer(version, actions, protocol)
+        self._agreement = NOTHING_YET
         self._state = State.START
         self._frames = FrameDecoder(self._limits.frame)
         self._asked: CommandType | None = None
@@ -132,7 +105,6 @@ class MtaConnection:
         self._spoiled: WireError | None = None
         self._unsent: frozenset[CommandType] = frozenset()
         self._unanswered: frozenset[CommandType] = frozenset()
-        self._allowed: frozenset[ReplyType] = frozenset()
         self._violations: dict[str, None] = {}
         self._edits = self._edit_octets = self._new_body = self._taken = 0
 
@@ -152,34 +124,39 @@ class MtaConnection:
         return self._asked
 
     @property
+    def agreement(self) -> Agreement:
+        """What follows from the negotiation; one object for all milters that agreed alike."""
+        return self._agreement
+
+    @property
     def agreed_version(self) -> int:
         """The version both sides speak."""
-        return self._agreed.version
+        return self._agreement.agreed.version
 
     @property
     def agreed_actions(self) -> Actions:
         """The edits this milter said it may ask for."""
-        return self._agreed.actions
+        return self._agreement.agreed.actions
 
     @property
     def agreed_protocol(self) -> Protocol:
         """The flags in force."""
-        return self._agreed.protocol
+        return self._agreement.agreed.protocol
 
     @property
     def wanted(self) -> Mapping[Stage, tuple[str, ...]]:
         """The macro names the milter asked for, as they stand on the wire, by stage."""
-        return self._agreed.macros
+        return self._agreement.agreed.macros
 
     @property
     def allowed(self) -> frozenset[ReplyType]:
         """The kinds of edits that the milter said it may ask for."""
-        return self._allowed
+        return self._agreement.allowed
 
     @property
     def leading_space(self) -> bool:
         """Whether header values keep the space after their colon (HDR_LEADSPC)."""
-        return Protocol.HDR_LEADSPC in self._agreed.protocol
+        return self._agreement.leading_space
 
     @property
     def unsent(self) -> frozenset[CommandType]:
@@ -194,7 +171,7 @@ class MtaConnection:
     @property
     def quiet(self) -> bool:
         """Whether the milter answers nothing before the end of a message."""
-        return self._unanswered | self._unsent >= BEFORE_END
+        return self._agreement.quiet
 
     @property
     def violations(self) -> tuple[str, ...]:
@@ -221,7 +198,7 @@ class MtaConnection:
         if self._state is not State.START:
             raise self._spoil(LocalError("negotiation comes once, and first"))
         self._state, self._asked = State.NEGOTIATING, m.Negotiate
-        return self._offer.encode()
+        return self._offer.octets
 
     def send(
         self, command: m.CommandMessage, macros: Sequence[tuple[bytes, bytes]] | None = None
@@ -345,7 +322,7 @@ class MtaConnection:
         """Whether an MTA sends macros for this event although the milter does not want it."""
         if kind not in EVENTS or kind in (m.Header, m.EndOfHeaders, m.BodyChunk):
             return False
-        return EVENTS[kind].since <= self._agreed.version and kind is not self._skip
+        return EVENTS[kind].since <= self._agreement.agreed.version and kind is not self._skip
 
     def _take(self, code: int, payload: bytes) -> m.Reply | Negotiated:
         asked = self._asked
@@ -353,12 +330,12 @@ class MtaConnection:
             self._asked = None
             self._state = _AFTER_CONTINUE[asked] or self._state
             return _CONTINUE
+        if code == _NEGOTIATE_CODE and asked is not None:
+            return self._take_negotiation(payload)
         reply = m.decode_reply(code, payload)
         kind = type(reply)
-        if asked is None:
+        if asked is None or isinstance(reply, m.Negotiate):
             raise PeerError(f"{kind.__name__} that nobody asked for")
-        if isinstance(reply, m.Negotiate):
-            return self._take_negotiation(reply)
         if kind not in REPLIES.get(asked, ()):
             if kind not in TOLERATED.get(asked, ()):
                 raise PeerError(f"{kind.__name__} in answer to {asked.__name__}")
@@ -375,14 +352,14 @@ class MtaConnection:
             parse_reply(reply.text, self._limits)
         elif isinstance(reply, m.Skip):
             self._skip = asked
-            if Protocol.SKIP not in self._agreed.protocol:
+            if Protocol.SKIP not in self._agreement.agreed.protocol:
                 self._note("Skip without having negotiated it")
         self._asked = None
         self._state = AFTER_REPLY[asked].get(type(reply), self._state)
 
     def _count(self, reply: m.Reply, octets: int) -> None:
         """Hold an edit against the limits and the negotiation."""
-        if type(reply) not in self._allowed:
+        if type(reply) not in self._agreement.allowed:
             self._note(f"{type(reply).__name__} without having negotiated it")
         limits = self._limits
         if isinstance(reply, m.ReplaceBodyChunk):
@@ -395,27 +372,15 @@ class MtaConnection:
         if self._edits > limits.edits or self._edit_octets > limits.edit_octets:
             raise PeerError(f"{self._edits} edits of {self._edit_octets} octets")
 
-    def _take_negotiation(self, reply: m.Negotiate) -> Negotiated:
-        """Check the answer to our offer (libmilter's and Postfix's rules)."""
-        if self._state is not State.NEGOTIATING:
+    def _take_negotiation(self, payload: bytes) -> Negotiated:
+        if self._asked is not m.Negotiate:
             raise PeerError("negotiation comes once, and first")
-        offer = self._offer
-        if not OLDEST_VERSION <= reply.version <= offer.version:
-            raise PeerError(f"version {reply.version} in answer to {offer.version}")
-        # As plain numbers: inverted flags lose the bits that have no name.
-        if int(reply.actions) & ~int(offer.actions):
-            raise PeerError(f"actions {reply.actions:#x} in answer to {offer.actions:#x}")
-        if int(reply.protocol) & ~int(offer.protocol):
-            self._note(NOT_OFFERED)
-        if reply.macros and Actions.SETSYMLIST not in offer.actions:
-            self._note("macro lists that were not offered")
-        protocol = reply.protocol & offer.protocol
-        self._agreed = Negotiated(reply.version, reply.actions, protocol, reply.macros)
-        self._unsent = unsent_commands(protocol, reply.version)
-        self._unanswered = unanswered_commands(protocol)
-        self._allowed = allowed_edits(reply.actions)
+        found = self._agreement = self._offer.answered(payload)
+        self._unsent, self._unanswered = found.unsent, found.unanswered
+        if found.violations:
+            self._violations.update(dict.fromkeys(found.violations))
         self._state, self._asked = State.READY, None
-        return self._agreed
+        return found.agreed
 
     def _note(self, violation: str) -> None:
         self._violations[violation] = None

@@ -21,11 +21,13 @@ from smtpgw.chain.events import Event, Said
 from smtpgw.chain.health import Health
 from smtpgw.chain.macros import client_facts, recipient_facts, sender_facts
 from smtpgw.chain.member import Member
+from smtpgw.chain.opening import open_all
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.chain.passage import Passage
 from smtpgw.chain.results import ChainResult, StageResult
-from smtpgw.chain.shared import GO_ON, Log, Observer, SessionFacts, Shared, both, merge
+from smtpgw.chain.shared import GO_ON, Log, Observer, SessionFacts, Shared, both, merge, wire_limits
 
+_USUAL = EditLimits()
 NOTHING: Mapping[str, bytes] = {}
 
 
@@ -60,9 +62,11 @@ class Chain:
     ) -> None:
         known = dict(macros)
         self._facts = SessionFacts(_connect(Client(), known), macros=known)
+        limits = limits or _USUAL
         shared = Shared(
             facts=self._facts,
-            limits=limits or EditLimits(),
+            limits=limits,
+            wire_limits=wire_limits(limits),
             health=health or Health(clock),
             log=log,
             clock=clock,
@@ -70,11 +74,11 @@ class Chain:
             passing=frozenset(passing),
         )
         self._listener = listener
-        self._members = [
-            Member(each, shared)
-            for each in milters
-            if not each.listeners or listener in each.listeners
+        self._shared = shared
+        self._milters = [
+            each for each in milters if not each.listeners or listener in each.listeners
         ]
+        self._members: list[Member] = []
         self._log = log
         self._direction = Direction.INBOUND
         self._transaction: dict[str, bytes] = {}
@@ -84,7 +88,6 @@ class Chain:
         self._said: Said | None = None
         self._lock = asyncio.Lock()
         self._serving: list[Member] = []
-        self._serve(self._direction)
 
     async def connect(self, session: Session) -> StageResult:
         """The client connected; milters are reached at once and asked in order.
@@ -92,23 +95,24 @@ class Chain:
         `session.macros` are what is known of the client (`client_ptr`,
         `client_connections`) and, from HELO on, of TLS and authentication.
         """
-        if not self._members:
+        if not self._milters:
             return GO_ON
         async with self._lock:
             self._serve(session.direction)
             self._learn(client_facts(session.client, session.macros))
             event = self._facts.connect = _connect(session.client, self._facts.macros)
             await self._open()
-            return await self._each(event)
+            return await self._told(event)
 
     async def helo(self, name: bytes, macros: Mapping[str, bytes] = NOTHING) -> StageResult:
         """HELO or EHLO, as often as the client sends it; `macros` hold the TLS facts."""
-        if not self._members:
+        if not self._milters:
             return GO_ON
         async with self._lock:
+            self._serve(self._direction)
             self._learn(macros)
             event = self._facts.helo = Event("helo", wire.Helo(name), self._facts.macros)
-            return await self._each(event)
+            return await self._told(event)
 
     async def mail(
         self,
@@ -124,16 +128,15 @@ class Chain:
         `direction` other than the session's stands from here on: a milter that
         serves it and has not been asked yet is told of connection and HELO first.
         """
-        if not self._members:
+        if not self._milters:
             return GO_ON
         async with self._lock:
             self._end()
-            if direction is not None and direction is not self._direction:
-                self._serve(direction)
+            self._serve(self._direction if direction is None else direction)
             self._transaction = sender_facts(sender, macros)
             await self._open()
             event = self._event("mail", wire.MailFrom(_path(sender), tuple(args)), {})
-            result = self._remember(await self._each(event))
+            result = self._remember(await self._told(event))
             if result.refused:
                 self._end()
             return result
@@ -146,34 +149,33 @@ class Chain:
         direction: Direction,
     ) -> bool:
         """As :meth:`mail` where no milter has to be waited for; if one has, nobody was told."""
-        if not self._members:
+        if not self._milters:
             return True
         if self._lock.locked():
             return False
         self._end()
-        if direction is not self._direction:
-            self._serve(direction)
+        self._serve(direction)
         self._transaction = sender_facts(sender, macros)
-        event = self._event("mail", wire.MailFrom(_path(sender), tuple(args)), {})
-        self._said = Member.put_off_mail(self._serving, event)
-        return self._said is not None
+        return self._put_off_session(
+            self._event("mail", wire.MailFrom(_path(sender), tuple(args)), {})
+        )
 
     def rcpt_now(self, address: bytes, args: Sequence[bytes], macros: Mapping[str, bytes]) -> bool:
         """As :meth:`rcpt`, in the same way."""
-        if not self._members:
+        if not self._milters:
             return True
         command = wire.RcptTo(_path(address), tuple(args))
         return self._put_off("rcpt", command, recipient_facts(address, macros))
 
     def data_now(self) -> bool:
         """As :meth:`data`, in the same way."""
-        return not self._members or self._put_off("data", wire.Data(), {})
+        return not self._milters or self._put_off("data", wire.Data(), {})
 
     async def rcpt(
         self, address: bytes, args: Sequence[bytes] = (), macros: Mapping[str, bytes] = NOTHING
     ) -> StageResult:
         """RCPT; a refusal is of this recipient only."""
-        if not self._members:
+        if not self._milters:
             return GO_ON
         facts = recipient_facts(address, macros)
         return await self._stage("rcpt", wire.RcptTo(_path(address), tuple(args)), facts)
@@ -200,13 +202,14 @@ class Chain:
 
     async def data(self) -> StageResult:
         """DATA, or the first BDAT."""
-        if not self._members:
+        if not self._milters:
             return GO_ON
         return await self._stage("data", wire.Data(), {})
 
     async def unknown(self, line: bytes) -> StageResult:
         """A command line that SMTP does not know."""
         async with self._lock:
+            self._serve(self._direction)
             event = Event("unknown", wire.Unknown(line), self._facts.macros)
             return await self._each(event)
 
@@ -215,7 +218,7 @@ class Chain:
 
         `mail.envelope` holds the accepted recipients only.
         """
-        if not self._members:
+        if not self._milters:
             return ChainResult(mail)
         async with self._lock:
             try:
@@ -225,7 +228,7 @@ class Chain:
 
     async def abort(self) -> None:
         """RSET, a new HELO, or the end of a refused transaction."""
-        if not self._members:
+        if not self._milters:
             return
         async with self._lock:
             self._end()
@@ -243,16 +246,18 @@ class Chain:
 
     def _serve(self, direction: Direction) -> None:
         """Whose mail it is decides who is asked."""
-        self._direction = direction
+        if self._members and direction is self._direction:
+            return
+        if self._members:
+            Member.tell_apart(self._members)
+        else:
+            self._members = [Member(each, self._shared) for each in self._milters]
+        self._direction, self._said = direction, None
         self._serving = [each for each in self._members if direction in each.options.directions]
 
     async def _open(self) -> None:
         """Reach those that are not connected yet, all at the same time."""
-        new = [each for each in self._serving if each.new]
-        if len(new) == 1:
-            await new[0].open()
-        elif new:
-            await asyncio.gather(*(each.open() for each in new))
+        await open_all(self._serving)
 
     def _event(self, stage: str, command: wire.CommandMessage, facts: Mapping[str, bytes]) -> Event:
         """An event of the transaction."""
@@ -278,6 +283,15 @@ class Chain:
         event = self._event(stage, command, facts)
         return Member.put_off_all(self._serving, event, self._said)
 
+    async def _told(self, event: Event) -> StageResult:
+        """CONNECT, HELO or MAIL."""
+        return GO_ON if self._put_off_session(event) else await self._each(event)
+
+    def _put_off_session(self, event: Event) -> bool:
+        """Tell all milters of it later; whether it will do."""
+        self._said = Member.put_off_session(self._serving, event, self._said)
+        return self._said is not None
+
     async def _each(self, event: Event) -> StageResult:
         """Ask in order; the first that does not let the mail go on decides."""
         total = GO_ON
@@ -302,7 +316,9 @@ class Chain:
         """ABORT to all that took part, and forget the transaction."""
         Member.abort_all(self._members)
         self._transaction, self._quarantine, self._discarded = {}, None, ()
-        self._found, self._said = (), None
+        self._found = ()
+        if self._said is not None and not self._said.whole:
+            self._said = None
 
     async def _message(self, mail: Mail, facts: Mapping[str, bytes]) -> ChainResult:
         if self._discarded:

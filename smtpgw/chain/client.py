@@ -14,17 +14,17 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from milterd.base.alarm import Alarm
+from milterd.wire.agreement import Negotiated
 from milterd.wire.bulk import Octets
 from milterd.wire.errors import PeerError
 from milterd.wire.messages import (
-    CommandMessage,
     EndOfMessage,
     Progress,
     QuarantineReply,
     Quit,
     Reply,
 )
-from milterd.wire.mta import MtaConnection, Negotiated
+from milterd.wire.mta import MtaConnection
 from milterd.wire.states import CommandType
 from smtpgw.chain.faults import FaultKind, MilterFault
 
@@ -34,6 +34,8 @@ BACKLOG = 64
 """Replies that may wait for us before we stop reading."""
 LINGER = 5.0
 """Seconds that a QUIT may take to leave before the connection is cut."""
+
+_QUIT = Quit().encode()
 
 
 class MilterClient(asyncio.Protocol):
@@ -50,13 +52,13 @@ class MilterClient(asyncio.Protocol):
         self.failed: Callable[[], None] = _nobody_told
         """Called once, with the fault."""
         self._transport: asyncio.Transport | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._out: list[Octets] = []
         self._kept = 0
         self._replies: deque[Reply | Negotiated] = deque()
         self._reading = True
         self._writable = True
-        self._dismissed = False
+        self._dismissed = self._closed = False
         self._listener: Callable[[], None] | None = None
         self._woken: asyncio.Future[None] | None = None
         self._alarm: Alarm | None = None
@@ -97,8 +99,14 @@ class MilterClient(asyncio.Protocol):
             self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._closed:
+            self._silence()
+            return
         detail = "the milter closed the connection" if exc is None else str(exc)
         self._fail(MilterFault(FaultKind.CLOSED, detail))
+        self._silence()
+
+    def _silence(self) -> None:
         if self._alarm is not None:
             self._alarm.close()
 
@@ -148,7 +156,7 @@ class MilterClient(asyncio.Protocol):
 
     def begin(self, seconds: float) -> None:
         """From now on all waits together end after so many seconds, until the next call."""
-        self._until, self._total = self._loop.time() + seconds, seconds
+        self._until, self._total = self.loop.time() + seconds, seconds
 
     def show(
         self,
@@ -160,7 +168,7 @@ class MilterClient(asyncio.Protocol):
         """:meth:`begin`, :meth:`keep`, :meth:`write` and :meth:`listen` in one; `times` are the
         patience and the seconds in all."""
         patience, seconds = times
-        now = self._loop.time()
+        now = self.loop.time()
         self._until, self._total = now + seconds, seconds
         self.connection.run(kinds)
         if listener is not None:
@@ -229,12 +237,25 @@ class MilterClient(asyncio.Protocol):
         if self.fault is not None and not self._replies:
             raise self.fault
 
-    async def negotiate(self, patience: float) -> None:
+    def offer(self) -> None:
         """Open the conversation."""
-        self._out.append(self.connection.negotiate())
-        await self.flush(patience)
+        if self._transport is not None:
+            self._transport.write(self.connection.negotiate())
+
+    async def negotiate(self, patience: float) -> None:
+        """The same, and wait for the answer."""
+        self.offer()
         # The connection lets nothing but a negotiation answer an offer.
         await self._next(patience)
+
+    def negotiated(self) -> bool:
+        """Whether the milter has answered the offer; whoever listens does not any more then.
+        Raises MilterFault if it failed."""
+        if self.fault is None and not (self._replies and self._writable):
+            return False
+        self.hush()
+        self.poll()
+        return True
 
     async def answer(self, patience: float) -> Reply:
         """The next reply that is not PROGRESS, each within `patience` seconds."""
@@ -284,7 +305,7 @@ class MilterClient(asyncio.Protocol):
         """Until anything comes from the milter, or there is room to write, or it failed."""
         if self.fault is not None:
             raise self.fault
-        self._woken = self._loop.create_future()
+        self._woken = self.loop.create_future()
         self._wind(patience)
         try:
             await self._woken
@@ -304,11 +325,11 @@ class MilterClient(asyncio.Protocol):
 
     def _wind(self, patience: float) -> None:
         self._patience = patience
-        self._ring_at(self._loop.time() + patience)
+        self._ring_at(self.loop.time() + patience)
 
     def _ring_at(self, due: float) -> None:
         if self._alarm is None:
-            self._alarm = Alarm(self._loop, self._ring)
+            self._alarm = Alarm(self.loop, self._ring)
         self._alarm.set(due if due < self._until else self._until)
 
     def _ring(self) -> None:
@@ -316,25 +337,22 @@ class MilterClient(asyncio.Protocol):
             return
         what = "answering" if self._writable else "taking what was sent"
         detail = f"{what} took longer than {self._patience:g} s"
-        if self._loop.time() >= self._until:
+        if self.loop.time() >= self._until:
             detail = f"no verdict within {self._total:g} s"
         self._fail(MilterFault(FaultKind.TIMEOUT, detail))
         self.abort()
-
-    def send_now(self, command: CommandMessage) -> None:
-        """Send a command that has no reply (ABORT), without waiting; of no effect after a fault."""
-        if self.fault is None:
-            self._out.append(self.connection.send(command))
-            self.write()
 
     def close(self) -> None:
         """Send QUIT and close; a milter that does not take it is cut off."""
         if self.fault is not None or self._transport is None or self._transport.is_closing():
             self.abort()
             return
-        self.send_now(Quit())
+        self.connection.move(Quit)
+        self._out.append(_QUIT)
+        self._closed = True
+        self.write()
         if self._transport.get_write_buffer_size():
-            asyncio.get_running_loop().call_later(LINGER, self._transport.abort)
+            self.loop.call_later(LINGER, self._transport.abort)
         self._transport.close()
 
     def abort(self) -> None:

@@ -16,28 +16,25 @@ from milterd.base.sockets import SocketAddress
 from milterd.wire.mta import MtaConnection
 from smtpgw.chain.client import MilterClient
 from smtpgw.chain.faults import FaultKind, MilterFault
+from smtpgw.chain.line import Line
+
+
+def connect_now(address: SocketAddress, connection: MtaConnection) -> MilterClient | None:
+    """Connected without waiting; None where that may take a while.  Raises MilterFault."""
+    try:
+        return _taken(address, connection) if address.kind == "unix" else None
+    except OSError as error:
+        raise _unreachable(error) from error
 
 
 async def connect(
     address: SocketAddress, connection: MtaConnection, *, connecting: float, patience: float
 ) -> MilterClient:
-    """Connect within `connecting` seconds and negotiate within `patience` seconds.
+    """Connected within `connecting` seconds and agreed within `patience` seconds.
 
     Raises MilterFault.
     """
-    try:
-        opened = _connected(address.path) if address.kind == "unix" else None
-        if opened is not None:  # there is nothing to wait for
-            client = await _taken(opened, connection)
-        else:
-            async with asyncio.timeout(connecting):
-                client = await _dial(address, connection)
-    except TimeoutError:
-        detail = f"connecting took longer than {connecting:g} s"
-        raise MilterFault(FaultKind.TIMEOUT, detail) from None
-    except OSError as error:
-        detail = error.strerror or str(error)
-        raise MilterFault(FaultKind.UNREACHABLE, detail) from error
+    client = await connect_slowly(address, connection, connecting)
     try:
         await client.negotiate(patience)
     except BaseException:
@@ -46,36 +43,45 @@ async def connect(
     return client
 
 
+async def connect_slowly(
+    address: SocketAddress, connection: MtaConnection, connecting: float
+) -> MilterClient:
+    """Connected within `connecting` seconds.  Raises MilterFault."""
+    try:
+        async with asyncio.timeout(connecting):
+            return await _dial(address, connection)
+    except TimeoutError:
+        detail = f"connecting took longer than {connecting:g} s"
+        raise MilterFault(FaultKind.TIMEOUT, detail) from None
+    except OSError as error:
+        raise _unreachable(error) from error
+
+
+def _unreachable(error: OSError) -> MilterFault:
+    return MilterFault(FaultKind.UNREACHABLE, error.strerror or str(error))
+
+
 async def _dial(address: SocketAddress, connection: MtaConnection) -> MilterClient:
-    loop = asyncio.get_running_loop()
     if address.kind != "unix":
-        _, client = await loop.create_connection(
+        _, far = await asyncio.get_running_loop().create_connection(
             lambda: MilterClient(connection), address.host, address.port
         )
-        return client
+        return far
     pause = 0.005
-    while (opened := _connected(address.path)) is None:
+    while (client := _taken(address, connection)) is None:
         await asyncio.sleep(pause)
         pause = min(pause * 2, 0.2)
-    return await _taken(opened, connection)
-
-
-async def _taken(opened: socket.socket, connection: MtaConnection) -> MilterClient:
-    loop = asyncio.get_running_loop()
-    try:
-        _, client = await loop.create_unix_connection(lambda: MilterClient(connection), sock=opened)
-    except BaseException:
-        opened.close()
-        raise
     return client
 
 
-def _connected(path: str) -> socket.socket | None:
-    """A connected socket; None while the milter's backlog is full, which is EAGAIN (unix(7))."""
+def _taken(address: SocketAddress, connection: MtaConnection) -> MilterClient | None:
+    """None while the milter's backlog is full, which is EAGAIN (unix(7))."""
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    code = opened.connect_ex(path)
+    code = opened.connect_ex(address.path)
     if not code:
-        return opened
+        client = MilterClient(connection)
+        Line(client.loop, opened, client)
+        return client
     opened.close()
     if code in {errno.EAGAIN, errno.EINTR}:
         return None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from milterd.wire import messages as wire
+from milterd.wire.agreement import Agreement
 from milterd.wire.bulk import Octets
 from milterd.wire.constants import Command as Code
 from milterd.wire.constants import Stage
-from milterd.wire.mta import MtaConnection
 from milterd.wire.states import COMMAND_OF, CommandType
 from smtpgw.chain.macros import Chosen, chosen
 
 _DIALOGUE: Mapping[CommandType, Code] = {
+    wire.Connect: Code.CONNECT,
+    wire.Helo: Code.HELO,
     wire.MailFrom: Code.MAIL,
     wire.RcptTo: Code.RCPT,
     wire.Data: Code.DATA,
@@ -37,8 +39,8 @@ class Hearing(dict[Code, Chosen]):
     does not want, and whether it sees the space before a header's value.
 
     The macros are the same object for milters that chose the same.  So are `dialogue`, `header`
-    and `rest` for those that hear alike what comes from MAIL to DATA, the header, and what comes
-    behind it.
+    and `rest` for those that hear alike what comes up to DATA, the header, and what comes behind
+    it.
     """
 
     def __init__(
@@ -74,11 +76,11 @@ def _hearing(
     return Hearing(dict(wanted), daemon_name, unsent, leading_space)
 
 
-def hearing_of(connection: MtaConnection, daemon_name: str) -> Hearing:
-    """How the milter hears that has negotiated on this connection; the same object for those that
-    hear all alike."""
-    wanted = tuple(connection.wanted.items())
-    return _hearing(wanted, daemon_name, connection.unsent, connection.leading_space)
+@functools.lru_cache(maxsize=256)
+def hearing_of(agreement: Agreement, daemon_name: str) -> Hearing:
+    """How the milter hears that has agreed so; the same object for those that hear all alike."""
+    wanted = tuple(agreement.agreed.macros.items())
+    return _hearing(wanted, daemon_name, agreement.unsent, agreement.leading_space)
 
 
 Frames = tuple[tuple[CommandType, ...], Sequence[Octets]]
@@ -121,28 +123,28 @@ class Event:
         return Event(self.stage, self.command, *self.facts, facts)
 
 
-def frames_of(events: Iterable[Event], hearing: Hearing) -> Frames:
+def frames_of(events: Sequence[Event], hearing: Hearing) -> Frames:
     """What a milter that hears so is told of these events, but for what it does not want."""
     unsent = hearing.unsent
-    kinds: list[CommandType] = []
-    parts: list[Octets] = []
-    for each in events:
-        kind = each.kind
-        if not kinds or kind is not kinds[-1] or kind not in _IN_A_ROW:
-            kinds.append(kind)
-        if kind not in unsent:
-            parts.append(each.octets(hearing))
-    return tuple(kinds), parts
+    kinds, before = [each.kind for each in events], None
+    if len(set(kinds)) < len(kinds):
+        told, kinds = kinds, []
+        for kind in told:
+            if kind is not before or kind not in _IN_A_ROW:
+                kinds.append(kind)
+            before = kind
+    return tuple(kinds), [each.octets(hearing) for each in events if each.kind not in unsent]
 
 
 class Said:
-    """The commands of a transaction that no milter has been told of yet, kept once for all those
-    that hear of them with the message; `whole` as long as they all do, and none has failed."""
+    """The commands of a session and its transaction that no milter has been told of yet, kept once
+    for all those that hear of them with the message; `whole` as long as they all do, and none has
+    failed."""
 
     __slots__ = ("_frames", "events", "whole")
 
-    def __init__(self, first: Event) -> None:
-        self.events = [first]
+    def __init__(self) -> None:
+        self.events: list[Event] = []
         self.whole = True
         self._frames: dict[object, Frames] = {}
 

@@ -47,9 +47,9 @@ class Health:
         """Whether to connect now.  Once the pause is over, one caller gets True; before, one for
         each that has left."""
         until = self._closed_until.get(milter)
-        now = self._clock()
         if until is None:
             return True
+        now = self._clock()
         if now >= until:
             self._closed_until[milter] = now + self._options.pause
             return True
@@ -73,9 +73,9 @@ class Health:
 
     def answered(self, milter: str) -> None:
         """A connection was made, or refused at once: either costs no time."""
-        self._timeouts.pop(milter, None)
-        self._closed_until.pop(milter, None)
-        self._room.pop(milter, None)
+        if self._timeouts.pop(milter, None) is not None:  # else it is in none of the others
+            self._closed_until.pop(milter, None)
+            self._room.pop(milter, None)
 
     def crashed(self, milter: str, mail: Mail) -> bool:
         """The milter dropped the connection over this mail; whether the mail is poison."""

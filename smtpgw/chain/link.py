@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from milterd.core.decision import Verdict
 from milterd.wire import messages as wire
 from milterd.wire.constants import Actions, Protocol
@@ -9,10 +11,11 @@ from milterd.wire.errors import WireError
 from milterd.wire.mta import MtaConnection
 from milterd.wire.states import EDIT_ACTIONS
 from smtpgw.chain.client import MilterClient
-from smtpgw.chain.connecting import connect
+from smtpgw.chain.connecting import connect_now, connect_slowly
 from smtpgw.chain.edits import hold_text
 from smtpgw.chain.events import Event, Frames, Hearing, Said, frames_of, hearing_of
 from smtpgw.chain.faults import FaultKind, MilterFault
+from smtpgw.chain.opening import open_all
 from smtpgw.chain.options import MilterOptions
 from smtpgw.chain.results import StageResult
 from smtpgw.chain.shared import Shared, State
@@ -23,6 +26,7 @@ EDITING = frozenset(EDIT_ACTIONS) - {wire.QuarantineReply}
 ABORT = Event("abort", wire.Abort(), {})
 _WORDS = {each: each.value for each in Verdict}
 _NOTHING_HEARD = Hearing({}, "")
+_NOTHING: Frames = (), ()
 _ABORT_OCTETS = ABORT.octets(_NOTHING_HEARD)
 
 
@@ -34,7 +38,7 @@ class Link:
     """
 
     def __init__(self, options: MilterOptions, shared: Shared) -> None:
-        self.options = options
+        self.options, self.name = options, options.name
         self._shared = shared
         self._standing = Standing(options, shared)
         self._limits = shared.wire_limits
@@ -45,11 +49,6 @@ class Link:
         self._later: list[Event] = []
         self._said: Said | None = None
         self._noted = 0
-
-    @property
-    def name(self) -> str:
-        """The milter's name in configuration."""
-        return self.options.name
 
     @property
     def new(self) -> bool:
@@ -69,45 +68,86 @@ class Link:
 
     async def open(self) -> None:
         """Connect and negotiate, unless that was done; failure is remembered, not raised."""
+        await open_all((self,))
+
+    def may_open(self) -> bool:
+        """Whether it is still to be connected to, and may be."""
         if not self.new:
-            return
-        options, health = self.options, self._shared.health
-        if not health.may_try(self.name):
-            fault = MilterFault(FaultKind.PAUSED, "it timed out too often of late")
-            self._standing.failed("open", fault)
-            return
+            return False
+        if self._shared.health.may_try(self.name):
+            return True
+        fault = MilterFault(FaultKind.PAUSED, "it timed out too often of late")
+        self._standing.failed("open", fault)
+        return False
+
+    def begin_to_open(self, heard: Callable[[], None]) -> bool:
+        """Connect, and offer what we have, if neither takes any waiting; whether it was tried."""
         try:
-            client = await connect(
-                options.endpoint,
-                MtaConnection(limits=self._limits),
-                connecting=options.connect_timeout,
-                patience=options.command_timeout,
-            )
+            client = connect_now(self.options.endpoint, MtaConnection(limits=self._limits))
         except MilterFault as fault:
-            if fault.kind is FaultKind.TIMEOUT:
-                health.timed_out(self.name)
-            else:
-                health.answered(self.name)
-            self._standing.failed("open", fault)
+            self._not_opened(fault)
+            return True
+        if client is not None:
+            self._offer(client, heard)
+        return client is not None
+
+    async def begin_slowly(self, heard: Callable[[], None]) -> None:
+        """The same with waiting."""
+        options, connection = self.options, MtaConnection(limits=self._limits)
+        try:
+            client = await connect_slowly(options.endpoint, connection, options.connect_timeout)
+        except MilterFault as fault:
+            self._not_opened(fault)
+        else:
+            self._offer(client, heard)
+
+    def _offer(self, client: MilterClient, heard: Callable[[], None]) -> None:
+        self._client = client
+        client.offer()
+        client.listen(self.options.command_timeout, heard)
+
+    def opened(self) -> bool:
+        """Whether it has been found out what becomes of it, once it was begun."""
+        client = self._client
+        if client is None:
+            return not self.new
+        try:
+            if not client.negotiated():
+                return False
+        except MilterFault as fault:
+            self._drop()
+            self._not_opened(fault)
+        else:
+            self._shared.health.answered(self.name)
+            self._use(client)
+        return True
+
+    def _not_opened(self, fault: MilterFault) -> None:
+        health = self._shared.health
+        if fault.kind is FaultKind.TIMEOUT:
+            health.timed_out(self.name)
         else:
             health.answered(self.name)
-            self._use(client)
+        self._standing.failed("open", fault)
+
+    def do_not_open(self) -> None:
+        """Nobody waits for it any more."""
+        self._drop()
 
     def _use(self, client: MilterClient) -> None:
         connection = client.connection
-        self._client = client
         client.failed = self._failed
-        self._hearing = hearing_of(connection, self.options.macro_daemon_name)
+        self._hearing = hearing_of(connection.agreement, self.options.macro_daemon_name)
         self._quiet = connection.quiet
         self.may_edit = not connection.allowed.isdisjoint(EDITING)
         self._standing.state = State.OPEN
 
     def close(self) -> None:
-        """QUIT, where the milter still listens."""
+        """QUIT, where the milter still listens, and before it what was put off."""
         client = self._client
         if client is not None:
-            if not client.connection.awaiting:
-                self._tell_now(client)
+            if client.usable:
+                self._tell_surely(client)
             client.close()
             self._client = None
             self._shared.health.left(self.name)
@@ -115,12 +155,17 @@ class Link:
     def _tell_now(self, client: MilterClient) -> None:
         """Tell what was put off, without waiting."""
         if client.fault is None:
-            try:
-                self._tell(client)
-                client.write()
-            except WireError as error:
-                self._standing.failed("abort", MilterFault(FaultKind.PROTOCOL, error.reason))
-                self._drop()
+            self._tell_surely(client)
+            client.write()
+
+    def _tell_surely(self, client: MilterClient) -> None:
+        """As :meth:`_tell`, where nobody asks for an answer: a milter that cannot be told is hung
+        up on."""
+        try:
+            self._tell(client)
+        except WireError as error:
+            self._standing.failed("abort", MilterFault(FaultKind.PROTOCOL, error.reason))
+            self._drop()
 
     def _tell(self, client: MilterClient) -> None:
         """Keep the frames of what was put off, to be written with what comes next."""
@@ -130,6 +175,8 @@ class Link:
 
     def _told(self) -> Frames:
         """What was put off, and is now told."""
+        if not (self._owed or self._later or self._said):
+            return _NOTHING
         said = self._take_said()
         owed, self._owed = self._owed, False
         if said is not None and not self._later:

@@ -93,25 +93,48 @@ class Member(Link):
         )
 
     @staticmethod
-    def put_off_mail(members: Sequence[Member], event: Event) -> Said | None:
-        """The same for MAIL and all milters; what they share from then on.  None where it will not
-        do for one of them: nobody is told then."""
+    def put_off_session(members: Sequence[Member], event: Event, said: Said | None) -> Said | None:
+        """The same for CONNECT, HELO or MAIL and all milters; what they share from then on, which
+        is `said` if they shared it up to now.  None where it will not do for one of them: nobody
+        is told then."""
+        if said is None or not said.whole or len(said.events) >= PUT_OFF:
+            for each in members:
+                if each._hidden:
+                    each._look_at_hidden()
+                if not each._can_wait() or each._shared.passing or len(each._later) >= PUT_OFF:
+                    return None
+            said = Said()
+            for each in members:
+                each._share(said, event)
+        said.events.append(event)
         for each in members:
-            if each._hidden:
-                each._look_at_hidden()
-            if not each._can_wait() or each._shared.passing or len(each._later) >= PUT_OFF:
-                return None
-        said = Said(event)
-        for each in members:
-            facts = each._shared.facts
-            if not each._told_connect or each._told_helo is not facts.helo:
-                each._later += each._session_due(helo=True)
-            each._said, each._dirty = said, True
+            if event.kind is wire.MailFrom:
+                each._dirty = True
+            elif event.kind is wire.Helo:
+                each._told_helo = event
+            else:
+                each._told_connect = True
         return said
 
     @staticmethod
+    def tell_apart(members: Sequence[Member]) -> None:
+        """From now on each is told what it alone is to hear."""
+        for each in members:
+            each._apart()
+
+    def _share(self, said: Said, event: Event) -> None:
+        """Be told with the others from this event on, and before it of what was to come first."""
+        self._apart()
+        if event.kind is not wire.Connect:
+            facts = self._shared.facts
+            helo = event.kind is wire.MailFrom
+            if not self._told_connect or (helo and self._told_helo is not facts.helo):
+                self._later += self._session_due(helo=helo)
+        self._said = said
+
+    @staticmethod
     def put_off_all(members: Sequence[Member], event: Event, said: Said | None) -> bool:
-        """The same for RCPT or DATA; `said` is what :meth:`put_off_mail` gave."""
+        """The same for RCPT or DATA; `said` is what :meth:`put_off_session` gave."""
         if said is not None and said.whole and len(said.events) < PUT_OFF:
             said.events.append(event)
             return True

@@ -59,13 +59,13 @@ class Shared:
     log: Log
     clock: Callable[[], float]
     observe: Observer
+    wire_limits: Limits
     passing: frozenset[Found] = frozenset()
 
-    @property
-    def wire_limits(self) -> Limits:
-        """The edit limits as the connection enforces them."""
-        limits = self.limits
-        return _wire_limits(limits.count, limits.octets, limits.body_size)
+
+def wire_limits(limits: EditLimits) -> Limits:
+    """The edit limits as the connection enforces them."""
+    return _wire_limits(limits.count, limits.octets, limits.body_size)
 
 
 @functools.lru_cache(maxsize=64)

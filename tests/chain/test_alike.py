@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from milterd.core.decision import Verdict
-from milterd.core.mail import BytesBody
+from milterd.core.mail import BytesBody, Direction
 from milterd.wire import messages as m
 from milterd.wire.constants import Protocol, Stage
 from milterd.wire.messages import BodyChunk, Header
 from smtpgw.chain.chain import Chain
 from smtpgw.chain.content import Content
-from smtpgw.chain.events import Event, Hearing, Said
+from smtpgw.chain.events import Event, Frames, Hearing, Said, frames_of
 from smtpgw.chain.member import PUT_OFF
 from tests.chain.scripted import (
     HANG_UP,
@@ -127,15 +127,72 @@ def test_macros_of_header_and_body_come_once(protocol: Protocol) -> None:
 
 
 def test_frames_are_made_once_for_milters_that_hear_alike() -> None:
-    one = Hearing(QUEUE_ID, "", frozenset({m.Connect}))
-    two = Hearing(QUEUE_ID, "", frozenset({m.Helo}))
+    one = Hearing(QUEUE_ID, "", frozenset({m.Unknown}))
+    two = Hearing(QUEUE_ID, "")
     other = Hearing(QUEUE_ID, "", frozenset({m.RcptTo, m.BodyChunk}))
-    said = Said(Event("mail", m.MailFrom(b"<>"), {"i": b"Q1"}))
+    said = Said()
+    said.events.append(Event("mail", m.MailFrom(b"<>"), {"i": b"Q1"}))
     assert said.frames(one) is said.frames(two)
     assert said.frames(one) is not said.frames(other)
     content = Content(MAIL, {"i": b"Q1"})
     assert content.whole(one) is content.whole(two)
     assert content.whole(one) != content.whole(other)
+
+
+@pytest.mark.parametrize("mails", [0, 1])
+def test_what_a_session_begins_with_is_made_into_frames_once(
+    monkeypatch: pytest.MonkeyPatch, mails: int
+) -> None:
+    made: list[int] = []
+
+    def counted(those: Sequence[Event], hearing: Hearing) -> Frames:
+        made.append(len(those))
+        return frames_of(those, hearing)
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            served = [await stack.enter_async_context(scripted(protocol=QUIET)) for _ in range(3)]
+            chain = chain_of(*[each.options(f"m{at}") for at, each in enumerate(served)])
+            await chain.connect(SESSION)
+            await chain.helo(b"one.example.org")
+            await chain.helo(b"two.example.org")
+            if mails:
+                await transact(chain)
+            await chain.close()
+            await until(lambda: all(each.ended for each in served))
+            for each in served:
+                helos = [told for told in each.sessions[0] if isinstance(told, m.Helo)]
+                assert [told.name for told in helos] == [b"one.example.org", b"two.example.org"]
+                assert each.sessions == served[0].sessions
+                assert each.kinds.count("Connect") == 1
+                assert each.kinds.count("MailFrom") == mails
+
+    monkeypatch.setattr("smtpgw.chain.events.frames_of", counted)
+    run(main())
+    assert made == [3 + mails * (2 + len(MAIL.envelope.recipients))]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_milter_of_another_direction_is_told_of_the_session_first(before: bool) -> None:
+    async def main() -> None:
+        async with scripted(protocol=QUIET) as both, scripted(protocol=QUIET) as one:
+            ours = one.options("one", directions=frozenset({Direction.ORIGINATING}))
+            chain = chain_of(both.options("both"), ours)
+            await chain.connect(SESSION)
+            await chain.helo(b"client.example.org")
+            if before:
+                await transact(chain)
+            await chain.mail(b"s@example.org", direction=Direction.ORIGINATING)
+            await chain.rcpt(b"r@example.net")
+            await chain.data()
+            await chain.message(MAIL, "Q2")
+            await chain.close()
+            await until(lambda: both.ended and one.ended)
+            for each in (both, one):
+                assert [each.kinds.count(kind) for kind in ("Connect", "Helo")] == [1, 1]
+            assert [each.kinds.count("MailFrom") for each in (both, one)] == [1 + before, 1]
+
+    run(main())
 
 
 def test_who_listens_hears_of_the_verdict_and_not_of_each_edit(

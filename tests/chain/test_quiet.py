@@ -31,6 +31,7 @@ from milterd.wire.constants import Actions, Protocol, Stage
 from milterd.wire.convert import edit_to_replies
 from smtpgw.chain.content import Content
 from smtpgw.chain.events import Hearing
+from smtpgw.chain.line import Line
 from smtpgw.chain.member import PUT_OFF
 from tests.chain.scripted import (
     HANG_UP,
@@ -382,5 +383,46 @@ def test_what_nobody_has_to_be_asked_about_is_told_without_waiting(quiet: bool) 
         assert (heard, result) == (usual, expected)
         assert not any(none)
         assert set(told) == {quiet}
+
+    run(main())
+
+
+def test_a_session_of_one_mail_takes_three_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    write = Line.write
+
+    def counted(self: Line, data: bytes) -> None:
+        written.append(data)
+        write(self, data)
+
+    async def main() -> None:
+        async with scripted(protocol=QUIET) as milter:
+            chain = chain_of(milter.options())
+            await walk(chain)
+            await chain.close()
+            await until(lambda: milter.ended)
+            assert milter.kinds[-2:] == ["Abort", "Quit"]
+
+    monkeypatch.setattr(Line, "write", counted)
+    run(main())
+    assert len(written) == 3  # the offer, the session and its mail, the end of both
+
+
+@pytest.mark.parametrize("first", ["stalls", "quick"])
+def test_who_waits_for_the_milters_no_longer_leaves_none_half_open(first: str) -> None:
+    async def main() -> None:
+        async with scripted(greeting=STALL) as stalls, scripted(protocol=QUIET) as quick:
+            both = [stalls.options("stalls"), quick.options("quick")]
+            chain = chain_of(*both[:: 1 if first == "stalls" else -1])
+            opening = asyncio.create_task(chain.connect(SESSION))
+            await until(lambda: stalls.sessions and quick.sessions)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            stalls.greeting = None
+            assert (await chain.connect(SESSION)).verdict is Verdict.CONTINUE
+            await chain.close()
+            await until(lambda: stalls.ended and len(quick.ended) == len(quick.sessions))
+            assert len(stalls.sessions) == 2
 
     run(main())

@@ -10,9 +10,10 @@ from typing import Any
 from milterd.core.actions import Edit
 from milterd.core.mail import Family
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import Actions, Protocol
 from milterd.wire.convert import EditCollector
-from milterd.wire.mta import MtaConnection, Negotiated
+from milterd.wire.mta import MtaConnection
 
 PATIENCE = 30.0
 """Seconds for any answer; a test that waits longer has failed."""

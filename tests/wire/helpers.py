@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import Actions, Protocol
 from milterd.wire.milter import MilterConnection
-from milterd.wire.mta import MtaConnection, Negotiated
+from milterd.wire.mta import MtaConnection
 from milterd.wire.states import State
 
 EXAMPLES: dict[type[m.CommandMessage], m.CommandMessage] = {

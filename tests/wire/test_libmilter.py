@@ -22,9 +22,10 @@ from milterd.core.actions import (
 )
 from milterd.core.mail import BytesBody, Family
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import Actions, Protocol
 from milterd.wire.convert import EditCollector
-from milterd.wire.mta import MtaConnection, Negotiated
+from milterd.wire.mta import MtaConnection
 from milterd.wire.states import EDIT_ACTIONS
 from tests.peers.clamav_milter import Milter
 from tests.wire.programs import pymilter

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from milterd.wire import messages as m
+from milterd.wire.agreement import NOT_OFFERED
 from milterd.wire.commands import decode_negotiate
 from milterd.wire.constants import (
     ACTIONS_OF_VERSION,
@@ -185,6 +188,26 @@ def test_quit_before_any_offer_is_a_health_check() -> None:
     milter = MilterConnection()
     assert milter.receive(m.Quit().encode()) == [m.Quit()]
     assert milter.state is State.CLOSED
+
+
+def test_what_the_same_answer_comes_to_is_one_object() -> None:
+    usual = m.Negotiate(6, Actions.ADDHDRS, Protocol.NOHELO, {Stage.MAIL: ("i",)})
+    found = []
+    for answer in (usual, usual, replace(usual, protocol=Protocol.NOHELO | Protocol(1 << 30))):
+        mta = MtaConnection()
+        mta.negotiate()
+        mta.receive(answer.encode())
+        found.append(mta)
+    one, two, other = found
+    assert one.agreement is two.agreement
+    assert (one.violations, two.violations) == ((), ())
+    assert other.agreement is not one.agreement
+    assert other.violations == (NOT_OFFERED,)
+    narrow = MtaConnection(protocol=Protocol.NONE)
+    narrow.negotiate()
+    narrow.receive(usual.encode())
+    assert narrow.violations == (NOT_OFFERED,)
+    assert m.Helo not in narrow.unsent
 
 
 def test_an_answer_of_usual_length_is_one_object_and_a_long_one_is_not_kept() -> None:

@@ -7,11 +7,11 @@ Continue that nearly every answer is never comes here.
 from __future__ import annotations
 
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import Protocol
 from milterd.wire.errors import PeerError
 from milterd.wire.frames import HEAD, FrameDecoder
 from milterd.wire.limits import Limits
-from milterd.wire.mta import Negotiated
 from milterd.wire.replytext import parse_reply
 from milterd.wire.states import EDIT_ACTIONS, REPLIES, TOLERATED, CommandType
 

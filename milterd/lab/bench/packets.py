@@ -25,8 +25,8 @@ from milterd.lab.bench.histogram import Histogram
 from milterd.lab.link import STAGES
 from milterd.lab.postfix import Macros, content_events, session_events
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import Protocol
-from milterd.wire.mta import Negotiated
 from milterd.wire.states import (
     COMMAND_OF,
     EVENTS,

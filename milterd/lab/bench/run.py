@@ -23,9 +23,10 @@ from milterd.lab.bench.packets import Script, message, script
 from milterd.lab.bench.session import Session
 from milterd.lab.link import STAGES, Fault, MilterError, reach
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import NEWEST_VERSION, Protocol
 from milterd.wire.errors import PeerError
-from milterd.wire.mta import MtaConnection, Negotiated
+from milterd.wire.mta import MtaConnection
 
 _LOOK = 0.1
 """Seconds between two looks whether somebody waits for too long."""

@@ -16,8 +16,8 @@ from milterd.lab.bench.histogram import Histogram
 from milterd.lab.bench.packets import NUMBER_FORMAT, Script, Step
 from milterd.lab.link import WORDS, Fault, MilterError
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.errors import PeerError
-from milterd.wire.mta import Negotiated
 from milterd.wire.states import CommandType
 
 _PLAIN = m.Continue()

@@ -10,6 +10,7 @@ from milterd.lab.conform.talk import Talk, settles
 from milterd.lab.link import Fault, MilterError
 from milterd.lab.postfix import session_events
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import (
     ACTIONS_OF_VERSION,
     NEWEST_VERSION,
@@ -20,7 +21,6 @@ from milterd.wire.constants import (
 )
 from milterd.wire.errors import PeerError
 from milterd.wire.frames import frame
-from milterd.wire.mta import Negotiated
 
 _LIBMILTER = "libmilter engine.c, st_optionneg"
 _POSTFIX = "Postfix milter8.c, milter8_connect"

@@ -17,7 +17,7 @@ from milterd.lab.link import STAGES, Link
 from milterd.lab.postfix import Macros, content_events, session_events
 from milterd.lab.show import readable, reply_name
 from milterd.wire import messages as m
-from milterd.wire.mta import Negotiated
+from milterd.wire.agreement import Negotiated
 from milterd.wire.states import EVENTS, CommandType, unanswered_commands, unsent_commands
 
 

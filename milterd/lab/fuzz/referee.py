@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from milterd.core.mail import Family
 from milterd.lab.link import STAGES
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import (
     ACTIONS_OF_VERSION,
     CHUNK,
@@ -24,7 +25,7 @@ from milterd.wire.constants import (
 from milterd.wire.errors import PeerError
 from milterd.wire.frames import FrameDecoder
 from milterd.wire.limits import Limits
-from milterd.wire.mta import MtaConnection, Negotiated
+from milterd.wire.mta import MtaConnection
 from milterd.wire.states import EVENTS, NEXT, WITH_BODY, CommandType, State, unsent_commands
 
 _LONGEST = Limits().frame

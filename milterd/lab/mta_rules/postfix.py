@@ -35,8 +35,8 @@ from milterd.lab.mta_rules.rules import (
 )
 from milterd.lab.postfix import QUEUE_ID, Macros, content_events, session_events
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import Protocol
-from milterd.wire.mta import Negotiated
 from milterd.wire.replytext import SmtpReply
 
 TOLD = {

@@ -15,8 +15,8 @@ from milterd.core.actions import Edit
 from milterd.core.decision import Verdict
 from milterd.core.mail import CRLF, Body, BytesBody, Mail, body_octets
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import Stage
-from milterd.wire.mta import Negotiated
 from milterd.wire.replytext import SmtpReply
 from milterd.wire.states import CommandType, ReplyType
 

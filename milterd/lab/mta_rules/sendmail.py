@@ -40,8 +40,8 @@ from milterd.lab.mta_rules.rules import (
 )
 from milterd.lab.sendmail import QUEUE_ID, Macros, content_events, session_events
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import Actions, Protocol
-from milterd.wire.mta import Negotiated
 from milterd.wire.replytext import SmtpReply
 from milterd.wire.states import CommandType, ReplyType
 

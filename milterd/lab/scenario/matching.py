@@ -19,8 +19,8 @@ from milterd.lab.scenario.format import format_edit, format_wish
 from milterd.lab.scenario.talk import Answer
 from milterd.lab.show import readable
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import Actions, Protocol
-from milterd.wire.mta import Negotiated
 from milterd.wire.replytext import parse_reply
 
 _WIDTH = 300

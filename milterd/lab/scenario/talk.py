@@ -17,6 +17,7 @@ from milterd.core.actions import Edit
 from milterd.lab.link import STAGES, Fault, Link, MilterError, Patience, Side, connect
 from milterd.lab.scenario import steps as s
 from milterd.wire import messages as m
+from milterd.wire.agreement import Negotiated
 from milterd.wire.constants import (
     ACTIONS_OF_VERSION,
     OLDEST_VERSION,
@@ -27,7 +28,6 @@ from milterd.wire.constants import (
 )
 from milterd.wire.convert import EditCollector, value_to_wire
 from milterd.wire.errors import PeerError
-from milterd.wire.mta import Negotiated
 from milterd.wire.states import (
     COMMAND_OF,
     EVENTS,
