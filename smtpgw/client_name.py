@@ -151,4 +151,9 @@ class Naming:
 
 def named(connection: Connection, found: PeerName) -> Connection:
     """The same connection, whose client has this name."""
-    return replace(connection, peer=found, client=replace(connection.client, name=found.name))
+    was, known = connection, connection.client
+    client = Client(found.name, known.family, known.address, known.port)
+    return Connection(
+        was.listener, client, was.local_address, was.local_port, was.session, was.pending,
+        was.stressed, found,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
@@ -21,13 +22,15 @@ class LimitPlan:
     exceptions: ClientList = field(default_factory=ClientList)
 
 
-async def excepted(plan: LimitPlan, address: bytes, log: FilteringBoundLogger) -> bool:
+async def excepted(
+    plan: LimitPlan, address: bytes, log: Callable[[], FilteringBoundLogger]
+) -> bool:
     """Whether a client has no limits; also where that cannot be known, since no mail is to be
     put off for a table that fails."""
     try:
         return bool(await plan.exceptions.match(address))
     except Unavailable as error:
-        log.warning("a client is not limited", table=error.name, reason=error.reason)
+        log().warning("a client is not limited", table=error.name, reason=error.reason)
         return True
 
 

@@ -6,11 +6,10 @@ counted; what is made when it is known is not made twice.
 
 from __future__ import annotations
 
-import functools
-
 from structlog.typing import FilteringBoundLogger
 
 from milterd.base import metrics
+from milterd.base.once import once
 from smtpgw import session_macros
 from smtpgw.admission import Admission
 from smtpgw.chain.chain import Chain
@@ -18,6 +17,9 @@ from smtpgw.edge.names import PeerName
 from smtpgw.edge.road import Connection
 from smtpgw.plan import Means, Plan
 from smtpgw.policy.facts import Facts
+
+_MADE = ("_log", "_admission", "_chain")
+"""What is made anew for another connection."""
 
 
 class Presence:
@@ -31,8 +33,10 @@ class Presence:
     def _begin(self, connection: Connection) -> None:
         """From now on it is about this one."""
         self._connection = connection
-        for each in ("_log", "_admission", "_chain"):
-            self.__dict__.pop(each, None)
+        made = self.__dict__
+        for each in _MADE:
+            if each in made:
+                del made[each]
 
     @property
     def facts(self) -> Facts:
@@ -44,7 +48,7 @@ class Presence:
         """Who the client is, once it is connected."""
         return self._connection.peer or PeerName(name=self._connection.client.name)
 
-    @functools.cached_property
+    @once
     def _log(self) -> FilteringBoundLogger:
         connection = self._connection
         return self._means.log.bind(
@@ -54,13 +58,13 @@ class Presence:
             session=connection.session,
         )
 
-    @functools.cached_property
+    @once
     def _admission(self) -> Admission:
         means, plan, connection = self._means, self._plan, self._connection
         policy = plan.policies[connection.stressed]
         return Admission(policy, plan.ports or means.ports, connection, self._log)
 
-    @functools.cached_property
+    @once
     def _chain(self) -> Chain:
         means, plan, connection = self._means, self._plan, self._connection
         return Chain(

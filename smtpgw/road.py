@@ -106,7 +106,7 @@ class GatewaySession(PromptSteps):
     async def attempt(self, what: Attempt) -> Answer | None:
         if what == "connection":
             client = self._connection.client.address
-            self._limiter.exempt |= await excepted(self._plan.clients, client, self._log)
+            self._limiter.exempt |= await excepted(self._plan.clients, client, lambda: self._log)
         count = {
             "connection": self._limiter.connect,
             "auth": self._limiter.auth,

@@ -10,6 +10,7 @@ Names are as they stand in DNS: A-labels in lower case without the final dot.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
@@ -115,6 +116,7 @@ class Resolver(Protocol):
         ...
 
 
+@functools.lru_cache(1000)
 def host_name(text: str) -> str:
     """A name as it stands in DNS, an internationalised one as A-labels (RFC 5891).
 

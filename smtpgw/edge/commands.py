@@ -39,7 +39,7 @@ _FOREIGN = re.compile(
 _WORD = re.compile(rb"[A-Za-z][A-Za-z0-9-]*\Z")
 _PLAIN = re.compile(rb"[\t -~]*\Z")
 
-_OFTEN = frozenset({b"MAIL", b"RCPT", b"DATA", b"RSET", b"QUIT", b"NOOP"})
+_OFTEN = frozenset({b"EHLO", b"HELO", b"MAIL", b"RCPT", b"DATA", b"RSET", b"QUIT", b"NOOP"})
 """How lines begin that come again and again, and hold no secret."""
 SHORT = 128
 """Octets of such a line that is kept."""

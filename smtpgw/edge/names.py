@@ -24,7 +24,10 @@ class NameStatus(enum.IntEnum):
     @property
     def macro(self) -> bytes:
         """The milter macro {client_resolve}."""
-        return b"FAIL" if self is NameStatus.PERM else self.name.encode()
+        return _MACROS[self]
+
+
+_MACROS = {each: each.name.encode() for each in NameStatus} | {NameStatus.PERM: b"FAIL"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,16 +80,17 @@ class GatewaySMTP(MessageVerbs):
         self.connection: Connection | None = None
         self.note: Note = no_note
         self.screened: Screened | None = None
-        self._admitted: Session | Answer = SHUTDOWN
+        self._session: Session | None = None
+        self._refusal: Answer | None = SHUTDOWN
         self._offered = LMTP_OFFERED if options.dialogue.lmtp else OFFERED
 
     @property
     def dialogue(self) -> Session:
         """The session of an admitted client."""
-        admitted = self._admitted
-        if admitted.__class__ is Answer:
+        session = self._session
+        if session is None:
             raise RuntimeError("the client was not admitted")
-        return cast(Session, admitted)
+        return session
 
     @property
     def in_transaction(self) -> bool:
@@ -97,8 +98,15 @@ class GatewaySMTP(MessageVerbs):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for admission before anything is read or said."""
-        self._admitted = self._admit(self, cast(asyncio.Transport, transport))
+        self._met(cast(asyncio.Transport, transport))
         super().connection_made(transport)
+
+    def _met(self, transport: asyncio.Transport, header: Header | None = None) -> None:
+        admitted = self._admit(self, transport, header)
+        if isinstance(admitted, Answer):
+            self._session, self._refusal = None, admitted
+        else:
+            self._session, self._refusal = admitted, None
 
     async def converse(self) -> None:
         try:
@@ -115,13 +123,12 @@ class GatewaySMTP(MessageVerbs):
         upstream, transport = self.options.upstream, self._wire
         if upstream is None or transport is None or self.connection is None:
             return
-        if self._admitted is NO_HEADER:
+        if self._refusal is NO_HEADER:
             header = await header_of(self, self.connection.client, upstream, self.log)
-            self._admitted = self._admit(self, transport, header)
+            self._met(transport, header)
 
     async def _greet(self) -> None:
-        refused = self._admitted if isinstance(self._admitted, Answer) else None
-        refused = refused or await self.dialogue.attempt("connection")
+        refused = self._refusal or await self.dialogue.attempt("connection")
         if refused is not None:
             if self.options.tls_wrapper:
                 self.abort()  # a handshake costs more than there is to say
@@ -237,8 +244,8 @@ class GatewaySMTP(MessageVerbs):
         if answer.reference or self.connection is None:
             return answer
         helo, sender = b"", b""
-        if not isinstance(self._admitted, Answer):
-            helo, sender = self._admitted.known
+        if self._session is not None:
+            helo, sender = self._session.known
         refused = Refused(self.connection, verb, answer, helo, sender)
         return replace(answer, reference=self.note(refused))
 

@@ -12,7 +12,7 @@ import asyncio
 import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
@@ -374,7 +374,8 @@ class Session:
             try:
                 first = step.send(None)
             except StopIteration as end:  # most steps wait for nothing
-                return cast("Answer | None", end.value)
+                answer: Answer | None = end.value
+                return answer
             return await going_on(self._options.deadlines.processing, step, first)
         except Exception as error:  # noqa: BLE001 - any fault of ours is the client's 451
             return self.broken(error)

@@ -5,8 +5,15 @@ from tests.bench import calls
 BOUND = 950
 """Calls a mail of 4 kB without filters, a fifth above what it is: on a busy machine more mails go
 to their delivery by way of the queue."""
+ONE_EACH = 1430
+"""The same where each mail has a connection of its own."""
 
 
 def test_a_plain_mail_costs_no_more_calls_than_it_did() -> None:
     """Whoever goes beyond it says why, or finds what became dearer with `tests.bench.calls`."""
     assert calls.count(300).a_mail() < BOUND
+
+
+def test_a_session_costs_no_more_calls_than_it_did() -> None:
+    """The same for what a connection costs beside its mail."""
+    assert calls.count(300, kept=False).a_mail() < ONE_EACH

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from milterd.core.mail import Client
 from milterd.core.mail import Family as ClientFamily
-from smtpgw.client_name import ClientNames
+from smtpgw.client_name import ClientNames, named
 from smtpgw.dns.changing import ChangingResolver
 from smtpgw.dns.hosts_file import LIMIT, HostsFile
 from smtpgw.dns.resolver import DnsOptions
@@ -169,6 +170,13 @@ def test_what_the_hosts_file_has_takes_no_task(tmp_path: Path) -> None:
             assert server.asked == []
 
     run(scenario())
+
+
+def test_a_name_changes_nothing_else_of_a_connection() -> None:
+    was = Connection("mx", client("192.0.2.1"), b"192.0.2.9", 25, "s", lambda: True, stressed=True)
+    found = PeerName(b"a.example", b"a.example", OK, OK)
+    now = named(was, found)
+    assert now == replace(was, peer=found, client=replace(was.client, name=b"a.example"))
 
 
 def test_who_has_no_address(tmp_path: Path) -> None:
