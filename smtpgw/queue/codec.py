@@ -67,7 +67,9 @@ class Prepared:
         return len(self.content[0]) + len(self.content[1] or b"") + 2048
 
 
-_DUE_AT_ONCE = frozenset({MailState.INCOMING, MailState.AWAITING})
+_DUE_AT_ONCE = frozenset({MailState.INCOMING.value, MailState.AWAITING.value})
+_ARRIVED = after(None, MailEvent.ARRIVE).value
+_ARRIVED_LEASED = after(None, MailEvent.ARRIVE_LEASED).value
 
 
 def prepare(new: NewMail, file_sum: int | None, until: float | None = None) -> Prepared:
@@ -81,19 +83,18 @@ def prepare(new: NewMail, file_sum: int | None, until: float | None = None) -> P
         checksum = zlib.crc32(body, zlib.crc32(head))
     envelope = new.mail.envelope
     recipients = tuple(
-        (number, each.address, _args(each.args)) for number, each in enumerate(envelope.recipients)
+        [
+            (number, each.address, _args(each.args))
+            for number, each in enumerate(envelope.recipients)
+        ]
     )
     size = len(head) + new.mail.body.size
-    event = MailEvent.ARRIVE if new.hold is None else MailEvent.ARRIVE_HELD
-    if new.caught is not None:
-        event = MailEvent.ARRIVE_AWAITING if new.caught.awaiting else MailEvent.ARRIVE_CAUGHT
-    state = after(None, event)
-    facts = _facts(new)
-    fixed = (new.queue_id, new.arrived, size, envelope.sender, facts)
-    due = new.born if state in _DUE_AT_ONCE else None
-    if until is not None:
-        state, due = after(None, MailEvent.ARRIVE_LEASED), until
-    row = (state.value, due, new.born, *fixed, _sum(fixed, recipients), new.hold or "")
+    fixed = (new.queue_id, new.arrived, size, envelope.sender, _facts(new))
+    state, due = _ARRIVED_LEASED, until
+    if until is None:
+        state = _arrived(new)
+        due = new.born if state in _DUE_AT_ONCE else None
+    row = (state, due, new.born, *fixed, _sum(fixed, recipients), new.hold or "")
     return Prepared(
         new.queue_id,
         row,
@@ -105,6 +106,17 @@ def prepare(new: NewMail, file_sum: int | None, until: float | None = None) -> P
         new.doomed,
         new.caught,
     )
+
+
+def _arrived(new: NewMail) -> int:
+    """The state of a mail that has no lease yet."""
+    if new.caught is not None:
+        event = MailEvent.ARRIVE_AWAITING if new.caught.awaiting else MailEvent.ARRIVE_CAUGHT
+    elif new.hold is not None:
+        event = MailEvent.ARRIVE_HELD
+    else:
+        return _ARRIVED
+    return after(None, event).value
 
 
 def _sum(fixed: Sequence[Any], recipients: Iterable[tuple[int, bytes, str]]) -> int:
@@ -120,9 +132,31 @@ def _unargs(text: str) -> tuple[bytes, ...]:
 
 
 def _facts(new: NewMail) -> str:
-    session, client = new.mail.session, new.mail.session.client
+    args, told = _args(new.mail.envelope.sender_args), _session_facts(new.mail.session)
+    reasons, more = "[]", ""
+    if new.reasons:
+        reasons = _TO_JSON.encode([[e.source, e.outcome, dict(e.facts)] for e in new.reasons])
+    if new.filtered:  # mails of older versions have none, and need not be rewritten for it
+        more = f',"filter":{_TO_JSON.encode(new.filtered)}'
+    if new.caught is not None:
+        more += f',"caught":{_TO_JSON.encode(caught.to_facts(new.caught))}'
+    return f'{{"args":{args},{told},"reasons":{reasons}{more}}}'
+
+
+_SESSIONS = 500
+"""So many sessions at most are known by their facts."""
+_known: dict[int, tuple[Session, str]] = {}
+
+
+def _session_facts(session: Session) -> str:
+    """The members of a session, which is one object for most of its mails."""
+    known = _known.get(id(session))
+    if known is not None and known[0] is session:
+        return known[1]
+    if len(_known) >= _SESSIONS:
+        _known.clear()
+    client = session.client
     facts = {
-        "args": [each.decode("latin-1") for each in new.mail.envelope.sender_args],
         "client": [
             client.name.decode("latin-1"),
             client.family.value.decode("latin-1"),
@@ -132,13 +166,10 @@ def _facts(new: NewMail) -> str:
         "helo": session.helo.decode("latin-1"),
         "direction": session.direction.value,
         "macros": {key: value.decode("latin-1") for key, value in session.macros.items()},
-        "reasons": [[each.source, each.outcome, dict(each.facts)] for each in new.reasons],
     }
-    if new.filtered:  # mails of older versions have none, and need not be rewritten for it
-        facts["filter"] = new.filtered
-    if new.caught is not None:
-        facts["caught"] = caught.to_facts(new.caught)
-    return _TO_JSON.encode(facts)
+    text = _TO_JSON.encode(facts)[1:-1]
+    _known[id(session)] = session, text
+    return text
 
 
 def recipient(row: Sequence[Any]) -> QueuedRecipient:

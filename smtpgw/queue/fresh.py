@@ -12,6 +12,8 @@ from smtpgw.queue.codec import Prepared
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import Content
 
+_INCOMING = MailState.INCOMING.value
+
 
 class Fresh:
     """At most `limit` octets of them, 0 for none."""
@@ -24,7 +26,7 @@ class Fresh:
         """A mail that is committed; one that is held or whose body stands in a file is read when
         it is wanted."""
         head, body, size, _ = new.content
-        if body is None or new.mail[0] != MailState.INCOMING.value:
+        if body is None or new.mail[0] != _INCOMING:
             return
         if len(head) + size > self._limit:
             return

@@ -17,6 +17,7 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """In ASCII order, so that ids sort as their numbers do."""
 
 _TIME, _SHARD, _CHANCE = 9, 2, 3
+_LOW: int = 62**_CHANCE
 _VALID = re.compile(r"[0-9A-Za-z]{10,16}\Z", re.ASCII)
 
 
@@ -52,10 +53,19 @@ def _short(number: int) -> str:
 
 def moment(queue_id: str) -> int:
     """The time part of an id that :class:`IdMaker` made, in microseconds."""
+    high = _TIME - _CHANCE
+    return _high_number(queue_id[:high]) * _LOW + _number(queue_id[high:_TIME])
+
+
+def _number(digits: str) -> int:
+    """What :func:`encode` made them of."""
     number = 0
-    for each in queue_id[:_TIME]:
+    for each in digits:
         number = number * 62 + ALPHABET.index(each)
     return number
+
+
+_high_number = functools.lru_cache(maxsize=64)(_number)
 
 
 class IdMaker:
@@ -83,6 +93,6 @@ class IdMaker:
         with self._lock:
             self._last = max(self._last + 1, int(self._clock() * 1_000_000))
             last = self._last
-        high, low = divmod(last, 62**_CHANCE)
-        chance = _short(self._randbelow(62**_CHANCE))
+        high, low = divmod(last, _LOW)
+        chance = _short(self._randbelow(_LOW))
         return _high(high) + _short(low) + self._shard + chance

@@ -38,6 +38,8 @@ _HOLD, _BOUNCE = 1, 2
 
 _NAMES = [each.strip() for each in MAIL_COLUMNS.split(",")]
 _FLOW, _TOKEN, _SOLE = (_NAMES.index(each) for each in ("flow", "token", "sole"))
+_INCOMING, _ACTIVE = MailState.INCOMING.value, MailState.ACTIVE.value
+_DONE = after(MailState.ACTIVE, MailEvent.SETTLE_ALL)
 
 
 def add(batch: Batch, mails: Sequence[Prepared]) -> None:
@@ -52,9 +54,9 @@ def add(batch: Batch, mails: Sequence[Prepared]) -> None:
 def insert(batch: Batch, new: Prepared) -> None:
     """One more mail, which the caller has checked."""
     state, due, *_ = new.mail
-    flow, leased = None, int(state == MailState.ACTIVE.value)
+    flow, leased = None, int(state == _ACTIVE)
     alone = new.sole if leased else None
-    if state == MailState.INCOMING.value:
+    if state == _INCOMING:
         flow = turns.file(batch, new.site, new.sender, old=False, due=due)
     cursor = batch.db.execute(
         "INSERT INTO mail (state, due, born, id, arrived, size, sender, facts, sum, note, site,"
@@ -155,7 +157,7 @@ def note(batch: Batch, queue_id: str, token: int, at: float, results: Sequence[R
 def settle(batch: Batch, end: Settlement, follow: Sequence[Prepared]) -> MailState:
     """Write all outcomes and what follows; end the lease."""
     if end.whole and not follow and _whole(batch, end):
-        return after(MailState.ACTIVE, MailEvent.SETTLE_ALL)
+        return _DONE
     seq, state, wanted = _leased(batch, end.queue_id, end.token)
     moved, left = _moved(batch, seq, end.results)
     if end.hold is not None and not wanted:

@@ -184,11 +184,12 @@ class SqliteStore:
     async def add(self, *mails: NewMail) -> bool:
         if self.failed is not None:
             raise StoreFailed(self.failed)
+        inline, limit = self._reserve.whole, self._options.inline_limit
         for each in mails:
             if not ids.valid(each.queue_id):
                 raise ValueError(f"not a queue id: {each.queue_id!r}")
-        limit = self._options.inline_limit
-        if self._reserve.whole and all(each.mail.body.size <= limit for each in mails):
+            inline = inline and each.mail.body.size <= limit
+        if inline:
             promise = Promise(self.taker, mails)
             prepared = promise.prepare()
             # Once it is handed over it is committed, whoever waits for it.
@@ -200,8 +201,10 @@ class SqliteStore:
     async def _insert(
         self, prepared: Sequence[Prepared], then: Callable[[Exception | None], None] | None = None
     ) -> None:
-        weight = sum(each.weight for each in prepared)
-        short = all(each.caught is None for each in prepared)
+        weight, short = 0, True
+        for each in prepared:
+            weight += each.weight
+            short = short and each.caught is None
         try:
             await self.committer.do(
                 lambda batch: self._add(batch, prepared),
@@ -239,7 +242,8 @@ class SqliteStore:
 
     def _add(self, batch: Batch, prepared: Sequence[Prepared]) -> None:
         rows.add(batch, prepared)
-        self._floor = max([self._floor, *(ids.moment(each.queue_id) for each in prepared)])
+        for each in prepared:
+            self._floor = max(self._floor, ids.moment(each.queue_id))
 
     async def _prepare(self, mail: NewMail) -> Prepared:
         if mail.mail.body.size <= self._options.inline_limit:

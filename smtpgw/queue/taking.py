@@ -118,8 +118,10 @@ def _queued(new: NewMail, size: int) -> QueuedMail:
         note="",
         reasons=new.reasons,
         recipients=tuple(
-            QueuedRecipient(number, each.address, each.args)
-            for number, each in enumerate(envelope.recipients)
+            [
+                QueuedRecipient(number, each.address, each.args)
+                for number, each in enumerate(envelope.recipients)
+            ]
         ),
         site=new.site,
     )

@@ -36,6 +36,11 @@ def test_ids_after_a_restart_are_above_the_floor(floor: int, now: float) -> None
     assert ids.moment(made) > floor
 
 
+@given(st.integers(0, 62**9 - 1))
+def test_the_time_of_an_id_is_the_one_it_was_made_at(moment: int) -> None:
+    assert ids.moment(ids.encode(moment, 9) + "00abc") == moment
+
+
 @pytest.mark.parametrize(
     "bad", ["", "a" * 9, "a" * 17, "../../etc/pw", "abcdefghi\n", "abcdefghi\0", "١٢٣٤٥٦٧٨٩٠"]
 )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from milterd.core.finding import Found
-from smtpgw.queue import taking
+from milterd.core.mail import Session
+from smtpgw.queue import codec, taking
 from smtpgw.queue.caught import Caught
 from smtpgw.queue.sqlite import SqliteStore
 from smtpgw.queue.states import MailState, RecipientEvent
@@ -62,6 +63,33 @@ async def _taken(store: SqliteStore, count: int = 1, **more: object) -> list[Lea
 
 def _whole(lease: Lease) -> Settlement:
     return Settlement(lease.mail.queue_id, lease.token, START, (), START, whole=True)
+
+
+def test_each_mail_has_the_session_it_came_in_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever else is there, and however many; of old sessions nothing is kept for them."""
+    monkeypatch.setattr(codec, "_SESSIONS", 2)
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "00") as store:
+            names = [b"%d.example" % (number % 5) for number in range(20)]
+            sessions = {each: Session(helo=each, macros={"i": each}) for each in names}
+            for each in names:
+                mail = replace(message(), session=sessions[each])
+                await store.add(new(store, mail), new(store, mail))
+                # One that is made for a mail is at another's place in memory, sooner or later.
+                mail = replace(mail, session=Session(helo=b"other." + each))
+                await store.add(new(store, mail))
+            assert len(codec._known) <= 2
+            found = [each.session for each in await store.list(Filter())]
+            assert found == [
+                session
+                for each in names
+                for session in (*[sessions[each]] * 2, Session(helo=b"other." + each))
+            ]
+
+    run(scenario())
 
 
 def test_it_is_what_a_lease_from_the_database_would_be(tmp_path: Path) -> None:
