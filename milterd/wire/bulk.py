@@ -52,13 +52,14 @@ def header_frames(fields: Iterable[HeaderField], leading_space: bool, before: by
             value = value[1:]
         if b"\0" in value:
             value = value.replace(b"\0", b" ")
-        length = len(name) + len(value) + 3
+        payload = b"L%b\0%b\0" % (name, value)
+        length = len(payload)
         if length > CHUNK + 1:
-            value = value[: max(CHUNK - len(name) - 2, 0)]
-            length = len(name) + len(value) + 3
+            payload = b"L%b\0%b\0" % (name, value[: max(CHUNK - len(name) - 2, 0)])
+            length = len(payload)
         if b"\0" in name:
             raise LocalError("a string with a NUL cannot be sent")
-        made.append(b"%b%bL%b\0%b\0" % (before, _LENGTH.pack(length), name, value))
+        made.append(b"%b%b%b" % (before, _LENGTH.pack(length), payload))
     return made
 
 

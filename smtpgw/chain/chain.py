@@ -88,6 +88,7 @@ class Chain:
         self._said: Said | None = None
         self._lock = asyncio.Lock()
         self._serving: list[Member] = []
+        self._begun = False
 
     async def connect(self, session: Session) -> StageResult:
         """The client connected; milters are reached at once and asked in order.
@@ -133,6 +134,7 @@ class Chain:
         async with self._lock:
             self._end()
             self._serve(self._direction if direction is None else direction)
+            self._begun = True
             self._transaction = sender_facts(sender, macros)
             await self._open()
             event = self._event("mail", wire.MailFrom(_path(sender), tuple(args)), {})
@@ -155,6 +157,7 @@ class Chain:
             return False
         self._end()
         self._serve(direction)
+        self._begun = True
         self._transaction = sender_facts(sender, macros)
         return self._put_off_session(
             self._event("mail", wire.MailFrom(_path(sender), tuple(args)), {})
@@ -210,6 +213,7 @@ class Chain:
         """A command line that SMTP does not know."""
         async with self._lock:
             self._serve(self._direction)
+            self._begun = True  # a milter may answer as it does to a mail
             event = Event("unknown", wire.Unknown(line), self._facts.macros)
             return await self._each(event)
 
@@ -313,7 +317,10 @@ class Chain:
         return result
 
     def _end(self) -> None:
-        """ABORT to all that took part, and forget the transaction."""
+        """ABORT to all that took part, and forget the transaction, if there was anything."""
+        if not self._begun:
+            return
+        self._begun = False
         Member.abort_all(self._members)
         self._transaction, self._quarantine, self._discarded = {}, None, ()
         self._found = ()

@@ -11,7 +11,6 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from milterd.base.alarm import Alarm
 from milterd.wire.agreement import Negotiated
@@ -68,7 +67,7 @@ class MilterClient(asyncio.Protocol):
     # --- asyncio calls these ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = transport  # type: ignore[assignment]  # of a stream there is no other
 
     def data_received(self, data: bytes) -> None:
         if self.fault is not None:

@@ -28,6 +28,7 @@ _WORDS = {each: each.value for each in Verdict}
 _NOTHING_HEARD = Hearing({}, "")
 _NOTHING: Frames = (), ()
 _ABORT_OCTETS = ABORT.octets(_NOTHING_HEARD)
+_ONLY_ABORT: Frames = (wire.Abort,), (_ABORT_OCTETS,)
 
 
 class Link:
@@ -175,8 +176,9 @@ class Link:
 
     def _told(self) -> Frames:
         """What was put off, and is now told."""
-        if not (self._owed or self._later or self._said):
-            return _NOTHING
+        if self._said is None and not self._later:
+            owed, self._owed = self._owed, False
+            return _ONLY_ABORT if owed else _NOTHING
         said = self._take_said()
         owed, self._owed = self._owed, False
         if said is not None and not self._later:

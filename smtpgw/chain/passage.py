@@ -29,6 +29,7 @@ class Passage:
         "_at",
         "_begun",
         "_content",
+        "_end",
         "_found",
         "_last",
         "_listened",
@@ -54,6 +55,7 @@ class Passage:
         self._quarantine, self._found = before.quarantine, before.found
         self._applied: list[tuple[str, tuple[Edit, ...]]] = []
         self._at = self._begun = 0
+        self._end = len(members)
         self._listened: Member | None = None
         self._woken: asyncio.Future[None] | None = None
 
@@ -69,7 +71,7 @@ class Passage:
     def _go_on(self) -> Member | None:
         """Go on as far as it takes no waiting; whose answer is due then, if anybody's is."""
         members = self._members
-        while self._at < len(members):
+        while self._at < self._end:
             member = members[self._at]
             if self._at >= self._begun and self._begin():
                 return member
@@ -88,7 +90,7 @@ class Passage:
         the same whatever it answers; whether the first of them waits for its answer."""
         members, content = self._members, self._content
         waited_for = False
-        for at in range(self._at, len(members)):
+        for at in range(self._at, self._end):
             member = members[at]
             self._begun = at + 1
             if at == self._at:
@@ -112,7 +114,7 @@ class Passage:
         if result.verdict is not Verdict.CONTINUE:
             for each in self._members[self._at : self._begun]:
                 each.dismiss()
-            self._at = len(self._members)
+            self._at = self._end
         elif edits:
             self._content = self._content.edited(apply(self._content.mail, edits))
             self._applied.append((member.name, edits))
@@ -124,7 +126,7 @@ class Passage:
         try:
             await self._woken
         except asyncio.CancelledError:
-            if self._at < len(self._members):
+            if self._at < self._end:
                 self._members[self._at].break_off()
             raise
 

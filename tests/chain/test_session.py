@@ -199,3 +199,17 @@ def test_options_that_cannot_be_meant(wrong: dict[str, object]) -> None:
     right: dict[str, object] = {"name": "n", "address": "unix:/run/x"}
     with pytest.raises(ValueError, match=r"."):
         MilterOptions(**{**right, **wrong})  # type: ignore[arg-type] # that is the point
+
+
+def test_an_accept_at_an_unknown_command_is_of_what_comes_before_the_next_mail() -> None:
+    async def main() -> None:
+        async with scripted({m.Unknown: m.Accept()}) as milter:
+            chain = chain_of(milter.options())
+            await chain.connect(SESSION)
+            await chain.helo(b"client.example.org")
+            await chain.unknown(b"HUH")
+            await transact(chain)
+            await chain.close()
+            assert milter.kinds.count("MailFrom") == 1
+
+    run(main())
