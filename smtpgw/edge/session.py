@@ -143,8 +143,9 @@ class Session:
     async def _offer(self) -> tuple[str, ...]:
         claims, tls = self._claims, self._tls is not None
         offer = await offered(self._options, claims.address, claims.peer, tls=tls)
-        hides = not self.announces_pipelining
-        return tuple(each for each in offer if not (hides and each == "PIPELINING"))
+        if self.announces_pipelining:
+            return offer
+        return tuple(each for each in offer if each != "PIPELINING")
 
     @property
     def connection(self) -> Connection:
