@@ -101,6 +101,8 @@ class Line(asyncio.Transport):
                 pass
             except OSError as error:
                 self._end(error)
+        if sent == sum(map(len, pieces)):
+            return
         for each in pieces:
             if sent >= len(each):
                 sent -= len(each)
