@@ -103,6 +103,7 @@ class Courier:
             pause=self._options.pause,
             stopping=lambda: self._last,
             ended=self._less.set,
+            roomy=lambda: self.active < manager.options.qmgr_message_active_limit // 2,
             log=log,
         )
         self._shares = Shares(

@@ -50,7 +50,8 @@ class Attempt:
 
 class Ending:
     """Ends a courier's attempts.  `pause` is seconds before a full disk is tried again; `ended` is
-    called whenever fewer are :attr:`pending`."""
+    called whenever fewer are :attr:`pending`; `roomy` says whether others can do without the room
+    that those have for a moment."""
 
     def __init__(
         self,
@@ -64,10 +65,11 @@ class Ending:
         pause: float,
         stopping: Callable[[], bool],
         ended: Callable[[], None],
+        roomy: Callable[[], bool],
         log: FilteringBoundLogger,
     ) -> None:
         self._store, self._intake, self._reporter = store, intake, reporter
-        self._ended = ended
+        self._ended, self._roomy = ended, roomy
         self._clock, self._schedule, self._chance = clock, schedule, chance
         self._pause, self._stopping, self._log = pause, stopping, log
         self._delivered: list[tuple[Attempt, Content]] = []
@@ -143,7 +145,7 @@ class Ending:
         ]
         found: Sequence[MailState | Exception | None]
         try:
-            found = await self._store.settle_all(ends)
+            found = await self._store.settle_all(ends, later=self._roomy())
         except Exception:  # noqa: BLE001 - whatever it is, each is tried alone, and tells
             found = [None] * len(those)
         finally:

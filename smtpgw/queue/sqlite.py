@@ -301,9 +301,11 @@ class SqliteStore:
 
         return await self.committer.do(run, 4096 + sum(each.weight for each in follow))
 
-    async def settle_all(self, ends: Sequence[Settlement]) -> list[MailState | Exception]:
+    async def settle_all(
+        self, ends: Sequence[Settlement], *, later: bool = True
+    ) -> list[MailState | Exception]:
         return await self.committer.do(
-            lambda batch: rows.settle_all(batch, ends), short=len(ends) <= _FEW, later=True
+            lambda batch: rows.settle_all(batch, ends), short=len(ends) <= _FEW, later=later
         )
 
     async def change(self, change: Callable[[Batch, Sequence[Prepared]], T], *follow: NewMail) -> T:

@@ -322,9 +322,12 @@ class Store(Protocol):
         """Commit the end of an attempt.  Raises StaleLease, NotFound (deleted meanwhile)."""
         ...
 
-    async def settle_all(self, ends: Sequence[Settlement]) -> list[MailState | Exception]:
+    async def settle_all(
+        self, ends: Sequence[Settlement], *, later: bool = True
+    ) -> list[MailState | Exception]:
         """The same for many that nothing follows, in one transaction; for each its state, or what
-        `settle` would raise for it.  Raises QueueError where that is so for all."""
+        `settle` would raise for it.  If `later`, they may wait a moment for others to share that
+        with.  Raises QueueError where that is so for all."""
         ...
 
     async def content(self, queue_id: str) -> Content:

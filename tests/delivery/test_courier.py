@@ -300,7 +300,7 @@ def test_a_full_disk_at_the_end_of_an_attempt_delivers_nothing_twice(tmp_path: P
                     raise StoreFull("test")
                 return await settle(settlement)
 
-            async def refuse_all(_ends):  # type: ignore[no-untyped-def] # stands in for settle_all
+            async def refuse_all(_ends, **_):  # type: ignore[no-untyped-def] # stands in for settle_all
                 raise StoreFull("test")
 
             way.store.settle = refuse  # type: ignore[method-assign]
@@ -328,7 +328,7 @@ def test_a_full_disk_at_a_reload_delivers_nothing_twice(tmp_path: Path) -> None:
                     raise StoreFull("test")
                 return await settle(settlement)
 
-            async def refuse_all(_ends):  # type: ignore[no-untyped-def] # stands in for settle_all
+            async def refuse_all(_ends, **_):  # type: ignore[no-untyped-def] # stands in for settle_all
                 raise StoreFull("test")
 
             way.store.settle = refuse  # type: ignore[method-assign]

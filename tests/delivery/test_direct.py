@@ -118,14 +118,33 @@ def test_what_a_crash_would_deliver_twice_has_a_place_of_those_in_delivery(
         active = ManagerOptions(poll=0.02, qmgr_message_active_limit=8)
         async with listening(peer) as where, road(tmp_path, where, manager_options=active) as way:
             await _caught_up(way)
-            await asyncio.gather(*(way.accept(message()) for _ in range(4)))
-            await until(lambda: len(way.seen) == 4)
-            assert way.courier.active == len(await way.store.list(Filter())) == 4
+            await asyncio.gather(*(way.accept(message()) for _ in range(3)))
+            await until(lambda: len(way.seen) == 3)
+            assert way.courier.active == len(await way.store.list(Filter())) == 3
+            assert way.courier.direct.take(str(where), 1) is not None
             assert way.courier.direct.take(str(where), 1) is None
+            way.courier.direct.miss(str(where), 1)
             monkeypatch.setattr(committer, "PATIENCE", 0.01)
             await way.accept(message())
             await way.wait_empty()
             await until(lambda: not way.courier.active)
+
+    run(scenario())
+
+
+def test_what_was_delivered_waits_for_no_company_where_its_room_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        monkeypatch.setattr(committer, "PATIENCE", 20.0)
+        peer = Peer()
+        active = ManagerOptions(poll=0.02, qmgr_message_active_limit=2)
+        async with listening(peer) as where, road(tmp_path, where, manager_options=active) as way:
+            await way.store.add(*[new(way.store, message()) for _ in range(9)])
+            way.intake.wake()
+            await way.wait_empty()
+            await until(lambda: not way.courier.active)
+            assert len(way.seen) == 9
 
     run(scenario())
 
