@@ -122,7 +122,11 @@ class ClamavSettings(FilterTable):
         default=HostKind.LIBMILTER, description=FilterTable.model_fields["host"].description
     )
     threads: int = Field(
-        default=16, ge=1, le=256, description="scans at a time of a native host's process"
+        default=16,
+        ge=1,
+        le=256,
+        description="scans at a time of a native host's process, but for small mails: those wait "
+        "for clamd without a thread",
     )
     clamd: Sockets = Field(
         default=("unix:/run/clamav/clamd.ctl",),

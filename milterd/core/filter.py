@@ -85,6 +85,18 @@ class Foreseeing(Protocol):
         ...
 
 
+@runtime_checkable
+class Beginning(Protocol):
+    """A filter that can wait for its facts without a thread: a host asks it here where it has an
+    event loop, and calls `gather` where nothing was begun."""
+
+    def begin(self, mail: Mail, then: Callable[[Any], None]) -> Callable[[], None] | None:
+        """Ask, and return at once.  `then` is called once, by the running event loop: with what
+        `gather` would return, or with a callable that returns it in a thread.  What is returned
+        calls it off; None where nothing was begun."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class NoFacts:
     """What a filter gathers that asks nobody."""

@@ -29,8 +29,9 @@ from milterd.filters.virus_policy import (
     Signatures,
     finding,
 )
+from milterd.filters.virus_words import filled, words
 from milterd.ports.beyond import Beyond
-from milterd.ports.clamds import Watch
+from milterd.ports.clamds import BeginningScanner, Rest, Watch
 from milterd.ports.scanner import (
     Clean,
     Infected,
@@ -39,10 +40,8 @@ from milterd.ports.scanner import (
     ScanFact,
     Scanner,
     Skipped,
-    TooLarge,
     Trouble,
     Unavailable,
-    Unscannable,
     printable,
 )
 from milterd.ports.thorough import MemoryOptions, ReadingOptions
@@ -170,6 +169,7 @@ class ClamavFilter:
         self.matrix = options.matrix
         self._signatures = Signatures(options.classes, options.ignored)
         self._scanner = scanner
+        self._beginning = scanner.begin if isinstance(scanner, BeginningScanner) else None
         self._mark = _mark(options)
         self._plain = Decision(edits=self._mark, reasons=(_CLEAN,))
 
@@ -181,14 +181,36 @@ class ClamavFilter:
         """The same, with work for the time in which the scanner has the mail."""
         return self._gather(mail, None, meanwhile)
 
+    def begin(
+        self, mail: Mail, then: Callable[[ScanFact | Rest], None]
+    ) -> Callable[[], None] | None:
+        """The same in an event loop: see :class:`milterd.core.filter.Beginning`."""
+        if self._beginning is None or self.options.exempt.of(mail):
+            return None
+        if self._watch is not None:
+            self._watch.poke()
+
+        def came(fact: ScanFact | Rest) -> None:
+            if isinstance(fact, Clean):
+                then(fact)
+            else:
+                then(lambda: self._settled(mail, fact() if callable(fact) else fact))
+
+        return self._beginning(mail, came)
+
+    def _settled(self, mail: Mail, fact: ScanFact) -> ScanFact:
+        """What is known of a mail in the end, once waited for, and held against its release."""
+        if isinstance(fact, Clean):  # nothing to wait for, and nothing to let pass
+            return fact
+        fact = self._waited(mail, fact)
+        return self._released(mail, fact) if released(mail) else fact
+
     def _gather(self, mail: Mail, trace: Trace | None, meanwhile: Meanwhile | None) -> ScanFact:
         if self._watch is not None and trace is None:  # for live mail only
             self._watch.poke()
         fact = self.options.exempt.of(mail) or self._scanner.scan(mail, meanwhile=meanwhile)
-        if isinstance(fact, Clean):  # nothing to wait for, and nothing to let pass
-            return fact
         if trace is None:
-            fact = self._waited(mail, fact)
+            return self._settled(mail, fact)
         return self._released(mail, fact) if released(mail) else fact
 
     def _waited(self, mail: Mail, fact: ScanFact) -> ScanFact:
@@ -320,13 +342,13 @@ class ClamavFilter:
 
     def _case(self, mail: Mail, outcome: Outcome, facts: ScanFact) -> _Case:
         ruled = self.matrix.of(outcome, mail)
-        detail, text = _words(facts)
+        detail, text = words(facts)
         if outcome in _DOWN and ruled.action is not Action.REJECT:
             text += ", try again later"
         own = self.options.texts.get(outcome)
         if own is not None:
             signature = printable(facts.signature) if isinstance(facts, Infected) else ""
-            text = _filled(own, signature=signature, outcome=outcome.value, detail=detail)
+            text = filled(own, signature=signature, outcome=outcome.value, detail=detail)
         elif isinstance(facts, Infected) and ruled.action is Action.TEMPFAIL:
             text = text.replace("refused:", "refused for now:")
         found = AWAITED if ruled.action is Action.HOLD else finding(outcome, facts)
@@ -335,30 +357,6 @@ class ClamavFilter:
 
 _KEEPING = frozenset({Action.HOLD, Action.QUARANTINE})
 _DOWN = frozenset({Outcome.UNAVAILABLE, Outcome.TOO_SLOW})
-
-
-def _words(facts: ScanFact) -> tuple[str, str]:
-    """What log and header say, and what the sender hears."""
-    match facts:
-        case Infected(signature):
-            name = printable(signature)
-            return name, f"Message refused: infected with {name}"
-        case Unscannable(why, text):
-            said = f"{why}: {printable(text)}" if text else why
-            return said, f"Message cannot be scanned for viruses: {why}"
-        case TooLarge(size, limit):
-            said = f"{size} octets, limit {limit}"
-            return said, f"Message too large to scan for viruses, limit {limit}"
-        case Unavailable(why, text):
-            return (f"{why}: {printable(text)}" if text else why), "Virus scanner unavailable"
-    raise TypeError(f"{facts} is no trouble")
-
-
-def _filled(text: str, **values: str) -> str:
-    """A text of the settings with its placeholders replaced."""
-    for name, value in values.items():
-        text = text.replace(f"@{name.upper()}@", value)
-    return text
 
 
 def _recipients(mail: Mail) -> str:

@@ -18,7 +18,7 @@ from milterd.core.decision import Decision
 from milterd.core.mail import BytesBody, Mail
 from milterd.host import emit, negotiation
 from milterd.host.collect import Collector
-from milterd.host.judge import Judge, Surroundings
+from milterd.host.judge import CallOff, Judge, Later, Surroundings
 from milterd.wire import messages as wire
 from milterd.wire.constants import STAGE_OF_COMMAND
 from milterd.wire.errors import WireError
@@ -59,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._alarm = Alarm(self._loop, self._idle)
         self._transport: asyncio.Transport | None = None
         self._work: asyncio.Task[None] | None = None
+        self._call_off: CallOff | None = None
         self._eof = False
         self._room = asyncio.Event()
         self._room.set()
@@ -70,10 +71,18 @@ class Connection(asyncio.Protocol):
             return True
         return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
+    @property
+    def _working(self) -> bool:
+        """Whether a message is being judged, or its answer not all written."""
+        return self._work is not None or self._call_off is not None
+
     def abort(self) -> None:
         """Cut the connection, and whatever is in progress."""
         if self._work is not None:
             self._work.cancel()
+        if self._call_off is not None:
+            self._call_off()
+            self._call_off = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -84,23 +93,25 @@ class Connection(asyncio.Protocol):
         self._await_more()
 
     def data_received(self, data: bytes) -> None:
-        if self._work is None:
+        if not self._working:
             self._await_more()
+        elif self._call_off is not None:
+            self._read(False)  # what comes before the answer waits, but for this
         self._guarded(self._take, data)
 
     def eof_received(self) -> bool:
         self._eof = True
-        if self._work is None:
+        if not self._working:
             self._guarded(self._wire.eof)
         # Who has said all may still want to hear the answer.
-        return self._work is not None
+        return self._working
 
     def connection_lost(self, _exc: Exception | None) -> None:
         # The MTA is gone, and its message with it: RFC 5321 leaves that to the client.
         self._alarm.close()
         self._room.set()
         self._transport = None
-        if self._work is None:
+        if not self._working:
             self._collector.forget()
         self.on_end()
 
@@ -110,7 +121,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._room.set()
-        if self._work is None:
+        if not self._working:
             self._read(True)
 
     def _read(self, wanted: bool) -> None:
@@ -129,7 +140,7 @@ class Connection(asyncio.Protocol):
         self._around.log.info("idle connection closed", filter=self._judge.filter.name)
         self.abort()
 
-    def _guarded(self, step: Callable[..., None], *given: bytes) -> None:
+    def _guarded(self, step: Callable[..., None], *given: Any) -> None:
         """Whatever goes wrong ends this connection, and no other."""
         try:
             step(*given)
@@ -227,17 +238,48 @@ class Connection(asyncio.Protocol):
         mail = judge.collected(collector)
         decision = self._at_once(mail)
         if decision is not None:
-            decision = self._sayable(decision)
-            said = judge.said(decision)
-            if _small(said):
-                self._write(self._wire.reply(*self._edits(said), emit.final_reply(said)))
-                self._over(decision, started)
-                return True
+            return self._concluded(mail, decision, started)
+        if isinstance(mail, Mail):  # as it is where there is no decision
+            self._call_off = judge.begin(mail, lambda come: self._came(mail, come, started))
+            if self._call_off is not None:
+                self._alarm.clear()
+                return False
+        self._wait_for(mail, self._judge.judge, None, started)
+        return False
+
+    def _concluded(self, mail: Mail | Decision, decision: Decision, started: float) -> bool:
+        """Answer a message; whether that was done at once."""
+        decision = self._sayable(decision)
+        said = self._judge.said(decision)
+        if not _small(said):
+            self._wait_for(mail, None, decision, started)
+            return False
+        self._write(self._wire.reply(*self._edits(said), emit.final_reply(said)))
+        self._over(decision, started)
+        return True
+
+    def _came(self, mail: Mail, come: Decision | Later, started: float) -> None:
+        """What was begun has come to an end: answer, or go on in a thread."""
+        self._call_off = None
+        self._guarded(self._go_on, mail, come, started)
+
+    def _go_on(self, mail: Mail, come: Decision | Later, started: float) -> None:
+        if not isinstance(come, Decision):
+            self._wait_for(mail, lambda _: come(), None, started)
+        elif self._concluded(mail, come, started) and self._transport is not None:
+            self._resume()
+
+    def _wait_for(
+        self,
+        mail: Mail | Decision,
+        judge: Callable[[Mail], Decision] | None,
+        decision: Decision | None,
+        started: float,
+    ) -> None:
         self._alarm.clear()
         self._read(False)
-        self._work = asyncio.create_task(self._waited_for(mail, decision, started))
+        self._work = asyncio.create_task(self._waited_for(mail, judge, decision, started))
         self._work.add_done_callback(self._worked)
-        return False
 
     def _at_once(self, mail: Mail | Decision) -> Decision | None:
         if isinstance(mail, Decision):
@@ -245,11 +287,15 @@ class Connection(asyncio.Protocol):
         return self._judge.judge(mail) if self._pool is None else self._judge.at_once(mail)
 
     async def _waited_for(
-        self, mail: Mail | Decision, decision: Decision | None, started: float
+        self,
+        mail: Mail | Decision,
+        judge: Callable[[Mail], Decision] | None,
+        decision: Decision | None,
+        started: float,
     ) -> None:
         """The same for a filter that takes its time, and for a long answer."""
-        if decision is None and isinstance(mail, Mail):
-            decision = self._sayable(await self._judged(mail))
+        if judge is not None and isinstance(mail, Mail):
+            decision = self._sayable(await self._judged(mail, judge))
         if decision is None:
             return
         try:
@@ -271,12 +317,16 @@ class Connection(asyncio.Protocol):
             self._collector.forget()
         elif not work.cancelled():
             self._guarded(work.result)
-            self._await_more()
-            self._guarded(self._take)
-            if self._work is None and self._eof:
-                self._hang_up()
-            elif self._work is None and self._room.is_set():
-                self._read(True)
+            self._resume()
+
+    def _resume(self) -> None:
+        """Go on with what came while a message was judged."""
+        self._await_more()
+        self._guarded(self._take)
+        if not self._working and self._eof:
+            self._hang_up()
+        elif not self._working and self._room.is_set():
+            self._read(True)
 
     def _over(self, decision: Decision, started: float) -> None:
         collector = self._collector
@@ -284,8 +334,8 @@ class Connection(asyncio.Protocol):
         collector.forget()
         self._on_idle()
 
-    async def _judged(self, mail: Mail) -> Decision:
-        work = self._loop.run_in_executor(self._pool, self._judge.judge, mail)
+    async def _judged(self, mail: Mail, judge: Callable[[Mail], Decision]) -> Decision:
+        work = self._loop.run_in_executor(self._pool, judge, mail)
         try:
             async with asyncio.timeout(self._judge.options.judge_time):
                 return await asyncio.shield(work)

@@ -9,6 +9,7 @@ A filter in shadow is asked, logged and counted like any other; the MTA is told 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 
 from milterd.core.actions import AddHeader, Edit, Quarantine
 from milterd.core.decision import Decision, Reason, Reply, Verdict
-from milterd.core.filter import Filter, Foreseeing, Need, Prompt
+from milterd.core.filter import Beginning, Filter, Foreseeing, Need, Prompt
 from milterd.core.finding import AWAITED, Finding
 from milterd.core.mail import Client, Direction, Mail
 from milterd.host import emit, negotiation
@@ -28,6 +29,13 @@ from milterd.host.options import Fault, OnFailure, Options
 from milterd.wire.constants import Actions
 
 _GO_ON = Decision()
+Later = Callable[[], Decision]
+"""Work for a thread."""
+CallOff = Callable[[], None]
+
+
+def _nothing() -> None:
+    """There is nothing to call off."""
 
 
 class Log(Protocol):
@@ -97,6 +105,7 @@ class Judge:
         self._prompt = filter_ if isinstance(filter_, Prompt) else None
         self._mode = {"shadow": True} if options.shadow else {}
         self._foreseeing = filter_ if isinstance(filter_, Foreseeing) else None
+        self._beginning = filter_ if isinstance(filter_, Beginning) else None
 
     def collected(self, collector: Collector) -> Mail | Decision:
         """The mail to judge, or the decision where it could not be collected."""
@@ -136,6 +145,41 @@ class Judge:
         try:
             facts = self._prompt.at_once(mail)
             return None if facts is None else self.filter.decide(mail, facts)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # as in judge
+            return self.failure("filter", error, self._on_error(mail.session.direction))
+
+    def begin(self, mail: Mail, then: Callable[[Decision | Later], None]) -> CallOff | None:
+        """Ask a filter that waits without a thread; what is returned calls it off.  `then` is
+        called once, in the running event loop: with the decision, or with work for a thread that
+        makes it.  None where nothing was begun, and :meth:`judge` has to be called.  Never raises,
+        nor does that work."""
+        if self._beginning is None:
+            return None
+        early = list[Decision]()
+
+        def came(facts: Any) -> None:
+            if callable(facts):
+                then(lambda: self._made(mail, facts))
+            elif early and self._foreseeing is not None and facts == self._foreseeing.usual:
+                then(early[0])
+            else:
+                then(self._made(mail, lambda: facts))
+
+        try:
+            call_off = self._beginning.begin(mail, came)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # as in judge
+            decision = self.failure("filter", error, self._on_error(mail.session.direction))
+            asyncio.get_running_loop().call_soon(then, decision)
+            return _nothing
+        if call_off is not None and self._foreseeing is not None:
+            with contextlib.suppress(Exception):  # raised again where this decision is needed
+                early.append(self.filter.decide(mail, self._foreseeing.usual))
+        return call_off
+
+    def _made(self, mail: Mail, gathered: Callable[[], Any]) -> Decision:
+        """The decision by what was gathered.  Never raises."""
+        try:
+            return self.filter.decide(mail, gathered())
         except (Exception, SystemExit) as error:  # noqa: BLE001  # as in judge
             return self.failure("filter", error, self._on_error(mail.session.direction))
 

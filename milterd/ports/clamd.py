@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import clamd
 
 from milterd.core.mail import Body, BytesBody, FileBody, Mail, PiecedBody, body_octets
+from milterd.ports.clamd_loop import LoopSessions
 from milterd.ports.clamd_session import SMALL, Sessions, timeval
 from milterd.ports.scanner import (
     Clean,
@@ -93,6 +94,9 @@ class Clamd:
         self._memory_limit = memory_limit
         self._clock = clock
         self._sessions = Sessions(address.path, clock) if address.path else None
+        self._loop_sessions = (
+            LoopSessions(address.path, self._sessions, clock) if self._sessions else None
+        )
 
     @property
     def name(self) -> str:
@@ -116,6 +120,26 @@ class Clamd:
             return self._in_session(self._sessions, mail, head, limit, meanwhile)
         except (clamd.ClamdError, OSError, UnicodeDecodeError) as error:
             return _failure(error)
+
+    def begin(
+        self, mail: Mail, limit: float, then: Callable[[ScanFact | None], None]
+    ) -> Callable[[], None] | None:
+        """The same for a small mail, in the running event loop, which does not wait: `then` is
+        called once, with None where the mail is to be given to :meth:`scan` after all.  What is
+        returned calls it off; None where nothing was begun."""
+        if self._loop_sessions is None or not isinstance(mail.body, BytesBody):
+            return None
+        head = mail.head()
+        if len(head) + mail.body.size > min(SMALL, self._memory_limit, self._max_size):
+            return None
+
+        def came(answer: str | None) -> None:
+            if answer is None:
+                then(_failure(TimeoutError("no answer in time")))
+            else:
+                then(_fact(answer) if answer else None)
+
+        return self._loop_sessions.begin((head, *_parts(mail.body)), limit, came)
 
     def _in_session(
         self,

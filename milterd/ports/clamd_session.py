@@ -37,13 +37,21 @@ class Sessions:
 
     def __init__(self, path: str, clock: Callable[[], float]) -> None:
         self._path, self._clock = path, clock
-        self._idle: list[_Session] = []
+        self._idle: list[Session] = []
         self._not_before = math.inf
 
     def welcome(self) -> None:
         """This clamd has answered on a connection of its own, so sessions may be tried."""
         if self._not_before == math.inf:
             self._not_before = -math.inf
+
+    def tried(self, now: float) -> bool:
+        """Whether a new session may be begun now."""
+        return now >= self._not_before
+
+    def refused(self) -> None:
+        """This clamd has not taken the first mail of a session."""
+        self._not_before = self._clock() + REST
 
     def scan(self, parts: Sequence[bytes], limit: float, meanwhile: Meanwhile | None) -> str:
         """What clamd says of a mail, without the session's number; empty where it has to be asked
@@ -65,11 +73,11 @@ class Sessions:
             return answer
         session.close()
         if first:
-            self._not_before = self._clock() + REST
+            self.refused()
         return ""
 
-    def _take(self) -> _Session | None:
-        now, place = self._clock(), _place(self._path)
+    def _take(self) -> Session | None:
+        now, place = self._clock(), place_of(self._path)
         while self._idle:
             try:
                 session = self._idle.pop()
@@ -80,15 +88,15 @@ class Sessions:
             session.close()
         return self._new(now)
 
-    def _new(self, now: float) -> _Session | None:
-        if now < self._not_before:
+    def _new(self, now: float) -> Session | None:
+        if not self.tried(now):
             return None
         try:
-            return _Session(self._path)
+            return Session(self._path)
         except OSError:
             return None  # a connection of its own will tell why
 
-    def _give_back(self, session: _Session) -> None:
+    def _give_back(self, session: Session) -> None:
         session.used = self._clock()
         if len(self._idle) < KEPT:
             self._idle.append(session)
@@ -96,18 +104,22 @@ class Sessions:
             session.close()
 
 
-class _Session:
-    """One connection, and the file that clamd gets to read.  Raises OSError."""
+class Session:
+    """One connection, and the file that clamd gets to read; `wait` are the seconds for which it
+    waits for clamd to take it.  Raises OSError."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, wait: float = 1.0) -> None:
         self.asked, self.used = 0, 0.0
-        self.place = _place(path)
+        self.place = place_of(path)
         """Whose socket this is: who has another one put there asks that clamd from then on."""
         self._size, self._limit = 0, 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._file = -1
         try:
-            self._bound(1.0)
+            if wait:
+                self._bound(wait)
+            else:
+                self._socket.setblocking(False)
             self._socket.connect(path)
             self._socket.sendall(b"nIDSESSION\n")
             self._file = os.memfd_create("mail", os.MFD_CLOEXEC)
@@ -117,20 +129,33 @@ class _Session:
         descriptors = array("i", [self._file])
         self._rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
 
+    def fileno(self) -> int:
+        """The connection's descriptor."""
+        return self._socket.fileno()
+
     def ask(self, parts: Sequence[bytes], limit: float, meanwhile: Meanwhile | None) -> str:
-        self._write(parts)
+        """What clamd says of a mail; see :meth:`Sessions.scan`."""
         limit = math.ceil(limit * 100) / 100
         if limit != self._limit:
             self._bound(limit)
-        self.asked += 1
-        self._socket.sendmsg((_FILDES,), self._rights)
+        self.begin(parts)
         if meanwhile is not None:
             meanwhile()
         try:
-            line = self._socket.recv(_ANSWER_LIMIT)
+            return self.answer()
         except BlockingIOError as error:
             raise TimeoutError("no answer in time") from error
-        return _plain(line, self.asked)
+
+    def begin(self, parts: Sequence[bytes]) -> None:
+        """Have clamd look at a mail."""
+        self._write(parts)
+        self.asked += 1
+        self._socket.sendmsg((_FILDES,), self._rights)
+
+    def answer(self) -> str:
+        """What clamd says of the mail that was begun last, without the session's number; empty
+        where it is nothing plain."""
+        return _plain(self._socket.recv(_ANSWER_LIMIT), self.asked)
 
     def _write(self, parts: Sequence[bytes]) -> None:
         size = sum(map(len, parts))
@@ -153,7 +178,7 @@ class _Session:
             self._file = -1
 
 
-def _place(path: str) -> tuple[int, int] | None:
+def place_of(path: str) -> tuple[int, int] | None:
     """What tells the socket at a path from others: no new one is like one that is still in use."""
     try:
         there = os.stat(path)  # noqa: PTH116 - for each mail

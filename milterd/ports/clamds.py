@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from milterd.base import logs, metrics
 from milterd.core.mail import Mail
@@ -24,6 +24,17 @@ _SHORTEST = 1.0
 _VERSION = re.compile(r"ClamAV (?P<engine>[^/ ]+)(?:/(?P<number>\d+)/(?P<date>.+))?")
 _DATE = "%a %b %d %H:%M:%S %Y"
 _NOBODY = Unavailable("down", "no clamd is configured")
+
+
+_LATE = Unavailable("timeout", "no answer in time")
+
+Rest = Callable[[], ScanFact]
+"""What is left to do in a thread."""
+
+
+def _is_well(fact: ScanFact) -> bool:
+    """Whether a clamd that gives this answer works; what this machine lacks is not its fault."""
+    return not isinstance(fact, Unavailable) or fact.why == "resources"
 
 
 class OneScanner(Protocol):
@@ -40,8 +51,25 @@ class OneScanner(Protocol):
         """The answer within `limit` seconds."""
         ...
 
+    def begin(
+        self, mail: Mail, limit: float, then: Callable[[ScanFact | None], None]
+    ) -> Callable[[], None] | None:
+        """The same in an event loop: see :meth:`Clamd.begin <milterd.ports.clamd.Clamd.begin>`."""
+        ...
+
     def version(self) -> str | Unavailable:
         """What answers."""
+        ...
+
+
+@runtime_checkable
+class BeginningScanner(Protocol):
+    """A scanner that can be asked in an event loop."""
+
+    def begin(
+        self, mail: Mail, then: Callable[[ScanFact | Rest], None]
+    ) -> Callable[[], None] | None:
+        """See :meth:`Clamds.begin`."""
         ...
 
 
@@ -93,14 +121,49 @@ class Clamds:
 
     def scan(self, mail: Mail, *, meanwhile: Meanwhile | None = None) -> ScanFact:
         """See :meth:`Scanner.scan <milterd.ports.scanner.Scanner.scan>`."""
-        left, deadline = self._timeout, self._clock() + self._timeout
-        tried: list[int] = []
-        fact: ScanFact = _NOBODY
+        return self._scan(mail, self._timeout, [], meanwhile)
+
+    def begin(
+        self, mail: Mail, then: Callable[[ScanFact | Rest], None]
+    ) -> Callable[[], None] | None:
+        """The same in the running event loop, without waiting: `then` is called once, with the
+        answer, or with work for a thread that gives it.  What is returned calls it off; None where
+        nothing was begun, and :meth:`scan` is to be called."""
+        if not self._scanners or self._states[0].pause:
+            return None
+        first, deadline = self._scanners[0], self._clock() + self._timeout
+
+        def rest(tried: list[int], fact: ScanFact) -> ScanFact:
+            left = deadline - self._clock()
+            return self._scan(mail, left, tried, None, fact) if left > 0 else fact
+
+        def came(fact: ScanFact | None) -> None:
+            if fact is None:
+                then(lambda: rest([], _LATE))
+                return
+            self._told(0, fact)
+            if not _is_well(fact) and len(self._scanners) > 1:
+                then(lambda: rest([0], fact))
+            else:
+                then(fact)
+
+        return first.begin(mail, max(self._timeout, 0.001) / len(self._scanners), came)
+
+    def _scan(
+        self,
+        mail: Mail,
+        left: float,
+        tried: list[int],
+        meanwhile: Meanwhile | None,
+        fact: ScanFact = _NOBODY,
+    ) -> ScanFact:
+        """The answer of one that was not tried, within so many seconds; `fact` without one."""
+        deadline = self._clock() + left
         while (number := self._choose(tried)) is not None:
             tried.append(number)
             limit = max(left, 0.001) / (len(self._scanners) - len(tried) + 1)
             fact = self._ask(number, mail, limit, meanwhile)
-            if not isinstance(fact, Unavailable) or fact.why == "resources":
+            if _is_well(fact):
                 return fact  # what this machine lacks, no other clamd has
             left = deadline - self._clock()
             if left <= 0:
@@ -114,11 +177,15 @@ class Clamds:
         except BaseException:
             self._settle(number, well=False)
             raise
-        well = not isinstance(fact, Unavailable) or fact.why == "resources"
+        self._told(number, fact)
+        return fact
+
+    def _told(self, number: int, fact: ScanFact) -> None:
+        """One of them has given this answer, or none."""
+        well = _is_well(fact)
         self._settle(number, well=well)
         if not well:
             metrics.FILTER_FAILURES.labels("clamav", "clamd").inc()
-        return fact
 
     def _choose(self, tried: Sequence[int]) -> int | None:
         """The first that is well, or due to be tried again; else the one that is due first."""

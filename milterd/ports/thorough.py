@@ -22,6 +22,7 @@ from typing import Literal
 from milterd.core.mail import BytesBody, FileBody, HeaderField, Mail, body_octets
 from milterd.mime.decodings import Allowance, TooMuch, decodings
 from milterd.mime.doubts import Octets, doubts
+from milterd.ports.clamds import BeginningScanner, Rest
 from milterd.ports.scanner import (
     Clean,
     Infected,
@@ -63,13 +64,44 @@ class Thorough:
         self, scanner: Scanner, options: ReadingOptions, clock: Callable[[], float]
     ) -> None:
         self._scanner, self._options, self._clock = scanner, options, clock
+        self._beginning = scanner if isinstance(scanner, BeginningScanner) else None
 
     def scan(self, mail: Mail, *, meanwhile: Meanwhile | None = None) -> ScanFact:
         """See :meth:`Scanner.scan <milterd.ports.scanner.Scanner.scan>`."""
         end = self._clock() + self._options.timeout
         if self._options.readings == "one":
             return self._scanner.scan(mail, meanwhile=meanwhile)
-        fact, found = self._read(mail, meanwhile)
+        return self._judged(mail, *self._read(mail, meanwhile), end)
+
+    def begin(
+        self, mail: Mail, then: Callable[[ScanFact | Rest], None]
+    ) -> Callable[[], None] | None:
+        """See :meth:`Clamds.begin <milterd.ports.clamds.Clamds.begin>`."""
+        scanner, end = self._beginning, self._clock() + self._options.timeout
+        if scanner is None:
+            return None
+        if self._options.readings == "one":
+            return scanner.begin(mail, then)
+        found = _Found()
+
+        def rest(fact: ScanFact | Rest) -> ScanFact:
+            said = fact() if callable(fact) else fact
+            if found.doubts is None and isinstance(said, Clean):
+                found.doubts = _doubts(mail)
+            return self._judged(mail, said, found.doubts or (), end)
+
+        def came(fact: ScanFact | Rest) -> None:
+            plain = found.doubts == () and self._options.readings != "all"
+            then(fact if plain and isinstance(fact, Clean) else lambda: rest(fact))
+
+        call_off = scanner.begin(mail, came)
+        if call_off is not None:
+            with contextlib.suppress(Exception):  # raised again by what is left to do
+                found.doubts = _doubts(mail)
+        return call_off
+
+    def _judged(self, mail: Mail, fact: ScanFact, found: tuple[str, ...], end: float) -> ScanFact:
+        """What the scanner's answer to a mail with these doubts comes to."""
         if not isinstance(fact, Clean):
             return fact
         if "a message/partial" in found:
@@ -191,6 +223,7 @@ class Remembering:
 
     def __init__(self, scanner: Scanner, options: MemoryOptions, clock: Callable[[], float]):
         self._scanner, self._options, self._clock = scanner, options, clock
+        self._beginning = scanner if isinstance(scanner, BeginningScanner) else None
         self._known: OrderedDict[bytes, float] = OrderedDict()
         self._version, self._asked = "", -options.fresh
         self._lock = threading.Lock()
@@ -206,6 +239,14 @@ class Remembering:
         if key and isinstance(fact, Clean):
             self._remember(key)
         return fact
+
+    def begin(
+        self, mail: Mail, then: Callable[[ScanFact | Rest], None]
+    ) -> Callable[[], None] | None:
+        """The same in an event loop, where nothing is remembered."""
+        if self._options.entries or self._beginning is None:
+            return None
+        return self._beginning.begin(mail, then)
 
     def version(self) -> str | Unavailable:
         """The scanner's."""
