@@ -35,8 +35,8 @@ from smtpgw.queue.store import QueueError, StoreFailed, StoreFull
 from smtpgw.queue.waiting import Waiting, answer, perform
 
 T = TypeVar("T")
-PATIENCE = 0.05
-"""Seconds that what is for later waits for company: about what a client takes to its next mail.
+PATIENCE = 0.01
+"""Seconds that what is for later waits for company: five times as long was no cheaper.
 What was delivered counts as in delivery until then, so a longer wait lets a crash deliver no more
 mails twice than the limit of those."""
 _HERE = 64
