@@ -136,6 +136,7 @@ class Shard:
             sync_directory(self.bodies)
         except OSError as error:
             if error.errno in _FULL:
+                self.drop_body(path.name)
                 raise _translate(error, path) from error
             # The kernel has marked the pages clean: asking again would lie (faults, fsync EIO).
             raise StoreFailed(f"{path}: sync failed: {error}") from error

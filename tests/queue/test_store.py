@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import signal
@@ -708,6 +709,22 @@ def test_a_body_that_came_by_a_nameless_file_is_not_copied(tmp_path: Path) -> No
     with pytest.raises(QueueError):
         shard.write_body("0123456789abce", _nameless(tmp_path, b"x"), 0)
     assert shard.body_path("0123456789abce").read_bytes() == octets
+
+
+@pytest.mark.parametrize("nameless", [False, True])
+def test_a_disk_that_is_full_at_the_sync_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
+    shard, octets = Shard(tmp_path / "00"), b"0123456789" * 30_000
+
+    def full(_number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    body = _nameless(tmp_path, octets) if nameless else BytesBody(octets)
+    with pytest.raises(StoreFull):
+        shard.write_body("0123456789abcd", body, 0)
+    assert list(shard.bodies.iterdir()) == []
 
 
 @pytest.mark.parametrize("case", ["a part", "another file system", "an unlinked file"])
