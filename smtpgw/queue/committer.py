@@ -348,6 +348,8 @@ class Committer:
 
     def _commit(self, batch: Batch, count: int, *, wrote: bool) -> None:
         try:
+            if not self._db.in_transaction:  # rolled back by SQLite: commit() would say nothing
+                raise sqlite3.OperationalError("the transaction was over before its commit")
             # Not execute(), which gives the interpreter's lock away three times: a busy loop takes
             # it at once, and each time this thread would wait for it.
             self._db.commit()

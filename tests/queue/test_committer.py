@@ -211,6 +211,23 @@ def test_one_that_fails_spoils_nothing_for_those_beside_it(tmp_path: Path) -> No
     run(scenario())
 
 
+@pytest.mark.parametrize("short", [True, False])
+def test_nothing_is_promised_of_a_transaction_that_was_over_before_its_commit(
+    tmp_path: Path, short: bool
+) -> None:
+    """As SQLite does by itself after some errors (lang_transaction.html)."""
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "00") as store:
+            await until(lambda: not store.committer.busy)
+            with pytest.raises(QueueError, match="over before its commit"):
+                await store.committer.do(lambda batch: batch.db.rollback(), short=short)
+            await store.add(new(store, message(b"x")))
+            assert (await store.counts())[MailState.INCOMING] == 1
+
+    run(scenario())
+
+
 def test_a_database_that_was_taken_away_ends_what_a_loop_begins(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path / "00") as store:
