@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from structlog.typing import FilteringBoundLogger
 
 from milterd.base import metrics
+from milterd.base.log_json import tell_each
 from milterd.core.decision import Reason, Reply, Verdict
 from milterd.core.mail import Direction, Mail
 from smtpgw import acting, session_macros
@@ -26,6 +27,7 @@ from smtpgw.quarantine import entry
 from smtpgw.quarantine.entry import QuarantineOptions
 from smtpgw.queue.custody import QuarantineFull
 from smtpgw.queue.store import QueueError
+from smtpgw.reasons import told
 from smtpgw.recording import Case
 
 REFUSALS = {
@@ -211,14 +213,8 @@ class Arrived:
         if result.reply is not None and not self._ours:
             answer = replace(answer, verbatim=True)  # a milter's words stay as they are
         log, queue_id = self._around.log, transaction.queue_id
-        for each in case.reasons:
-            log.info(
-                "decision",
-                queue_id=queue_id,
-                filter=each.source,
-                outcome=each.outcome,
-                reason=dict(each.facts),
-            )
+        if case.reasons:
+            tell_each(log, "decision", [told(each) for each in case.reasons], queue_id=queue_id)
         metrics.mails("smtpgw", self._around.connection.listener, outcome).inc()
         log.info(
             "message",

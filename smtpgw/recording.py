@@ -12,6 +12,7 @@ from milterd.core.decision import Reason
 from smtpgw.decisions.decision import LONGEST, Decision, new_reference, to_json
 from smtpgw.edge.road import Answer, Connection, Hello, Refused
 from smtpgw.policy.record import Record, Row, as_dict
+from smtpgw.reasons import step, step_as_json
 
 Step = Mapping[str, object]
 
@@ -132,7 +133,7 @@ class Decided:
         """The same to be looked at."""
         case = self._case
         asked = (each for record in case.records for each in record.as_dicts())
-        steps = (*asked, *map(plain, case.steps), *reasons(case.reasons))
+        steps: tuple[Step, ...] = (*asked, *map(plain, case.steps), *map(step, case.reasons))
         return Decision(**self._facts(), steps=steps)
 
     def encode(self) -> str:
@@ -142,7 +143,7 @@ class Decided:
         if case.steps:
             steps += [to_json(plain(each)) for each in case.steps]
         if case.reasons:
-            steps += map(to_json, reasons(case.reasons))
+            steps += map(step_as_json, case.reasons)
         text = f'{to_json(self._facts())[:-1]},"steps":[{",".join(steps)}]}}'
         return text if len(text) <= LONGEST else self.decision().encode()
 
@@ -179,14 +180,6 @@ def _step(row: Row) -> str:
 @functools.lru_cache(maxsize=500)
 def _usual_step(row: Row) -> str:
     return to_json(as_dict(row))
-
-
-def reasons(those: Sequence[Reason]) -> tuple[Step, ...]:
-    """What milters and rewriting did, as steps."""
-    return tuple(
-        {"list": "message", "restriction": each.source, "outcome": each.outcome, **each.facts}
-        for each in those
-    )
 
 
 def plain(facts: Mapping[str, object]) -> dict[str, object]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from milterd.base.escaping import MAX_VALUE, escape
 from milterd.base.json_text import encoder
-from milterd.base.plain_structlog import WrappedLogger, structlog
+from milterd.base.plain_structlog import FilteringBoundLogger, WrappedLogger, structlog
 
 Event = MutableMapping[str, Any]
 Processor = structlog.typing.Processor
@@ -149,7 +149,11 @@ def logger_class(threshold: int, last: Processor, bound: Mapping[str, object]) -
     usual = structlog.make_filtering_bound_logger(threshold)
     names = logging.getLevelNamesMapping()
     those = [each for each in ("info", "warning") if names[each.upper()] >= threshold]
-    methods = {each: _short(each, getattr(usual, each), last, bound) for each in those}
+    methods: dict[str, Callable[..., Any]] = {
+        each: _short(each, getattr(usual, each), last, bound) for each in those
+    }
+    if "info" in methods:
+        methods["_at_once"] = _short_for_each(last, bound)
     return type("Logger", (usual,), {**methods, "_front": None})
 
 
@@ -170,6 +174,56 @@ def _short(
             return long(self, event, *args, **values)
         start = f'{{"time": "{moment(time.time())}", "level": "{level}", {before}'
         return getattr(self._logger, level)(f"{start}{event}{after}, {text[1:]}")
+
+    return tell
+
+
+class Again:
+    """Values that come again in many lines: what stands in a line of them is found out once.
+    Nobody changes them."""
+
+    __slots__ = ("_text", "values")
+
+    def __init__(self, values: dict[str, object]) -> None:
+        self.values = values
+        self._text: str | None = None
+
+    def text(self) -> str | None:
+        """As :func:`plain` has them."""
+        if self._text is None:
+            self._text = plain(self.values)
+        return self._text
+
+
+def tell_each(
+    log: FilteringBoundLogger, event: str, those: Sequence[Again], **values: object
+) -> None:
+    """A line at the level of info for each of `those`, which have the same names; before theirs it
+    has `values`, of which there is one at least."""
+    quick = getattr(log, "_at_once", None)
+    if quick is None or not quick(event, those, values):
+        for each in those:
+            log.info(event, **values, **each.values)
+
+
+def _short_for_each(last: Processor, bound: Mapping[str, object]) -> Callable[..., bool]:
+    """What :func:`tell_each` tries first, and whether it would do: one beginning for all lines."""
+
+    def tell(self: Any, event: str, those: Sequence[Again], values: dict[str, object]) -> bool:
+        front = self._front
+        if front is None:
+            front = self._front = _front(self._context, bound)
+        before, after, names = front
+        text = plain(values) if event in _events and self._processors[-1] is last else None
+        if not (text and after and names.isdisjoint(values) and names.isdisjoint(those[0].values)):
+            return False
+        parts = [each.text() for each in those]
+        if None in parts:
+            return False
+        now = moment(time.time())
+        start = f'{{"time": "{now}", "level": "info", {before}{event}{after}, {text[1:-1]}, '
+        self._logger.each([start + part[1:] for part in parts if part])
+        return True
 
     return tell
 

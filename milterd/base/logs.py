@@ -181,6 +181,16 @@ class _Writer:
 
     debug = info = log = msg
 
+    def each(self, lines: Sequence[str]) -> None:
+        """The same for several lines."""
+        *most, last = lines
+        if len(self._lines) + len(most) < MAX_WAITING // 2:
+            self._lines.extend(most)
+        else:
+            for line in most:
+                self.msg(line)
+        self.msg(last)  # after the others: whoever is called finds them
+
     def pressing(self, line: str) -> None:
         """The same for a line that does not wait for others: it may be the last one."""
         self.msg(line)

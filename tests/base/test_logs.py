@@ -211,6 +211,58 @@ def test_the_short_way_writes_what_the_long_one_does(
         assert json.dumps(found) == json.dumps(told, default=str)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    _EVENTS,
+    st.dictionaries(st.sampled_from("ef") | _ODD, _VALUES, min_size=1, max_size=2),
+    st.lists(st.tuples(_VALUES, _VALUES), min_size=1, max_size=3),
+    st.sampled_from(["info", "warning"]),
+    st.sampled_from(["json", "text"]),
+)
+def test_lines_told_together_are_those_told_one_by_one(
+    context: dict[str, object],
+    values: dict[str, object],
+    those: list[tuple[object, object]],
+    level: str,
+    format: logs.Format,
+) -> None:
+    stream = io.StringIO()
+    logs.setup(format, level, stream=stream, daemon="smtpgw")
+    log = logs.get("edge").bind(**context)
+    again = [log_json.Again({"g": one, "h": two}) for one, two in those]
+    for _ in range(2):  # the first time they go the long way
+        for each in again:
+            log.info("known", **values, **each.values)
+        log_json.tell_each(log, "known", again, **values)
+    logs.flush()
+    lines = [_without_time(each, format) for each in stream.getvalue().splitlines()]
+    assert lines == lines[: len(those)] * 4 if level == "info" else not lines
+
+
+def _without_time(line: str, format: logs.Format) -> str:
+    return line[12:] if format == "text" else line.replace(line[: line.find(", ")], "", 1)
+
+
+@pytest.mark.parametrize("harmless", [True, False])
+def test_what_comes_again_is_looked_at_once(
+    monkeypatch: pytest.MonkeyPatch, harmless: bool
+) -> None:
+    stream = io.StringIO()
+    logs.setup("json", stream=stream)
+    log = logs.get("edge").bind(session="s")
+    again = log_json.Again({"outcome": "x" if harmless else "\n", "reason": {"stage": "eom"}})
+    for _ in range(2):
+        log_json.tell_each(log, "decision", [again, again], queue_id="abc")
+    if harmless:
+        monkeypatch.setattr(log_json, "escape", None)  # what the long way cannot do without
+        monkeypatch.setattr(again, "values", {"a": 1})
+    log_json.tell_each(log, "decision", [again, again], queue_id="abc")
+    logs.flush()
+    found = [json.loads(each) for each in stream.getvalue().splitlines()]
+    outcome = "x" if harmless else "\\n"
+    assert [(each["queue_id"], each["outcome"]) for each in found] == [("abc", outcome)] * 6
+
+
 def test_a_plain_line_goes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     logs.setup("json", stream=stream, daemon="smtpgw")

@@ -17,7 +17,7 @@ STAGES = {
     "log": ("milterd/base/log", "milterd/base/escaping.py", "structlog/"),
     "metrics and decisions": (
         "prometheus_client/", "milterd/base/tally.py", "milterd/base/chance.py",
-        "smtpgw/recording.py", "smtpgw/decisions/",
+        "smtpgw/reasons.py", "smtpgw/recording.py", "smtpgw/decisions/",
     ),
     "protocol and session": ("smtpgw/edge/", "aiosmtpd/"),
     "policy": ("smtpgw/admission.py", "smtpgw/policy/", "smtpgw/limiting.py", "smtpgw/rates/"),
