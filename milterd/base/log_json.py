@@ -247,7 +247,7 @@ def _front(
     room = own.pop("room", "")
     shared = {**bound, **own}
     names = _OURS.union(shared)
-    if not _OURS.isdisjoint(shared):
+    if type(room) is not str or not _OURS.isdisjoint(shared):
         return "", "", names
     # A client's part of a line is made once a session: nearly always it is harmless as it is.
     text = plain(shared) or _to_json(escape_values(None, "", shared))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from milterd.base import log_json, logs
@@ -184,6 +184,7 @@ _MEMBERS = _EVENTS | st.dictionaries(st.sampled_from("ab") | _ODD, _VALUES, max_
 
 
 @settings(max_examples=300, deadline=None)
+@example({"room": []}, [{}], "info", "x")
 @given(
     _EVENTS | st.dictionaries(st.sampled_from("cd") | _ODD, _VALUES, max_size=2),
     st.lists(_MEMBERS, min_size=1, max_size=3),
