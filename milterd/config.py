@@ -93,6 +93,11 @@ class MilterdSettings(Table):
     memory_limit: Size = Field(
         default=1 * MIB, description="bodies up to this size are kept in memory"
     )
+    memory_total: Size = Field(
+        default=256 * MIB,
+        description="for all mails together that come in to a filter's process: when it is used "
+        "up, further bodies are kept in files, and a mail whose header has no room is put off",
+    )
     size_limit: Size = Field(
         default=100 * MIB, description="largest message that filters are given"
     )
@@ -197,6 +202,7 @@ class MilterdConfig(CommonSettings):
             daemon_names=frozenset(each.encode() for each in own.daemon_names),
             spool_directory=own.spool_directory,
             memory_limit=own.memory_limit,
+            memory_total=own.memory_total,
             size_limit=own.size_limit,
             header_limit=own.header_limit,
             oversize=own.oversize,
@@ -233,6 +239,8 @@ def _disagreements(config: MilterdConfig) -> Iterator[tuple[str, str, str]]:
             yield f"filter.{name}.socket", address, f"another one than filter.{used[address]} has"
         used[address] = name
     own = config.milterd
+    if own.memory_total < own.header_limit:
+        yield "milterd.memory_total", str(own.memory_total), "header_limit at least"
     if own.socket_group and not own.socket_group.isdecimal():
         try:
             grp.getgrnam(own.socket_group)

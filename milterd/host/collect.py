@@ -23,6 +23,7 @@ from milterd.core.mail import (
     Recipient,
     Session,
 )
+from milterd.host.memory import Memory
 from milterd.host.options import Options
 from milterd.host.spool import Spool
 from milterd.wire.convert import value_from_wire
@@ -30,6 +31,10 @@ from milterd.wire.convert import value_from_wire
 
 class TooLargeError(Exception):
     """The mail is over `size_limit` or `header_limit`."""
+
+
+class NoMemoryError(Exception):
+    """The mails that come in have all of `memory_total`, and a header has nowhere else to go."""
 
 
 def plain_macros(macros: Iterable[tuple[bytes, bytes]]) -> dict[str, bytes]:
@@ -56,10 +61,13 @@ def normal_address(family: Family, address: bytes) -> bytes:
 
 
 class Collector:
-    """One connection's events, gathered into one mail after the other."""
+    """One connection's events, gathered into one mail after the other.  What they take of the
+    process's `memory` is given back when the mail is over."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, memory: Memory | None = None) -> None:
         self._options = options
+        self._memory = memory or Memory(options.memory_total)
+        self._held = 0
         self._client = Client()
         self._trusted: bool | None = None
         self._helo = b""
@@ -74,8 +82,12 @@ class Collector:
         self._recipients: list[Recipient] = []
         self._headers: list[HeaderField] = []
         self._head_size = 0
-        self._spool = Spool(self._options.memory_limit, self._options.spool_directory)
+        self._spool = self._new_spool()
         self._failure: Exception | None = None
+
+    def _new_spool(self) -> Spool:
+        options = self._options
+        return Spool(options.memory_limit, options.spool_directory, self._memory)
 
     @property
     def queue_id(self) -> str:
@@ -128,9 +140,7 @@ class Collector:
 
     def header(self, name: bytes, value: bytes) -> None:
         """One header field, in wire form."""
-        self._head_size += len(name) + len(value) + 3
-        if self._failure is not None or self._head_size > self._options.header_limit:
-            self._count_head(0)
+        if not self._count_head(len(name) + len(value) + 3):
             return
         if not self.leading_space or b"\n" in value:
             value = value_from_wire(value, self.leading_space)
@@ -140,11 +150,10 @@ class Collector:
         """Header fields, as name and value in wire form."""
         size = sum([len(name) + len(value) + 3 for name, value in pairs])
         whole = self._head_size + size <= self._options.header_limit
-        if not whole or not self.leading_space or self._failure is not None:
+        if not whole or not self.leading_space or not self._count_head(size):
             for name, value in pairs:
                 self.header(name, value)
             return
-        self._head_size += size
         self._headers += [
             HeaderField(name, value_from_wire(value, True) if b"\n" in value else value)
             for name, value in pairs
@@ -192,6 +201,7 @@ class Collector:
             return
         self.in_message = False
         self._spool.close()
+        self._give_back()
         self._begin({})
 
     # --- details --------------------------------------------------------------------
@@ -226,10 +236,24 @@ class Collector:
     def _count_head(self, octets: int) -> bool:
         """Whether that much more header or envelope may be kept."""
         self._head_size += octets
+        if self._failure is not None:
+            return False
         if self._head_size > self._options.header_limit:
             limit = self._options.header_limit
             self._fail(TooLargeError(f"over header_limit ({limit} octets)"))
-        return self._failure is None
+            return False
+        if not self._memory.take(octets):
+            limit = self._options.memory_total
+            self._fail(NoMemoryError(f"no room left within memory_total ({limit} octets)"))
+            return False
+        self._held += octets
+        return True
+
+    def _give_back(self) -> None:
+        """The memory that header and envelope had."""
+        if self._held:
+            self._memory.give_back(self._held)
+            self._held = 0
 
     def _fail(self, error: Exception) -> None:
         """Keep the first failure, and no octets: this mail will not be judged."""
@@ -238,4 +262,5 @@ class Collector:
             self._recipients.clear()
             self._headers.clear()
         self._spool.close()
-        self._spool = Spool(self._options.memory_limit, self._options.spool_directory)
+        self._spool = self._new_spool()
+        self._give_back()

@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.on_end: Callable[[], None] = _nothing
         self._judge, self._around, self._pool, self._on_idle = judge, around, pool, on_idle
-        self._collector = Collector(judge.options)
+        self._collector = Collector(judge.options, judge.memory)
         self._macros: dict[str, bytes] = {}
         self._wire = MilterConnection(
             accept_actions=negotiation.actions(judge.needs),

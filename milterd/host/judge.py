@@ -25,6 +25,7 @@ from milterd.core.finding import AWAITED, Finding
 from milterd.core.mail import Client, Direction, Mail
 from milterd.host import emit, negotiation
 from milterd.host.collect import Collector, TooLargeError
+from milterd.host.memory import Memory
 from milterd.host.options import Fault, OnFailure, Options
 from milterd.wire.constants import Actions
 
@@ -97,6 +98,7 @@ class Judge:
     def __init__(self, filter_: Filter[Any], options: Options, surroundings: Surroundings) -> None:
         self.filter = filter_
         self.options = options
+        self.memory = Memory(options.memory_total)  # of all its connections
         wanted = filter_.needs | options.needs
         self.needs = wanted & SHOWN if options.shadow else wanted
         self._with = surroundings

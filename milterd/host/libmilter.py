@@ -246,7 +246,7 @@ class LibmilterHost:
         return self._connected(context, self._agreed)
 
     def _connected(self, context: Any, agreed: tuple[Actions, Protocol]) -> _Connection:
-        connection = _Connection(Collector(self._judge.options), agreed)
+        connection = _Connection(Collector(self._judge.options, self._judge.memory), agreed)
         context.setpriv(connection)
         with self._changed:
             self._connections.add(connection)

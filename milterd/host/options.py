@@ -54,6 +54,8 @@ class Options:
       authenticated one.
     - `spool_directory`: where bodies over `memory_limit` octets are kept, in files
       without a name; None means the system's directory for temporary files.
+    - `memory_total`: octets of headers, envelopes and bodies of all mails that come in, in memory
+      together; bodies beyond it go to files, and a mail whose header is beyond it is put off.
     - `size_limit`: octets of header and body together; `header_limit`: octets of header
       and envelope, which are always in memory.  A larger mail gets `oversize`.
     - `threads`: mails judged at the same time by the native host; 0 judges in the event
@@ -74,6 +76,7 @@ class Options:
     daemon_names: frozenset[bytes] = frozenset()
     spool_directory: Path | None = None
     memory_limit: int = 1 * MIB
+    memory_total: int = 256 * MIB
     size_limit: int = 100 * MIB
     header_limit: int = 1 * MIB
     oversize: Oversize = Oversize.REJECT

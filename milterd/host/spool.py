@@ -1,4 +1,5 @@
-"""A body while it arrives: in memory first, in a file without a name when it grows."""
+"""A body while it arrives: in memory first, in a file without a name when it grows, or when other
+mails have the memory."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from milterd.core.mail import Body, BytesBody, FileBody, PiecedBody
+from milterd.host.memory import Memory
 
 _LARGE = 4096
 _MUCH = 16_384
@@ -17,12 +19,14 @@ class Spool:
     """Takes octets, gives a :class:`~milterd.core.mail.Body`.
 
     The file has no name (O_TMPFILE, or unlinked at once), so nothing is left behind
-    by a crash.  `write` and `body` raise OSError when the disk does not take it.
+    by a crash.  `write` and `body` raise OSError when the disk does not take it.  Octets in
+    memory are taken from `memory`, and given back when nobody needs them any more.
     """
 
-    def __init__(self, memory_limit: int, directory: Path | None) -> None:
+    def __init__(self, memory_limit: int, directory: Path | None, memory: Memory) -> None:
         self._memory_limit = memory_limit
         self._directory = directory
+        self._memory, self._taken = memory, 0
         self._pieces: list[bytes | bytearray] = []
         self._file: BinaryIO | None = None
         self.size = 0
@@ -32,7 +36,8 @@ class Spool:
         self.size += len(octets)
         if self._file is not None:
             self._file.write(octets)
-        elif self.size <= self._memory_limit:
+        elif self.size <= self._memory_limit and self._memory.take(len(octets)):
+            self._taken += len(octets)
             if octets:
                 self._keep(octets)
         else:
@@ -51,7 +56,14 @@ class Spool:
         self._file = cast(BinaryIO, file)
         self._file.writelines(self._pieces)
         self._file.write(octets)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of what is in memory."""
         self._pieces = []
+        if self._taken:
+            self._memory.give_back(self._taken)
+            self._taken = 0
 
     def body(self) -> Body:
         """All octets written so far; valid until :meth:`close`."""
@@ -70,4 +82,4 @@ class Spool:
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._pieces = []
+        self._let_go()

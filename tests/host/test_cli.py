@@ -111,6 +111,7 @@ clamd = "unix:{tmp_path}/none"
         ("[milterd]\nsocket_group = 'no-such-group'", "a group of this machine"),
         ("[milterd]\nsocket_owner = 'no-such-user'", "a user of this machine"),
         ("[milterd]\nspool_directory = '/nonexistent'", "a directory"),
+        ("[milterd]\nmemory_total = '1K'", "header_limit at least"),
         ("[filter.headers]\nsocket = 'nonsense'", "unix:"),
         ("[filter.headers]\n[filter.dkim]\nsocket = 'unix:headers.sock'", "another one"),
         ("[metrics]\nmilterd = '192.0.2.1:9'", "loopback"),
@@ -145,8 +146,8 @@ def test_defaults_agree_with_the_rooms() -> None:
     """What config.py says by default is what the rooms say by default."""
     config = MilterdConfig.model_validate({"filter": {"clamav": {}, "dkim": {}, "headers": {}}})
     found, plain = config.host_options("clamav"), Options()
-    for name in ("memory_limit", "size_limit", "header_limit", "oversize", "threads",
-                 "connections", "idle_timeout", "spool_directory"):  # fmt: skip
+    for name in ("memory_limit", "memory_total", "size_limit", "header_limit", "oversize",
+                 "threads", "connections", "idle_timeout", "spool_directory"):  # fmt: skip
         assert getattr(found, name) == getattr(plain, name)
     for name, table in config.filter.present().items():
         ours, theirs = table.options(), type(table.options())()

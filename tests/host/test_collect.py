@@ -13,6 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milterd.core.mail import Family, body_octets
+from milterd.host.collect import Collector, NoMemoryError, TooLargeError
+from milterd.host.memory import Memory
+from milterd.host.options import Options
 from milterd.host.spool import Spool
 from milterd.wire import messages as m
 from milterd.wire.constants import Protocol
@@ -197,6 +200,77 @@ def test_a_spool_that_takes_nothing(hosting: Hosting) -> None:
         assert seen(mta.message(body=[b"short"]))["body"] == "short"
 
 
+def test_what_has_no_room_in_memory_is_in_a_file_or_put_off(hosting: Hosting) -> None:
+    """And takes none from the mails that come after it."""
+    host = hosting("mirror", memory_total=5000)
+    with host.mta() as mta:
+        mta.greet()
+        for _ in range(3):
+            assert seen(mta.message(body=[b"x" * 4000]))["stored"] == "BytesBody"
+            found = seen(mta.message(body=[b"x" * 4000, b"y" * 4000]))
+            assert (found["stored"], found["body"]) == ("FileBody", 8000)
+            answer = mta.message([(b"A", b"x" * 6000)])
+            assert answer.reply.text.startswith(b"451 4.3.0 Internal error, trace id ")
+    (line, *_) = host.log("failure")
+    assert "no room left within memory_total (5000 octets)" in line["exception"]
+
+
+OPTIONS = Options(memory_total=5000, header_limit=4500, size_limit=10_000)
+
+
+def begun(memory: Memory, *fields: tuple[bytes, bytes], body: bytes = b"") -> Collector:
+    """A mail that comes in."""
+    made = Collector(OPTIONS, memory)
+    made.sender(b"<a@example.org>", (), {})
+    made.recipient(b"<b@example.net>", ())
+    made.headers(fields)
+    made.body(body)
+    return made
+
+
+def test_mails_share_the_memory_of_their_process() -> None:
+    memory = Memory(OPTIONS.memory_total)
+    first = begun(memory, (b"A", b" 1"), body=b"x" * 3000)
+    second = begun(memory, (b"A", b" 2"), body=b"y" * 3000)
+    put_off = begun(memory, (b"A", b"z" * 2500))
+    assert [type(each.mail().body).__name__ for each in (first, second)] == [
+        "BytesBody", "FileBody",
+    ]  # fmt: skip
+    with pytest.raises(NoMemoryError):
+        put_off.mail()
+    for each in (first, second, put_off):
+        each.forget()
+    assert memory.left == OPTIONS.memory_total
+    third = begun(memory, (b"A", b"z" * 2500))
+    assert len(third.mail().headers) == 1
+
+
+@pytest.mark.parametrize(
+    "end", ["forget", "connected", "sender", "header over the limit", "body over the limit"]
+)
+def test_the_memory_of_a_mail_is_given_back_once(end: str) -> None:
+    memory = Memory(OPTIONS.memory_total)
+    mail = begun(memory, (b"A", b" 1"), (b"B", b" 2"), body=b"x" * 3000)
+    assert memory.left < OPTIONS.memory_total - 3000
+    if end == "connected":
+        mail.connected(b"localhost", Family.INET, b"127.0.0.1", 25, {})
+    elif end == "sender":
+        mail.sender(b"", (), {})
+    elif end.endswith("over the limit"):
+        for _ in range(3):
+            if end.startswith("header"):
+                mail.headers([(b"A", b"x" * 4500)])
+            mail.header(b"A", b"x" * 400)
+            mail.body(b"x" * 5000)
+        with pytest.raises(TooLargeError):
+            mail.mail()
+    else:
+        mail.forget()
+    assert memory.left == OPTIONS.memory_total
+    mail.forget()
+    assert memory.left == OPTIONS.memory_total
+
+
 def test_garbage_ends_its_own_connection_only(mirror: Hosted) -> None:
     with mirror.mta() as other:
         other.greet()
@@ -214,7 +288,7 @@ def test_garbage_ends_its_own_connection_only(mirror: Hosted) -> None:
 def test_a_spool_keeps_pieces_of_any_size(pieces: list[bytes]) -> None:
     whole = b"".join(pieces)
     for limit in (0, 5000, 1_000_000):
-        spool = Spool(limit, None)
+        spool = Spool(limit, None, Memory(2**20))
         for each in pieces:
             spool.write(each)
         assert body_octets(spool.body()) == whole == body_octets(spool.body())
@@ -222,7 +296,7 @@ def test_a_spool_keeps_pieces_of_any_size(pieces: list[bytes]) -> None:
 
 
 def test_octets_that_come_one_by_one_are_kept_together() -> None:
-    spool = Spool(100_000, None)
+    spool = Spool(100_000, None, Memory(2**20))
     for _ in range(50_000):
         spool.write(b"x")
         spool.write(b"")
@@ -237,7 +311,7 @@ def test_a_long_body_comes_whole_in_pieces(mta: Mta) -> None:
     mta.begin(body=body)
     found = seen(mta.end())
     assert (found["stored"], found["body"]) == ("PiecedBody", len(b"".join(body)))
-    spool = Spool(2**20, None)
+    spool = Spool(2**20, None, Memory(2**20))
     for each in body:
         spool.write(each)
     assert body_octets(spool.body()) == body_octets(spool.body()) == b"".join(body)
