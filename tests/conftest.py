@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Generator, Iterator
 from ipaddress import ip_address
 from typing import Any, NoReturn
 
+import hypothesis
 import pytest
 
 from tests.peers.fixtures import (
@@ -20,6 +22,11 @@ from tests.peers.fixtures import (
     smtp_sink,
 )
 from tests.peers.process import tails
+from tests.steady import SteadyPolicy
+
+hypothesis.settings.register_profile("suite", deadline=None)  # an example's time is the machine's
+hypothesis.settings.load_profile("suite")
+asyncio.set_event_loop_policy(SteadyPolicy())
 
 LONGEST = (
     "milter-cards",

@@ -58,7 +58,7 @@ def test_one_that_hangs_is_ended_at_the_deadline() -> None:
     os.kill(victim, signal.SIGSTOP)
     began = time.monotonic()
     assert troubles(look(pool, 0.3)) == ["too_slow"]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert victim not in children()
     assert len(look(pool).things) == 2
     pool.close()

@@ -97,7 +97,7 @@ def test_a_child_that_ignores_the_signal_is_killed_after_the_grace_time(tmp_path
 
     began = time.monotonic()
     assert supervise_while([deaf], body, grace=0.3) == 1
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert not running(seen[0])
 
 
@@ -116,7 +116,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
 
     began = time.monotonic()
     assert supervise_while([deaf], body, grace=60.0) == 1
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_the_delays_grow_to_the_limit_and_begin_anew() -> None:

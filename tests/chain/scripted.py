@@ -47,8 +47,9 @@ NOTHING_DUE = Protocol.NR_HDR | Protocol.NR_EOH | Protocol.NR_BODY
 T = TypeVar("T")
 
 
-def run(main: Coroutine[Any, Any, T], within: float = 20.0) -> T:
-    """Run a test's coroutine; it is a failure if it takes longer."""
+def run(main: Coroutine[Any, Any, T], within: float = 60.0, *, steady: bool = False) -> T:
+    """Run a test's coroutine; it is a failure if it takes longer.  With `steady` no short limit of
+    its runs out while the machine stands still."""
 
     async def bounded() -> T:
         async with asyncio.timeout(within):
@@ -56,7 +57,7 @@ def run(main: Coroutine[Any, Any, T], within: float = 20.0) -> T:
 
     # The gateway runs on uvloop; the other loop, which tests of the chain alone may use
     # as well, differs in what it buffers and when it calls back.
-    factory = uvloop.new_event_loop if LOOP == "uvloop" else None
+    factory = None if steady or LOOP != "uvloop" else uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(bounded())
 
@@ -271,7 +272,7 @@ async def transact(
     return await chain.message(kept, queue_id)
 
 
-async def until(condition: Callable[[], object], within: float = 5.0) -> None:
+async def until(condition: Callable[[], object], within: float = 20.0) -> None:
     """Wait for something the milter does by itself."""
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - what happens elsewhere sets no event

@@ -140,7 +140,7 @@ def test_a_milter_that_stalls_or_dies_at_any_stage(stage: type, fault: object, k
             assert len(one.sessions) == 1
             assert "EndOfMessage" not in two.kinds
 
-    run(main())
+    run(main(), steady=True)
 
 
 @pytest.mark.parametrize("greeting", [STALL, HANG_UP])
@@ -222,7 +222,7 @@ def test_progress_extends_one_wait_but_not_the_total() -> None:
             options = one.options(content_timeout=0.1, total_timeout=5)
             assert (await walk(chain_of(options))).verdict is Verdict.CONTINUE
 
-    run(main())
+    run(main(), steady=True)
 
 
 def test_one_stalled_session_does_not_hold_up_another() -> None:
@@ -356,7 +356,7 @@ def test_edits_of_a_milter_that_fails_halfway_change_nothing(end: object, action
             assert (result.quarantine is not None) == (action == "quarantine")
             assert result.reasons[-1].outcome == "failed"
 
-    run(main())
+    run(main(), steady=True)
 
 
 @settings(
@@ -639,7 +639,7 @@ def test_a_full_backlog_is_waited_for() -> None:
             each.close()
 
     with directory("chain") as home:
-        run(main())
+        run(main(), steady=True)
 
 
 def test_no_descriptor_is_left_behind() -> None:

@@ -126,7 +126,7 @@ def test_a_milter_that_fails_in_the_middle_is_followed_by_the_next(
             assert [name for name, _ in result.edits] == ["m0", "m2"]
             assert words in str(log.said("milter failed")[0]["detail"])
 
-    run(main())
+    run(main(), steady=True)
 
 
 def test_a_milter_that_goes_on_for_ever_meets_the_total_time() -> None:
@@ -152,7 +152,7 @@ def test_a_milter_that_goes_on_for_ever_meets_the_total_time() -> None:
             assert [name for name, _ in result.edits] == ["m1"]
             assert log.said("milter failed")[0]["detail"] == "no verdict within 0.3 s"
 
-    run(main())
+    run(main(), steady=True)
 
 
 def test_what_goes_wrong_on_our_side_is_raised_where_the_message_is_waited_for() -> None:
@@ -207,7 +207,7 @@ def test_a_milter_that_hangs_up_between_its_edits_and_its_verdict_has_failed(at:
             milters = [whole.options("whole")]
             milters.insert(at, half.options("half", default_action="accept"))
             log = Log()
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(4):
                 result = await walk(chain_of(*milters, log=log))
             assert isinstance(result, ChainResult)
             assert result.verdict is Verdict.CONTINUE

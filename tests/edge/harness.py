@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
@@ -21,6 +22,7 @@ from smtpgw.edge.content import Content
 from smtpgw.edge.listener import Listener, serve
 from smtpgw.edge.options import Deadlines, EdgeOptions, Limits
 from smtpgw.edge.road import Answer, Attempt, Connection, Hello, Login
+from tests.steady import SteadyLoop
 
 PATIENCE = 30.0
 """Seconds until a test gives up on something that should happen at once."""
@@ -200,13 +202,16 @@ class RecordingRoad:
 
 
 class Server:
-    """A listener in a thread of its own, on uvloop as in production."""
+    """A listener in a thread of its own, on uvloop as in production; with `steady` on a loop whose
+    limits do not run out while the machine stands still."""
 
     def __init__(
         self,
         options: EdgeOptions = QUICK,
         ledger: Ledger | None = None,
         stressed: EdgeOptions | None = None,
+        *,
+        steady: bool = False,
     ) -> None:
         self.ledger = ledger or Ledger()
         self.options, self.stressed = options, stressed
@@ -214,11 +219,13 @@ class Server:
         self.port: int = self.socket.getsockname()[1]
         self.listener: Listener
         self.loop: asyncio.AbstractEventLoop
+        self._make_loop = SteadyLoop if steady else uvloop.new_event_loop
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        uvloop.run(self._serve())
+        with asyncio.Runner(loop_factory=self._make_loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -255,6 +262,22 @@ class Server:
             client.expect(220)
             client.command(b"EHLO client.example", 250)
         return client
+
+    def hurry(self, **deadlines: float) -> None:
+        """Give the sessions that are here these deadlines, shorter than theirs: what went before
+        had time enough."""
+        shorter = replace(self.options.deadlines, **deadlines)
+        self.run(lambda: [each.hurry(shorter) for each in self.listener._sessions])
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The loop stands still meanwhile."""
+        go_on = threading.Event()
+        self.loop.call_soon_threadsafe(go_on.wait, PATIENCE)
+        try:
+            yield
+        finally:
+            go_on.set()
 
     def run(self, work: Callable[[], object]) -> object:
         """Run a coroutine function on the server's loop and give its result."""
@@ -323,6 +346,19 @@ class Client:
         for each in recipients or (b"u@example.net",):
             self.command(b"RCPT TO:<" + each + b">", 250)
         self.command(b"DATA", 354)
+
+    def until_told(self, code: int, enhanced: str, step: Callable[[], None]) -> None:
+        """Do `step` again and again until this reply comes."""
+        end = time.monotonic() + PATIENCE
+        self.socket.settimeout(0.05)
+        while True:
+            step()
+            try:
+                self.expect(code, enhanced)
+                break
+            except TimeoutError:
+                assert time.monotonic() < end, "it did not happen in time"
+        self.socket.settimeout(PATIENCE)
 
     def closed(self) -> bytes:
         """All that still comes until the server closes; fails if it does not."""

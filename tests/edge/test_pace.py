@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ssl
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from smtpgw.edge.options import Deadlines, EdgeOptions
 from smtpgw.edge.pace import Pace
 from smtpgw.edge.tls import server_context
-from tests.edge.harness import PATIENCE, QUICK, Client, Server
+from tests.edge.harness import PATIENCE, QUICK, Server
+from tests.edge.test_promptly import begun
+from tests.edge.test_turns import Line, heard, talk
 from tests.peers.process import wait_for
 
 
@@ -46,63 +49,57 @@ def test_who_keeps_up_the_rate_always_has_time_and_nobody_has_more(
         assert pace.until <= 10.0
 
 
-SLOW = replace(QUICK, deadlines=Deadlines(smtpd_timeout=0.6, per_request=True, min_data_rate=500))
-
-
-def until_told(client: Client, step: Callable[[], None]) -> float:
-    """Seconds until the client hears 421 4.4.2; `step` is done again and again."""
-    begin = time.monotonic()
-    client.socket.settimeout(0.05)
-    while time.monotonic() - begin < PATIENCE:
-        step()
-        try:
-            client.expect(421, "4.4.2")
-            break
-        except TimeoutError:
-            continue
-    took = time.monotonic() - begin
-    client.socket.settimeout(PATIENCE)
-    assert client.closed() == b""
-    return took
+RATED = Deadlines(smtpd_timeout=0.6, per_request=True, min_data_rate=500)
+PATIENT = replace(QUICK, deadlines=replace(RATED, smtpd_timeout=PATIENCE * 3))
 
 
 @pytest.mark.parametrize("line", [b"DATA\r\n", b"BDAT 1000 LAST\r\n"])
 def test_a_message_that_dribbles(line: bytes) -> None:
-    with Server(SLOW) as server, server.client() as client:
+    with Server(PATIENT) as server, server.client() as client:
         client.command(b"MAIL FROM:<a@example.com>", 250)
         client.command(b"RCPT TO:<u@example.net>", 250)
         client.send(line)
         if line.startswith(b"DATA"):
             client.expect(354)
-        assert 0.3 < until_told(client, lambda: client.send(b"x")) < PATIENCE / 2
+        else:
+            (session,) = server.listener._sessions
+            wait_for(lambda: session._pace is not None, "the chunk has begun")
+        begin = time.monotonic()
+        server.hurry(smtpd_timeout=0.6)
+        client.until_told(421, "4.4.2", lambda: client.send(b"x"))
+        assert time.monotonic() - begin > 0.3
+        assert client.closed() == b""
         assert server.accepted == []
 
 
 def test_chunks_that_dribble() -> None:  # C06
-    with Server(SLOW) as server, server.client() as client:
+    with Server(PATIENT) as server, server.client() as client:
         client.command(b"MAIL FROM:<a@example.com>", 250)
         client.command(b"RCPT TO:<u@example.net>", 250)
+        server.hurry(smtpd_timeout=0.6)
         begin = time.monotonic()
         code = 250
         while code == 250 and time.monotonic() - begin < PATIENCE:
-            client.send(b"BDAT 1\r\n")
-            time.sleep(0.05)  # the client's own slowness, which is what the test is about
-            client.send(b"x")
+            with contextlib.suppress(ConnectionError):  # it may have been told already
+                client.send(b"BDAT 1\r\n")
+                time.sleep(0.05)  # the client's own slowness, which is what the test is about
+                client.send(b"x")
             code, text = client.reply()
         assert (code, text[:9]) == (421, "421 4.4.2")
 
 
 def test_a_message_that_takes_longer_and_keeps_up_the_rate() -> None:
-    with Server(SLOW) as server, server.client() as client:
-        client.begin()
-        begin = time.monotonic()
-        while time.monotonic() - begin < 2.0:
-            client.send(b"x" * 98 + b"\r\n")
-            time.sleep(0.05)  # 2000 octets a second
-        client.send(b".\r\n")
-        client.expect(250)
-        client.command(b"QUIT", 221)
-        assert len(server.accepted) == 1
+    async def dialogue(line: Line) -> None:
+        await begun(line)
+        clock = asyncio.get_running_loop().time
+        begin = clock()
+        while clock() - begin < 2.0:
+            assert await heard(line, b"x" * 98 + b"\r\n") == b""
+            await asyncio.sleep(0.05)  # 2000 octets a second
+        await heard(line, b".\r\n")
+        await line.said(b"250 2.0.0 Ok: queued as 1\r\n")
+
+    talk(lambda: Line(RATED), dialogue)
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +121,8 @@ def test_a_handshake_that_dribbles(secured: EdgeOptions) -> None:  # E11, D06
     with Server(secured) as server, server.client() as client:
         client.command(b"STARTTLS", 220)
         client.socket.settimeout(0.05)
-        begin, at = time.monotonic(), 0
-        while time.monotonic() - begin < PATIENCE:
+        end, at = time.monotonic() + PATIENCE, 0
+        while time.monotonic() < end:
             try:
                 client.send(hello[at : at + 1])
                 at += 1
@@ -135,5 +132,5 @@ def test_a_handshake_that_dribbles(secured: EdgeOptions) -> None:  # E11, D06
                 continue
             except ConnectionError:
                 break
-        assert time.monotonic() - begin < PATIENCE / 2
+        assert time.monotonic() < end
         wait_for(lambda: "newtls" in server.ledger.calls, "the handshake counts")

@@ -103,9 +103,14 @@ class Door(Ledger):
 class Line:
     """One session on a wire."""
 
-    def __init__(self, deadlines: Deadlines = QUICK.deadlines, hard: int = 20) -> None:
+    def __init__(
+        self,
+        deadlines: Deadlines = QUICK.deadlines,
+        hard: int = 20,
+        limits: Limits | None = None,
+    ) -> None:
         self.door, self.wire = Door(), Wire()
-        limits = Limits(error_sleep_time=0.0, hard_error_limit=hard)
+        limits = limits or Limits(error_sleep_time=0.0, hard_error_limit=hard)
         options = replace(QUICK, deadlines=deadlines, limits=limits)
         listener = Listener(options, cast(Road, self.door), log=logs.get("edge"))
         self.protocol: GatewaySMTP = listener._protocol()
@@ -251,3 +256,22 @@ def test_a_session_that_has_to_end_is_ended_after_its_transaction() -> None:
         )
 
     talk(Line, dialogue)
+
+
+def test_the_tarpit_begins_at_the_soft_limit() -> None:  # B28
+    async def dialogue(line: Line) -> None:
+        clock, times = asyncio.get_running_loop().time, []
+        for each, code in ((b"BLAH", 500), (b"BLAH", 500), (b"NOOP", 250), (b"BLAH", 500)):
+            begin, line.wire.said = clock(), b""
+            await heard(line, each + b"\r\n")
+            assert (await line.said(b"\r\n")).startswith(b"%d " % code)
+            times.append(clock() - begin)
+        assert max(times[:2]) < 0.5 < min(times[2:4])
+        line.wire.said = b""
+        await heard(line, b"BLAH\r\n")
+        await until(lambda: line.wire.closed)
+        assert line.wire.said.startswith(b"500 ")
+        assert b"\r\n421 4.7.0 " in line.wire.said
+
+    limits = Limits(soft_error_limit=2, hard_error_limit=4, error_sleep_time=0.6)
+    talk(lambda: Line(limits=limits), dialogue)

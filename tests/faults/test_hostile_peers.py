@@ -30,7 +30,7 @@ TWO = (b"a@example.net", b"b@example.net")
 CHUNKING = EXTENSIONS.replace(b"250 SIZE", b"250-CHUNKING\r\n250 SIZE")
 PLAIN = b"250-peer.example\r\n250 8BITMIME\r\n"
 _SHORT = "\n".join(
-    f'smtp_{each}_timeout = "1s"'
+    f'smtp_{each}_timeout = "4s"'
     for each in ("helo", "starttls", "mail", "rcpt", "data_init", "data_xfer", "data_done")
 )
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

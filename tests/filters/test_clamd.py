@@ -142,7 +142,7 @@ def test_a_clamd_that_is_not_there_is_down(tmp_path: Path) -> None:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         for address in (f"unix:{tmp_path / 'none'}", f"inet:{port}@127.0.0.1"):
-            fact = Clamd(ClamdAddress.parse(address), timeout=5).scan(Mail())
+            fact = Clamd(ClamdAddress.parse(address), timeout=20).scan(Mail())
             assert isinstance(fact, Unavailable)
             assert fact.why == "down"
 
@@ -184,7 +184,7 @@ def test_only_ok_for_this_scan_is_clean(answer: bytes, fact: object) -> None:
 
     with fake_clamd(behave) as address:
         assert (
-            Clamd(ClamdAddress.parse(address), timeout=5).scan(parse_message(b"a: b\r\n")) == fact
+            Clamd(ClamdAddress.parse(address), timeout=20).scan(parse_message(b"a: b\r\n")) == fact
         )
 
 
@@ -226,7 +226,7 @@ def test_a_spool_file_that_is_the_message_is_passed_itself(tmp_path: Path) -> No
     assert isinstance(whole.body, FileBody)
     inode = os.fstat(whole.body.file.fileno()).st_ino
     with fake_clamd(behave) as address:
-        scanner = Clamd(ClamdAddress.parse(address), timeout=5)
+        scanner = Clamd(ClamdAddress.parse(address), timeout=20)
         assert [scanner.scan(each) for each in (whole, part, longer, other)] == [Clean()] * 4
     assert received[0] == (inode, octets)
     assert received[1][0] != inode
@@ -241,7 +241,7 @@ def test_a_full_backlog_is_waited_for() -> None:
 
     def behave(peer: socket.socket) -> None:
         accepted.set()
-        let_go.wait(10)
+        let_go.wait(30)
         peer.recv(100)
         peer.sendall(b"fd[7]: OK\n")
 
@@ -249,7 +249,7 @@ def test_a_full_backlog_is_waited_for() -> None:
         path = address.removeprefix("unix:")
         waiting = [socket.socket(socket.AF_UNIX)]
         waiting[0].connect(path)
-        assert accepted.wait(10)
+        assert accepted.wait(30)
         with contextlib.suppress(BlockingIOError):
             while True:
                 each = socket.socket(socket.AF_UNIX)
@@ -259,13 +259,13 @@ def test_a_full_backlog_is_waited_for() -> None:
         late = Clamd(ClamdAddress.parse(address), timeout=0.3).scan(Mail())
         assert late == Unavailable("timeout", "clamd accepts no connection")
         facts: list[object] = []
-        scanner = Clamd(ClamdAddress.parse(address), timeout=10)
+        scanner = Clamd(ClamdAddress.parse(address), timeout=30)
         thread = threading.Thread(target=lambda: facts.append(scanner.scan(Mail())))
         thread.start()
         for each in waiting:
             each.close()
         let_go.set()
-        thread.join(10)
+        thread.join(30)
         assert facts == [Clean()]
 
 
@@ -295,10 +295,10 @@ def test_work_for_the_meantime_is_done_before_the_answer() -> None:
         while not numbers:
             _, numbers, _, _ = socket.recv_fds(peer, 100, 1)
         os.close(numbers[0])
-        peer.sendall(b"fd[7]: OK\n" if done.wait(5) else b"fd[7]: not done ERROR\n")
+        peer.sendall(b"fd[7]: OK\n" if done.wait(20) else b"fd[7]: not done ERROR\n")
 
     with fake_clamd(behave) as address:
-        scanner = Clamd(ClamdAddress.parse(address), timeout=10)
+        scanner = Clamd(ClamdAddress.parse(address), timeout=30)
         assert scanner.scan(parse_message(b"a: b\r\n"), meanwhile=done.set) == Clean()
 
 

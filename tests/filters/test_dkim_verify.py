@@ -387,11 +387,12 @@ def test_name_servers_that_fail(fault: str) -> None:
     zone = {NAME: {"TXT": [f'"{RSA.record[:200]}" "{RSA.record[200:]}"']}}
     with dns_server(zone) as server:
         server.faults[NAME] = fault
-        dns = DnsTexts(DnsOptions((("127.0.0.1", server.port),), timeout=1.0))
+        limit = 1.0 if fault == SILENT else 20.0
+        dns = DnsTexts(DnsOptions((("127.0.0.1", server.port),), timeout=limit))
         began = time.monotonic()
         found = judged_by(dns).outcome.value
         assert found == ("pass" if fault == TRUNCATED else "temperror")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
 
 
 def judged_by(dns: DnsTexts) -> Verified:

@@ -12,6 +12,14 @@ from pathlib import Path
 import Milter
 
 
+def _wait_for(sign: Path) -> None:
+    """Until the test has made this file."""
+    for _ in range(1000):
+        if sign.exists():
+            return
+        time.sleep(0.02)
+
+
 class Scripted(Milter.Base):
     """One connection."""
 
@@ -43,7 +51,7 @@ class Scripted(Milter.Base):
         if self.word == "crash":
             os._exit(1)
         if self.word == "slow":
-            time.sleep(1.5)
+            _wait_for(Path(sys.argv[1].removeprefix("unix:") + ".go"))
         if self.word == "quarantine":
             self.quarantine("looks odd")
         if self.word == "reject":

@@ -104,7 +104,7 @@ def test_a_filter_with_no_room_left_serves_again_as_soon_as_clients_leave(
     """Those beyond its connections wait, and are told that it is not to be had; often enough, and
     nobody is made to wait for a while.  That ends with the first who leaves."""
     few, settings = 3, tables(place).replace("[milterd]\n", "[milterd]\nconnections = 3\n")
-    settings = settings.replace('.sock"\n', '.sock"\ncommand_timeout = "2s"\n')
+    settings = settings.replace('.sock"\n', '.sock"\ncommand_timeout = "5s"\n')
     with halves(gateway, place, settings) as one, ThreadPoolExecutor(5) as threads:
         with ExitStack() as crowd:
             for _ in range(few):

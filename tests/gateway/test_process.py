@@ -198,7 +198,7 @@ def test_a_client_that_dawdles_is_cut_off_after_the_stop_timeout(gateway: Gatewa
         client.docmd("DATA")
         began = time.monotonic()
         assert gateway.stop() == 0
-        assert 0.9 < time.monotonic() - began < 5
+        assert 0.9 < time.monotonic() - began < PATIENCE
 
 
 def test_a_second_signal_ends_it_at_once(gateway: Gateway) -> None:

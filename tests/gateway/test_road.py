@@ -278,6 +278,7 @@ def test_a_slow_milter_stops_nobody_else(with_milter: Gateway, user: str) -> Non
         slow.send(subject("slow") + b".\r\n")
         assert send_by(quick, subject("plain"), "a@example.org", [f"quick{user}"])[0] == 250
         assert not with_milter.events("message", recipients=[user])
+        (with_milter.place / "milter.go").touch()
         assert slow.getreply()[0] == 250
     assert with_milter.delivered(user)
 

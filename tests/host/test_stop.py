@@ -40,7 +40,8 @@ def test_nothing_in_progress_is_not_waited_for(hosting: Hosting) -> None:
         assert host.stop() < 8
 
 
-def test_a_message_in_progress_gets_its_grace_and_no_more(host: Hosted) -> None:
+def test_a_message_in_progress_gets_its_grace_and_no_more(hosting: Hosting) -> None:
+    host = hosting("script", grace=3.0)
     with host.mta(protocol=ANSWERED) as stuck, host.mta() as busy:
         stuck.greet().begin(AGAIN)
         busy.greet().begin([(b"X-Case", b" slow:0.6")])
@@ -49,8 +50,8 @@ def test_a_message_in_progress_gets_its_grace_and_no_more(host: Hosted) -> None:
         began = time.monotonic()
         host.process.send_signal(signal.SIGTERM)
         assert busy._replies() == [m.Continue()]
-        assert host.process.wait(10) == 0
-        assert 0.9 < time.monotonic() - began < 10
+        assert host.process.wait(30) == 0
+        assert 2.9 < time.monotonic() - began < 30
 
 
 def test_the_retired_finish_their_sessions_and_the_next_process_takes_new_ones(

@@ -24,7 +24,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         'mynetworks = "127.0.9.0/24"\nsmtpd_peername_lookup = false\nworkers = 2\n'
         "smtpd_client_connection_count_limit = 3\nsmtpd_client_message_rate_limit = 2\n"
         'smtpd_client_event_limit_exceptions = "!127.0.8.7, 127.0.8.0/24 $mynetworks"\n'
-        'anvil_rate_time_unit = "2s"\nanvil_status_update_time = "1s"\n'
+        'anvil_rate_time_unit = "6s"\nanvil_status_update_time = "1s"\n'
         "smtpd_client_ipv4_prefix_length = 31\n"
     )
     try:

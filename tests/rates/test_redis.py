@@ -78,14 +78,14 @@ def test_a_window_ends(server: Redis) -> None:
 
 def test_who_dies_leaves_nothing_and_who_lives_is_believed(server: Redis) -> None:
     async def work() -> None:
-        dead, alive = (RedisCounts(server.url, name, 60, lease=2) for name in ("dead", "alive"))
+        dead, alive = (RedisCounts(server.url, name, 60, lease=5) for name in ("dead", "alive"))
         await dead.connect("l:a")
         await alive.connect("l:a")
         await dead.close()  # without giving anything back
         while (ticket := await alive.connect("l:a")).usage.count > 2:
             await ticket.release()
             await asyncio.sleep(0.1)
-        for _ in range(25):
+        for _ in range(60):
             await asyncio.sleep(0.1)
         assert (await alive.connect("l:a")).usage.count == 3
         await alive.close()

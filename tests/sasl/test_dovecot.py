@@ -58,12 +58,12 @@ class Door:
 
 @contextmanager
 def door(place: Path | tuple[str, int], **more: float) -> Iterator[Door]:
-    """A gateway's listener; more are fields of DovecotOptions."""
+    """A gateway's listener; more are fields of DovecotOptions, which a stall does not use up."""
     judge = DovecotAuthenticator(
         DovecotOptions(place, first_pause=0.01, longest_pause=0.05, **more),  # type: ignore[arg-type]
         LOG,
     )
-    with Server(edge(options(judge, tries=100))) as server:
+    with Server(edge(options(judge, tries=100)), steady=bool(more)) as server:
         yield Door(server, judge)
         server.run(judge.close)
 
@@ -193,7 +193,7 @@ def test_a_dovecot_that_hangs(peer: Dovecot, when: str) -> None:
             began = time.monotonic()
             line = b64(PASSWORD) if when == "in the middle" else PLAIN
             client.command(line, 454, "4.7.0")
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
             assert link is not None
             assert "no answer" in link.broken
         finally:

@@ -17,7 +17,8 @@ from tests.gateway.gateway import PATIENCE, Gateway, until
 from tests.peers.dns import dns_server
 
 _REPLY = re.compile(rb"\d{3} ")
-QUICK = 'mynetworks = ["127.0.0.1"]\npostscreen_enable = true\npostscreen_greet_wait = "1s"\n'
+LOOKED_AT = 'mynetworks = ["127.0.0.1"]\npostscreen_enable = true\n'
+QUICK = LOOKED_AT + 'postscreen_greet_wait = "1s"\n'
 ENVELOPE = (
     b"EHLO me.example\r\n",
     b"MAIL FROM:<a@example.org>\r\n",
@@ -26,9 +27,9 @@ ENVELOPE = (
 
 
 @contextlib.contextmanager
-def running(place: Path, top: str) -> Iterator[Gateway]:
+def running(place: Path, top: str, common: str = QUICK) -> Iterator[Gateway]:
     gateway = Gateway(place)
-    gateway.configure(top=QUICK + "smtpd_peername_lookup = false\n" + top)
+    gateway.configure(top=common + "smtpd_peername_lookup = false\n" + top)
     try:
         yield gateway.start()
     finally:
@@ -122,7 +123,8 @@ def test_who_fails_is_refused_from_then_on(tmp_path: Path) -> None:
 def test_limits_on_those_who_are_looked_at(tmp_path: Path) -> None:
     """postscreen_pre_queue_limit, postscreen_client_connection_count_limit."""
     top = "postscreen_pre_queue_limit = 2\npostscreen_client_connection_count_limit = 1\n"
-    with running(tmp_path, top) as gateway:
+    top += 'postscreen_greet_wait = "6s"\n'  # they come while the first is looked at
+    with running(tmp_path, top, LOOKED_AT) as gateway:
         first = Client(gateway, "127.0.0.31")
         assert first._reader.readline().startswith(b"220-")
         assert Client(gateway, "127.0.0.31").reply().startswith(b"421 4.7.0 Error: too many")
