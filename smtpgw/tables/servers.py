@@ -151,8 +151,9 @@ class Servers(Generic[C]):
 
     async def _open(self, server: Server, deadline: float) -> _Kept[C]:
         limit = min(self._limits.connect, self._share(deadline))
+        patience = asyncio.timeout(limit)
         try:
-            async with asyncio.timeout(limit):
+            async with patience:
                 connection = await self._connect(server)
         except TimeoutError:
             self._down(server)
@@ -160,28 +161,39 @@ class Servers(Generic[C]):
         except Lost:
             self._down(server)
             raise
+        except asyncio.CancelledError:
+            if patience.expired():  # and so has the time for everything
+                self._down(server)
+            raise
         return _Kept(server, connection)
 
     async def _use(
         self, kept: _Kept[C], question: Callable[[C], Awaitable[T]], deadline: float
     ) -> T:
         limit, begun = self._share(deadline), self._clock()
+        patience = asyncio.timeout(limit)
         try:
-            async with asyncio.timeout(limit):
+            async with patience:
                 answer = await question(kept.connection)
         except Refused:
             self._give_back(kept)
             raise
         except TimeoutError:
-            kept.connection.drop()
-            if kept.server.answered <= begun:  # else it is the question that is slow
-                self._down(kept.server)
+            self._silent(kept, begun)
             raise Lost(f"no answer within {limit:.3g} s") from None
         except BaseException:
-            kept.connection.drop()
+            if patience.expired():  # and so has the time for everything
+                self._silent(kept, begun)
+            else:
+                kept.connection.drop()
             raise
         self._give_back(kept)
         return answer
+
+    def _silent(self, kept: _Kept[C], begun: float) -> None:
+        kept.connection.drop()
+        if kept.server.answered <= begun:  # else it is the question that is slow
+            self._down(kept.server)
 
     # Kept connections
 
