@@ -53,6 +53,8 @@ _OWN = frozenset({SCANNED.lower(), STATUS.lower()})
 _CLEAN = Reason("clamav", "clean")
 BETWEEN = 1.0
 """Seconds between two scans of a mail that waits."""
+FIELDS_AT_ONCE = 500
+"""A mail with more fields is not looked at in an event loop, which would have to wait."""
 FORGED_LIMIT = 100
 """A mail that brings more of these fields is refused: nobody does so by accident, and each
 deletion costs the MTA a look at the whole header."""
@@ -185,7 +187,9 @@ class ClamavFilter:
         self, mail: Mail, then: Callable[[ScanFact | Rest], None]
     ) -> Callable[[], None] | None:
         """The same in an event loop: see :class:`milterd.core.filter.Beginning`."""
-        if self._beginning is None or self.options.exempt.of(mail):
+        if self._beginning is None or len(mail.headers) > FIELDS_AT_ONCE:
+            return None
+        if self.options.exempt.of(mail):
             return None
         if self._watch is not None:
             self._watch.poke()

@@ -21,8 +21,9 @@ from milterd.ports.scanner import Meanwhile
 
 SMALL = 262_144
 """Octets of the largest mail that goes through a session."""
-KEPT = 8
-"""Sessions that are kept when nobody uses them."""
+KEPT = 20
+"""Sessions that are kept when nobody uses them: twice the mails that clamd scans at a time by
+default (MaxThreads)."""
 IDLE = 10.0
 """Seconds for which an unused session is kept; clamd's own IdleTimeout is 30 by default."""
 REST = 60.0

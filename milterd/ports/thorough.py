@@ -34,6 +34,9 @@ from milterd.ports.scanner import (
 )
 
 _TAR_OVERHEAD = 1024
+LINES_AT_ONCE, MARKS_AT_ONCE = 4000, 64
+"""The most lines, and lines that may be where a part begins, of a body whose structure is looked at
+in an event loop: that takes it a few milliseconds at most.  With more a thread does it."""
 Readings = Literal["one", "doubtful", "all"]
 
 
@@ -95,7 +98,7 @@ class Thorough:
             then(fact if plain and isinstance(fact, Clean) else lambda: rest(fact))
 
         call_off = scanner.begin(mail, came)
-        if call_off is not None:
+        if call_off is not None and _is_simple(mail):
             with contextlib.suppress(Exception):  # raised again by what is left to do
                 found.doubts = _doubts(mail)
         return call_off
@@ -177,6 +180,12 @@ def _archive(pieces: Sequence[bytes]) -> bytes:
             entry.size = len(each)
             archive.addfile(entry, io.BytesIO(each))
     return target.getvalue()
+
+
+def _is_simple(mail: Mail) -> bool:
+    """Whether the structure of a mail in memory is soon looked at."""
+    octets = body_octets(mail.body)
+    return octets.count(b"\n") <= LINES_AT_ONCE and octets.count(b"\n--") <= MARKS_AT_ONCE
 
 
 def _doubts(mail: Mail) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from milterd.ports.clamd_loop import LoopSessions
 from milterd.ports.clamd_session import Sessions
 from milterd.ports.clamds import Clamds
 from milterd.ports.scanner import Clean, Infected, Unavailable
+from milterd.ports.thorough import LINES_AT_ONCE, MARKS_AT_ONCE
 from tests.filters.clamd_peer import ClamdPeer, attachment, eicar, running_clamd
 from tests.filters.fake_clamd import fake_clamd
 from tests.filters.test_clamd_session import Scripted
@@ -154,3 +155,31 @@ def test_doubts_about_a_clean_mail_are_for_a_thread(peer: ClamdPeer) -> None:
     rest = come(built.begin, mail)
     assert callable(rest)
     assert rest() == built.gather(mail) != Clean()
+
+
+def of_parts(number: int, line: bytes = b"text\r\n") -> Mail:
+    """A mail of so many parts, in which nothing is doubtful."""
+    head = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
+    part = b"--b\r\nContent-Type: text/plain\r\n\r\n" + line
+    return parse_message(head + part * number + b"--b--\r\n")
+
+
+@pytest.mark.parametrize(
+    "mail",
+    [of_parts(MARKS_AT_ONCE + 1), of_parts(1, b"x\r\n" * LINES_AT_ONCE)],
+    ids=["parts", "lines"],
+)
+def test_a_structure_that_takes_long_to_look_at_is_for_a_thread(
+    peer: ClamdPeer, mail: Mail
+) -> None:
+    built = filter_of(peer.unix)
+    assert come(built.begin, of_parts(MARKS_AT_ONCE)) == Clean()
+    rest = come(built.begin, mail)
+    assert callable(rest)
+    assert rest() == built.gather(mail) == Clean()
+
+
+def test_a_header_that_takes_long_to_look_at_is_for_a_thread(peer: ClamdPeer) -> None:
+    built = filter_of(peer.unix)
+    fields = [parse_message(b"A: b\r\n" * number + b"\r\nx\r\n") for number in (500, 501)]
+    assert [come(built.begin, each) for each in fields] == [Clean(), "not begun"]
