@@ -7,44 +7,35 @@ twice, and a forked child has none of its parent's.  For ids; keys are made by `
 from __future__ import annotations
 
 import os
-import threading
+import struct
 
-POOL = 1024
-"""Octets that are asked for at once."""
+BITS = 64
+"""Of a number that is drawn."""
+AT_ONCE = 128
+"""Numbers that are asked for at once."""
+_ALL = 1 << BITS
 
-
-class _Pool:
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._octets, self._at = b"", 0
-        os.register_at_fork(after_in_child=self._reset)
-
-    def _reset(self) -> None:
-        self._lock = threading.Lock()  # another thread of the parent may have had it
-        self._octets, self._at = b"", 0
-
-    def take(self, count: int) -> bytes:
-        """So many octets, POOL at most."""
-        with self._lock:
-            start = self._at
-            if start + count > len(self._octets):
-                self._octets, start = os.urandom(POOL), 0
-            self._at = start + count
-            return self._octets[start : start + count]
+_drawn: list[int] = []
+"""Numbers below 2**BITS that nobody has got yet; each is taken away in one step, so that no two
+threads get the same."""
+os.register_at_fork(after_in_child=_drawn.clear)
 
 
-_pool = _Pool()
+def _draw_more() -> None:
+    _drawn.extend(struct.unpack(f"{AT_ONCE}Q", os.urandom(AT_ONCE * BITS // 8)))
 
 
 def below(limit: int) -> int:
     """A number from 0 to `limit` - 1, each as likely as the others; from any thread.
-    Raises ValueError where there is none."""
-    if limit <= 0:
-        raise ValueError(f"no number is below {limit} and not below 0")
-    bits = (limit - 1).bit_length()
-    count = (bits + 7) // 8
-    spare = count * 8 - bits
+    Raises ValueError where there is none, or `limit` is over 2**BITS."""
+    if not 0 < limit <= _ALL:
+        raise ValueError(f"no number is below {limit} and one of {BITS} bits")
+    fair = _ALL - _ALL % limit
     while True:
-        number = int.from_bytes(_pool.take(count), "big") >> spare
-        if number < limit:
-            return number
+        try:
+            number = _drawn.pop()
+        except IndexError:
+            _draw_more()
+            continue
+        if number < fair:  # or else some would be likelier than others
+            return number % limit

@@ -112,7 +112,7 @@ def plain(values: dict[str, object]) -> str | None:
         return None
     for value in values.values():
         kind = type(value)
-        if kind not in _SIMPLE and not (kind in _GROUPS and _simple(value)):
+        if kind not in _SIMPLE and not (kind in _GROUPS and (not value or _simple(value))):
             return None
     text = _encode(values)
     # Whatever is not printable ASCII has a backslash in such JSON.
@@ -161,6 +161,7 @@ def _short(
     level: str, long: Callable[..., Any], last: Processor, bound: Mapping[str, object]
 ) -> Callable[..., Any]:
     """The method of such loggers for a level, in front of structlog's own."""
+    pressing = level == "warning"
 
     def tell(self: Any, event: str, *args: Any, **values: Any) -> Any:
         front = self._front
@@ -173,7 +174,8 @@ def _short(
             _know(event)
             return long(self, event, *args, **values)
         start = f'{{"time": "{moment(time.time())}", "level": "{level}", {before}'
-        return getattr(self._logger, level)(f"{start}{event}{after}, {text[1:]}")
+        write = self._logger.warning if pressing else self._logger.info
+        return write(f"{start}{event}{after}, {text[1:]}")
 
     return tell
 

@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, Literal, TextIO, cast
@@ -42,18 +43,28 @@ def get(name: str) -> FilteringBoundLogger:
 
 class _Room:
     """A logger that goes by the settings of the moment, as structlog's own before bind() does, but
-    is not put together again for each line."""
+    is not put together again for each line: what it was asked for stays an attribute of its own
+    until there are other settings."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._made: Any = None
-        self._setup = 0
+        _rooms.add(weakref.ref(self, _rooms.discard))
 
     def __getattr__(self, name: str) -> Any:
-        if self._setup != _writer.setups or not self._setup:
-            self._setup = _writer.setups
-            self._made = structlog.get_logger(room=self._name).bind()
-        return getattr(self._made, name)
+        setups = _writer.setups
+        found = getattr(structlog.get_logger(room=self._name).bind(), name)
+        if setups:  # or else nobody would tell of the settings that are to come
+            self.__dict__[name] = found
+            if setups != _writer.setups:  # they came meanwhile
+                self.forget()
+        return found
+
+    def forget(self) -> None:
+        """There are other settings."""
+        self.__dict__ = {"_name": self._name}  # in one step: other threads log too
+
+
+_rooms: set[weakref.ref[_Room]] = set()
 
 
 def setup(
@@ -73,7 +84,11 @@ def setup(
         logger_factory=lambda *_: _writer,
         cache_logger_on_first_use=False,
     )
-    _writer.setups += 1  # last: whoever sees it finds the rest
+    _writer.setups += 1  # after the rest: whoever sees it finds that
+    for each in _rooms.copy():
+        room = each()
+        if room is not None:
+            room.forget()
     logging.basicConfig(handlers=[_Forward()], level=max(threshold, logging.WARNING), force=True)
 
 
