@@ -253,9 +253,10 @@ def _front(
         return "", "", names
     # A client's part of a line is made once a session: nearly always it is harmless as it is.
     text = plain(shared) or _to_json(escape_values(None, "", shared))
-    return f'{_room(room)}, "event": "', f'", {text[1:-1]}' if shared else '"', names
+    where = _room(room) if type(room) is str else _room.__wrapped__(room)
+    return f'{where}, "event": "', f'", {text[1:-1]}' if shared else '"', names
 
 
 @functools.lru_cache(100)
-def _room(room: str) -> str:
+def _room(room: object) -> str:
     return _to_json(escape_values(None, "", {"room": room}))[1:-1]
