@@ -14,14 +14,13 @@ from milterd.core.decision import Reply
 from milterd.core.mail import Family
 from smtpgw.address.params import MailParams
 from smtpgw.address.path import Path
-from smtpgw.address.remembered import Remembered
 from smtpgw.edge.names import LOCAL, PeerName
 from smtpgw.edge.road import Connection, Hello, Login
 from smtpgw.policy.engine import Policy, Review
 from smtpgw.policy.facts import Facts, State
 from smtpgw.policy.ports import Ports
 from smtpgw.policy.record import Actions, Decision, Record
-from smtpgw.policy.settled import MOST, Passed
+from smtpgw.policy.settled import Key, Passed
 from smtpgw.tables.table import Unavailable
 
 BAD_SENDER = Reply(501, "5.1.7", "Bad sender address syntax")
@@ -57,23 +56,23 @@ class Admission:
         self._review = Review(policy, ports)
         self._unsure: Unavailable | None = None
         self._last: Record | None = None
-        self._passed: Remembered[tuple[bytes | None, bytes], Passed] | None = None
         self.own = False
-        self._session = _begin(connection)
+        self._session: dict[str, Any] = {}
         self._mail: dict[str, Any] = {}
-        self._facts: Facts | None = self._session
+        self._facts: Facts | None = None
         self.records: list[Record] = []
 
     @property
     def facts(self) -> Facts:
-        """What is known by now, put together when somebody asks."""
+        """What is known by now, put together when somebody asks: most sessions pass by what is
+        remembered of others, and nobody does."""
         if self._facts is None:
-            self._facts = self._session.but(**self._mail) if self._mail else self._session
+            self._facts = _begin(self._connection).but(**self._session, **self._mail)
         return self._facts
 
     def _known(self, **changes: object) -> None:
         """Facts of the session."""
-        self._session, self._facts = self._session.but(**changes), None
+        self._session, self._facts = {**self._session, **changes}, None
 
     def _said(self, **changes: object) -> None:
         """Facts of this mail."""
@@ -89,11 +88,12 @@ class Admission:
         """At CONNECT: whether it is in mynetworks.  What cannot be known then is asked for again
         at MAIL; a session is not lost for it."""
         self._unsure = None
-        if self.facts.client.family is Family.UNIX:
+        client = self._connection.client
+        if client.family is Family.UNIX:
             self.own = True
             return
         try:
-            self.own = bool(await self._review.trusted(self.facts))
+            self.own = bool(await self._review.trusted(client.address))
         except Unavailable as error:
             self._unsure = error
             self._log.warning("mynetworks cannot be asked", table=error.name, reason=error.reason)
@@ -107,13 +107,13 @@ class Admission:
 
     async def helo(self, hello: Hello) -> Refusal | None:
         """Why EHLO or HELO is refused; the facts of a refused one are not kept."""
-        before, self._passed = self._session, None
+        before = self._session
         self._known(helo=hello.name, esmtp=hello.esmtp, tls=hello.tls, login=hello.login)
         state = State.EHLO if hello.esmtp else State.HELO
         if self._idle(state):
             return None
         # Which protocol it is counts from the answer on, as with smtpd.
-        asked = self._at(state).but(esmtp=before.esmtp)
+        asked = self._at(state).but(esmtp=before.get("esmtp", False))
         refusal = self._noted(await self._review.helo(asked))
         if refusal is not None:
             self._session, self._facts = before, None
@@ -122,7 +122,6 @@ class Admission:
 
     def login(self, login: Login | None) -> None:
         """Who has logged in."""
-        self._passed = None
         self._known(login=login)
 
     async def mail(
@@ -175,20 +174,18 @@ class Admission:
         self._facts = None
 
     def passed(self, recipient: Path) -> Passed | None:
-        """How the recipient is let pass: as before in this session, if nothing has changed since,
-        or by what can be known without waiting."""
-        kept = self._kept()
+        """How the recipient is let pass: as before, if nothing has changed since, or by what can
+        be known without waiting."""
+        kept = self._policy.passed.now()
         if kept is None:
             return None
         address = recipient.meant
-        passed = kept.get((self._mail.get("sender"), address))
+        passed = kept.get(self._key(address))
         if passed is None and not (self._probes is not None and self._probes(address)):
             passed = at_once(self._judged(address, kept))
         return passed
 
-    async def _judged(
-        self, address: bytes, kept: dict[tuple[bytes | None, bytes], Passed]
-    ) -> Passed | None:
+    async def _judged(self, address: bytes, kept: dict[Key, Passed]) -> Passed | None:
         """How a recipient is let pass; nothing is noted of it.  Raises Unavailable."""
         wrong = self._policy.site.resolver.wrong
         if address.lower() != b"postmaster" and await wrong(address):
@@ -196,7 +193,7 @@ class Admission:
         decision = await self._review.rcpt(self._at(State.RCPT, recipient=address))
         passed = self._review.passed(decision)
         if passed is not None:
-            kept[self._sender, address] = passed
+            kept[self._key(address)] = passed
             return Passed(decision.record, passed.sender_listed, passed.recipient_listed)
         return None
 
@@ -209,16 +206,15 @@ class Admission:
         mail["recipients"] = mail["recipients"] + 1 if "recipients" in mail else 1
         self._facts = None
 
-    def _kept(self) -> dict[tuple[bytes | None, bytes], Passed] | None:
-        """Who was let pass in this session, as far as that still holds (:mod:`settled`)."""
-        if self._passed is None:
-            self._passed = Remembered(self._policy.settled, MOST)
-        return self._passed.now()
-
-    @property
-    def _sender(self) -> bytes | None:
-        sender: bytes | None = self._mail.get("sender")
-        return sender
+    def _key(self, address: bytes) -> Key:
+        """All that decides about a recipient (:mod:`settled`).  To be asked for anew when it is
+        decided: whether the client is in mynetworks may have come out by then."""
+        client, session = self._connection.client, self._session
+        return (
+            client.family, client.address, self._connection.local_address,
+            self._review.known(client.address), session.get("login"), session.get("helo"),
+            session.get("esmtp", False), self._mail.get("sender"), address,
+        )  # fmt: skip
 
     def data_now(self) -> bool:
         """Whether DATA is let pass without anybody being asked."""
@@ -239,13 +235,13 @@ class Admission:
                     return Refusal("syntax", BAD_RECIPIENT)
             except Unavailable as error:
                 return unavailable(address, error)
-        kept = self._kept()
+        kept = self._policy.passed.now()
         decision = await self._review.rcpt(facts)
         refusal = self._noted(decision)
         if refusal is None:
             passed = None if kept is None else self._review.passed(decision)
             if kept is not None and passed is not None:
-                kept[self._sender, address] = passed
+                kept[self._key(address)] = passed
             self._said(recipient=address)
         return refusal
 
@@ -323,9 +319,9 @@ class Admission:
 
     def _look(self, state: State) -> None:
         """Who has once sent more before it might is known for it."""
-        facts = self._session
-        early = state in _ALONE or not (facts.esmtp or state is State.END_OF_MESSAGE)
-        if early and not facts.pipelining and self._connection.pending():
+        session = self._session
+        early = state in _ALONE or not (session.get("esmtp") or state is State.END_OF_MESSAGE)
+        if early and "pipelining" not in session and self._connection.pending():
             self._known(pipelining=True)
 
 

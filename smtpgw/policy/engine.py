@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
+from smtpgw.address.remembered import Remembered
 from smtpgw.policy import restrictions as _restrictions  # noqa: F401 - they register themselves
 from smtpgw.policy import settled
 from smtpgw.policy import text as words
@@ -72,8 +73,10 @@ class Policy:
         self.parser.open_table = _no_tables
         self.idle = _idle(options, lists)
         """Commands at which nothing is asked."""
-        self.settled = settled.watching(options, site, lists)
-        """What decisions at RCPT hold by; None where they are not to be kept."""
+        self.passed = Remembered[settled.Key, Passed](
+            settled.watching(options, site, lists), settled.MOST
+        )
+        """Decisions at RCPT that are kept (:mod:`settled`)."""
         # What a table names is parsed once: the same value comes again and again.
         self._parsed = functools.lru_cache(_PARSED)(self.parser.rules)
 
@@ -115,9 +118,13 @@ class Review:
             self._memory.permit.active = False
         return True
 
-    async def trusted(self, facts: Facts) -> str:
-        """What put the client into mynetworks, or nothing.  Raises Unavailable."""
-        return await trusted(self._memory, self._policy.site, facts.client.address)
+    async def trusted(self, address: bytes) -> str:
+        """What put the client at this address into mynetworks, or nothing.  Raises Unavailable."""
+        return await trusted(self._memory, self._policy.site, address)
+
+    def known(self, address: bytes) -> str | None:
+        """The same as this session has it, None where it does not know yet."""
+        return self._memory.trusted.get(address)
 
     async def client(self, facts: Facts) -> Decision:
         """At CONNECT."""

@@ -31,8 +31,8 @@ class Argument(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Restriction:
     """`name` is the one of today, whichever it was asked for by.  One that is `settled` goes by
-    the client's address, its login, EHLO or HELO, sender and recipient, and by tables that address
-    resolution, mynetworks and the lists of known addresses have; by nothing else."""
+    what :data:`smtpgw.policy.settled.Key` has, and by tables that address resolution, mynetworks
+    and the lists of known addresses have; by nothing else."""
 
     name: str
     check: Check

@@ -1,7 +1,8 @@
-"""Decisions at RCPT that hold for a whole session, as long as no table says otherwise.
+"""Decisions at RCPT that hold for more than one mail, as long as no table says otherwise.
 
 Where every restriction that is asked for a recipient is a settled one (:mod:`registry`), the same
-sender and recipient of the same client come to the same answer.  Only what lets pass is kept.
+sender and recipient of the same client come to the same answer, in this session or in another.
+Only what lets pass is kept.
 """
 
 from __future__ import annotations
@@ -9,14 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from milterd.core.mail import Family
 from smtpgw.address.remembered import Changes, watched
+from smtpgw.edge.road import Login
 from smtpgw.policy import registry
 from smtpgw.policy.options import PolicyOptions, Site
 from smtpgw.policy.record import Record
 from smtpgw.policy.run import Rules
 
-MOST = 20
-"""Decisions that a session keeps."""
+MOST = 1000
+"""Decisions that are kept for each listener."""
+
+Key = tuple[Family, bytes, bytes, str | None, Login | None, bytes | None, bool, bytes | None, bytes]
+"""All that settled restrictions go by: the client's family and address, ours, what put the client
+into mynetworks (None: not known yet), its login, its name in EHLO or HELO and whether it was EHLO,
+sender and recipient."""
 
 _LISTS = (
     "smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions",

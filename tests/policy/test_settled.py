@@ -1,10 +1,11 @@
-"""Recipients let pass once in a session: let pass again without anybody being asked, as long as
-nothing that was gone by has changed."""
+"""Recipients let pass once: let pass again, in that session and in others of the client, without
+anybody being asked, as long as nothing that was gone by has changed."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,12 @@ def address(text: bytes) -> Address:
 US, THEM = address(b"u@local.example"), address(b"s@good.example")
 
 
-async def admission(text: str = "") -> Admission:
-    made = Admission(policy(text), Ports(), CONNECTION, logs.get("x"))
+async def admission(
+    text: str = "", like: Admission | None = None, connection: Connection = CONNECTION
+) -> Admission:
+    """A session, by the policy of another one."""
+    lists = policy(text) if like is None else like._policy
+    made = Admission(lists, Ports(), connection, logs.get("x"))
     await made.connect()
     await made.helo(Hello(b"mail.good.example", esmtp=True))
     return made
@@ -61,8 +66,17 @@ def again(made: Admission, sender: Address = THEM, recipient: Address = US) -> b
 
 
 def kept(made: Admission) -> int:
-    """How many decisions the session keeps."""
-    return len(made._passed._found) if made._passed is not None else 0
+    """How many decisions are kept."""
+    return len(made._policy.passed._found)
+
+
+def at_hand(made: Admission, sender: Address = THEM) -> bool:
+    """Whether the decision about a recipient is one of those."""
+    made.begun(sender, PLAIN, "q3")
+    found = made._policy.passed.now()
+    made_out = found is not None and made._key(US.meant) in found
+    made.reset()
+    return made_out
 
 
 def test_a_recipient_is_let_pass_again_with_the_same_record() -> None:
@@ -153,8 +167,60 @@ def test_who_says_another_name_or_logs_in_is_another() -> None:
         assert await mailed(made) == "taken"
         assert again(made)
         assert kept(made) == 1
+        assert at_hand(made)
         made.login(Login(b"joe"))
-        assert not kept(made)
+        assert not at_hand(made)
+
+    asyncio.run(session())
+
+
+def test_another_session_of_the_client_goes_by_it_too() -> None:
+    async def session() -> None:
+        first = await admission()
+        assert await mailed(first) == "taken"
+        other = replace(CONNECTION, session="s2", client=replace(CLIENT, port=815))
+        second = await admission(like=first, connection=other)
+        second.begun(THEM, PLAIN, "q2")
+        passed = second.passed(US)
+        assert passed is not None
+        second.pass_again(US, passed)
+        (record,) = second.records
+        assert {row[-1] for row in record.rows} == {0.0}, "nobody was asked"
+        assert second.facts.session == "s2"
+        assert second.facts.client.port == 815
+        assert kept(second) == 1
+
+    asyncio.run(session())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(CONNECTION, client=replace(CLIENT, address=b"192.0.2.78")),
+        replace(CONNECTION, local_address=b"192.0.2.1"),
+        replace(CONNECTION, client=Client(CLIENT.name, Family.UNIX)),
+    ],
+)
+def test_another_client_or_address_of_ours_is_another(other: Connection) -> None:
+    async def session() -> None:
+        first = await admission()
+        assert await mailed(first) == "taken"
+        assert at_hand(first)
+        assert not at_hand(await admission(like=first, connection=other))
+
+    asyncio.run(session())
+
+
+def test_what_a_session_knew_of_mynetworks_is_no_other_sessions_right() -> None:
+    async def session() -> None:
+        trusted = await admission()
+        trusted._review._memory.trusted[CLIENT.address] = "192.0.2.0/24"
+        elsewhere = address(b"u@elsewhere.example")
+        assert await mailed(trusted, recipient=elsewhere) == "taken"
+        assert again(trusted, recipient=elsewhere)
+        after = await admission(like=trusted)
+        assert "Relay access denied" in await mailed(after, recipient=elsewhere)
+        assert not again(after, recipient=elsewhere)
 
     asyncio.run(session())
 
@@ -179,10 +245,10 @@ def test_a_table_that_changes_is_asked_again(tmp_path: Path) -> None:
     asyncio.run(session())
 
 
-def test_a_session_keeps_a_few() -> None:
+def test_so_many_are_kept() -> None:
     async def session() -> None:
         made = await admission()
-        those = [address(b"u%d@local.example" % n) for n in range(MOST * 3 + 3)]
+        those = [address(b"u%d@local.example" % n) for n in range(MOST * 2 + 3)]
         for each in those:
             assert await mailed(made, recipient=each) == "taken"
             assert 0 < kept(made) <= MOST
