@@ -28,7 +28,9 @@ class Alarm:
         self._due = math.inf
 
     def close(self) -> None:
-        """Do not ring, and keep no timer."""
+        """Never ring again, and hold on to no timer and to nobody: whoever keeps an alarm that
+        rings for itself would be a ring of objects, which only the garbage collector ends."""
+        self._ring = _nobody
         self._due = self._at = math.inf
         if self._timer is not None:
             self._timer.cancel()
@@ -47,3 +49,7 @@ class Alarm:
             self._ring()
         elif self._due < math.inf:
             self._wind()
+
+
+def _nobody() -> None:
+    """There is nobody any more who was to hear it."""

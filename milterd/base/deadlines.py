@@ -54,8 +54,9 @@ class Deadlines:
 
     def close(self) -> None:
         """Keep no timer."""
-        if self._alarm is not None:
-            self._alarm.close()
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm.close()
 
 
 class Step:

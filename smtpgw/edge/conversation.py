@@ -144,10 +144,13 @@ class Conversation(SMTP):
         self._alarm.close()
         self._unblock()
         self.inbox.end()
-        if self._handler_coroutine is not None:
-            self._handler_coroutine.cancel()
+        task = self._handler_coroutine
+        if task is not None:
+            task.cancel()
         self.transport = None
         self._release()
+        if task is None or task.done():
+            self._let_go()
 
     @property
     def resumed(self) -> bool:
@@ -183,6 +186,15 @@ class Conversation(SMTP):
             if self.transport is not None:
                 self.transport.close()
             self._release()
+            if self.transport is None:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Connection and dialogue are over.  Hold on to nobody who holds on to this: all of a
+        session then ends at once, and not with the garbage collector's next round, which has the
+        more to do the more sessions there were."""
+        self._wire = None
+        self._handler_coroutine = None
 
     def _release(self) -> None:
         ended, self._ended = self._ended, None

@@ -221,7 +221,7 @@ class PromptSMTP(GatewaySMTP):
 
     def _give_up(self) -> None:
         """The dialogue is over, whatever was under way."""
-        self._aside = None
+        self._able = self._aside = None
         self._discard()
 
     def _discard(self) -> None:

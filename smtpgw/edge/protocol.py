@@ -101,6 +101,10 @@ class GatewaySMTP(MessageVerbs):
         self._met(cast(asyncio.Transport, transport))
         super().connection_made(transport)
 
+    def _let_go(self) -> None:
+        super()._let_go()
+        self.connection = self._session = self.screened = None
+
     def _met(self, transport: asyncio.Transport, header: Header | None = None) -> None:
         admitted = self._admit(self, transport, header)
         if isinstance(admitted, Answer):

@@ -132,9 +132,12 @@ class Turns(Conversation):
             await self._go_on_aside()
             return
         begun, self._begun = self._begun, None
-        if isinstance(begun, BaseException):
-            raise begun
-        await resumed(*begun, ended)
+        try:
+            if isinstance(begun, BaseException):
+                raise begun
+            await resumed(*begun, ended)
+        finally:
+            del begun, ended  # what an error leads to must not lead back to it
         self._began = self.loop.time()
 
     async def _go_on_aside(self) -> None:
