@@ -1,6 +1,7 @@
 """What a message needs of a peer, and its octets in the form this peer can take.
 
-A body is looked at once for each delivery, in a thread where it is a file.
+A body is looked at once for each delivery, in a thread where it is a file; one that was looked at
+as it came in is not.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from milterd.core.mail import BytesBody
-from smtpgw.delivery.emit import long_lines
+from milterd.core.spooled import LONGEST, Seen, SeenBody, long_lines
 from smtpgw.delivery.encode import Plan, convert, survey
 from smtpgw.delivery.outcome import Job
 
 SMALL = 2**16
 """Octets of a piece in which a large message leaves."""
+READ = 2**17
+"""Octets of a file that are read at once."""
 AT_HAND = 2**18
 """Octets of a message in memory that leaves in one piece."""
 
@@ -36,7 +39,7 @@ class Traits:
 def pieces(job: Job) -> Iterator[bytes]:
     """The message as it was queued."""
     yield job.head
-    yield from job.body.pieces()
+    yield from job.body.pieces(READ)
 
 
 def look(octets: Iterable[bytes], limit: int) -> Traits:
@@ -73,9 +76,22 @@ def at_hand(job: Job) -> bytes | None:
 
 async def examine(job: Job, limit: int) -> Traits:
     """The traits of a job's message."""
-    if isinstance(job.body, BytesBody):
-        return look((job.head, job.body.octets), limit)
+    body = job.body
+    if isinstance(body, BytesBody):
+        return look((job.head, body.octets), limit)
+    known = _known(body.seen, limit) if isinstance(body, SeenBody) else None
+    if known is not None:
+        head = look_at(job.head, limit)
+        eight_bit = head.eight_bit or known.eight_bit
+        return Traits(eight_bit, head.long_lines or known.long_lines, head.nul)
     return await asyncio.to_thread(look, pieces(job), limit)
+
+
+def _known(seen: Seen, limit: int) -> Traits | None:
+    """The traits of a body that was seen as it came in, as far as its lines tell of this limit."""
+    if limit and (limit < LONGEST or (limit > LONGEST and seen.long_lines)):
+        return None
+    return Traits(seen.eight_bit, limit > 0 and seen.long_lines)
 
 
 async def plan(job: Job) -> Plan:

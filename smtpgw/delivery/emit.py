@@ -16,10 +16,10 @@ _STRAY = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 class LineEnds:
     """CRLF and no other line end, whole to the last line.  Feed pieces of any size, then
-    finish; no piece that comes out ends between CR and LF."""
+    finish; no piece that comes out ends between CR and LF.  `whole`: it is so as it comes."""
 
-    def __init__(self) -> None:
-        self._line_start = True
+    def __init__(self, *, whole: bool = False) -> None:
+        self._whole, self._line_start = whole, True
         self._held = b""
 
     def feed(self, piece: bytes) -> bytes:
@@ -29,7 +29,7 @@ class LineEnds:
         if data.endswith(b"\r"):
             data, self._held = data[:-1], b"\r"
         if data:
-            data = _without_strays(data)
+            data = data if self._whole else _without_strays(data)
             self._line_start = data.endswith(b"\r\n")
         return data
 
@@ -97,11 +97,12 @@ def _before_character(data: bytes, at: int) -> int:
 class DotStuffer:
     """What goes after DATA.  Feed the message in pieces of any size, then finish.
 
-    `limit` breaks longer lines (:class:`Folder`); 0 for none.
+    `limit` breaks longer lines (:class:`Folder`); 0 for none.  `whole` is as for
+    :class:`LineEnds`.
     """
 
-    def __init__(self, limit: int = 0) -> None:
-        self._ends = LineEnds()
+    def __init__(self, limit: int = 0, *, whole: bool = False) -> None:
+        self._ends = LineEnds(whole=whole)
         self._folder = Folder(limit) if limit else None
         self._line_start = True
 
@@ -125,6 +126,11 @@ class DotStuffer:
         return self._fold(self._ends.finish()) + b".\r\n"
 
 
+def is_whole(text: bytes) -> bool:
+    """Whether all its lines end in CRLF, and nothing else is in it of a line end."""
+    return text.endswith(b"\r\n") and _without_strays(text) is text
+
+
 def stuffed(message: bytes) -> bytes:
     """What goes after DATA for a whole message, as :class:`DotStuffer` makes it without a limit."""
     if message.endswith(b"\r\n"):
@@ -135,17 +141,3 @@ def stuffed(message: bytes) -> bytes:
         data += ends.finish()
     data = data.replace(b"\r\n.", b"\r\n..")
     return b".%b.\r\n" % data if data[:1] == b"." else data + b".\r\n"
-
-
-def long_lines(data: bytes, limit: int, column: int = 0) -> tuple[bool, int]:
-    """Whether a line has over `limit` octets, if it began `column` octets before `data`; and
-    the column at the end.  Skips from line to line without looking at what is between."""
-    at, end = 0, len(data)
-    while column + end - at > limit:
-        room = limit - column if column < limit else 0
-        stop = data.rfind(b"\n", at, at + room + 2)
-        if stop < 0:
-            return True, 0
-        at, column = stop + 1, 0
-    last = data.rfind(b"\n", at)
-    return False, end - last - 1 if last >= 0 else column + end - at

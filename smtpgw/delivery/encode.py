@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from milterd.core.mail import HeaderField, join_header
-from smtpgw.delivery.emit import LineEnds, long_lines
+from milterd.core.spooled import long_lines
+from smtpgw.delivery.emit import LineEnds
 from smtpgw.delivery.mime import Between, Content, End, Event, Header, Walker
 from smtpgw.delivery.parts import IDENTITY, Part, Unclear
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from milterd.core.spooled import SeenBody
 from smtpgw.delivery import content
 from smtpgw.delivery.content import outgoing
-from smtpgw.delivery.emit import DotStuffer, LineEnds, stuffed
+from smtpgw.delivery.emit import DotStuffer, LineEnds, is_whole, stuffed
 from smtpgw.delivery.encode import Plan
 from smtpgw.delivery.outcome import Job
 
@@ -29,11 +30,12 @@ class Message:
 
     def stuffed(self) -> Iterator[bytes]:
         """What follows DATA; the last piece ends it."""
-        stuffer = DotStuffer(self.fold)
+        stuffer = DotStuffer(self.fold, whole=self._is_whole())
         pending = b""
         for piece in outgoing(self.job, self.plan):
             # A small message leaves in one piece, a large one as its pieces come.
-            pending += stuffer.feed(piece)
+            fed = stuffer.feed(piece)
+            pending = pending + fed if pending else fed
             if len(pending) >= _PIECE:
                 yield pending
                 pending = b""
@@ -41,7 +43,7 @@ class Message:
 
     def chunks(self) -> Iterator[bytes]:
         """What BDAT carries."""
-        ends = LineEnds()
+        ends = LineEnds(whole=self._is_whole())
         pending = b""
         for piece in outgoing(self.job, self.plan):
             pending += ends.feed(piece)
@@ -49,6 +51,11 @@ class Message:
                 yield pending[:_PIECE]
                 pending = pending[_PIECE:]
         yield pending + ends.finish()
+
+    def _is_whole(self) -> bool:
+        """Whether it is known that CRLF ends all lines, and nothing else is in it of a line end."""
+        seen = self.plan is None and isinstance(self.job.body, SeenBody)
+        return seen and is_whole(self.job.head)
 
     def whole(self) -> bytes | None:
         """The same in one piece, where it is small and goes as it is."""

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from milterd.core.mail import CRLF, Body, BytesBody, FileBody, HeaderField, split_header
+from milterd.core.mail import CRLF, Body, BytesBody, HeaderField, split_header
+from milterd.core.spooled import SeenBody, Watch
 from smtpgw.edge.content import Content
 from smtpgw.edge.options import ContentOptions
 from smtpgw.edge.road import Answer
@@ -180,12 +181,14 @@ def _mailbox_line(block: bytes) -> bytes:
 
 
 class _Spool:
-    """A body being written: in memory, and beyond the threshold in an unlinked file."""
+    """A body being written: in memory, and beyond the threshold in an unlinked file.  What comes
+    has whole lines, and nothing else in it of a line end (:mod:`smtpgw.edge.framing`)."""
 
     def __init__(self, options: ContentOptions) -> None:
         self._options = options
         self._memory: bytes | bytearray = b""
         self._file: BinaryIO | None = None
+        self._watch = Watch()
         self._size = 0
 
     def write(self, octets: bytes) -> None:
@@ -193,10 +196,10 @@ class _Spool:
         self._size += len(octets)
         if self._file is None and self._size > self._options.spool_threshold:
             self._file = _nameless(self._options.spool_directory)
-            self._file.write(self._memory)
-            self._memory = b""
+            octets, self._memory = bytes(self._memory) + octets, b""
         if self._file is not None:
             self._file.write(octets)
+            self._watch.see(octets)
         elif not self._memory:
             self._memory = octets  # most mails come in one piece, which is then not copied
         else:
@@ -209,7 +212,7 @@ class _Spool:
         if self._file is None:
             return BytesBody(bytes(self._memory))
         self._file.flush()
-        return FileBody(self._file, 0, self._size)
+        return SeenBody(self._file, 0, self._size, self._watch.seen())
 
     def discard(self) -> None:
         self._memory = b""

@@ -7,6 +7,9 @@
 What else may stand here: `reserve` (smtpgw/queue/reserve.py), `wanted` (handover.py), and what
 was saved of a broken database (salvage.py).
 
+A body that was seen as it came in (milterd/core/spooled.py) is not read again to be queued, nor for
+the first attempt, where its file is as it was left.
+
 Body files are created with O_EXCL and O_NOFOLLOW in a 0700 directory, or get their name there by
 link(2), and are synced together with it before the transaction that names them commits.
 """
@@ -18,11 +21,13 @@ import errno
 import fcntl
 import os
 import stat
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from milterd.core.mail import Body, FileBody
+from milterd.core.spooled import Seen, SeenBody, joined
 from smtpgw.queue import ids
 from smtpgw.queue.store import (
     Damaged,
@@ -36,6 +41,9 @@ from smtpgw.queue.store import (
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 _CLOSED = os.O_CLOEXEC | os.O_NOFOLLOW
+_REMEMBERED = 256
+"""Bodies just written that need not be read to be checked."""
+_Stamp = tuple[int, int, int, int]
 _PROBE = 65_536
 """Octets that are asked for to see whether the disk has room."""
 
@@ -56,6 +64,8 @@ class Shard:
         self.bodies = directory / "bodies"
         self.on_left: Callable[[str, str], None] = _nobody_told
         self._lock: int | None = None
+        self._written: dict[str, tuple[_Stamp, Seen]] = {}
+        self._mutex = threading.Lock()
         if make:
             self._make()
 
@@ -121,14 +131,32 @@ class Shard:
 
     def _keep(self, path: Path, body: FileBody, checksum: int) -> int:
         """Have on the disk what has just got its name."""
+        number = body.file.fileno()
+        if isinstance(body, SeenBody):
+            self._sync(number, path)
+            self._remember(path.name, os.fstat(number), body.seen)
+            return joined(checksum, body.seen.crc, body.size)
         try:
             for piece in body.pieces():
                 checksum = zlib.crc32(piece, checksum)
         except OSError as error:
             self.drop_body(path.name)
             raise _translate(error, path) from error
-        self._sync(body.file.fileno(), path)
+        self._sync(number, path)
         return checksum
+
+    def _remember(self, name: str, found: os.stat_result, seen: Seen) -> None:
+        """What was just written, for who reads it next; the oldest gives way."""
+        with self._mutex:
+            self._written[name] = _stamp(found), seen
+            if len(self._written) > _REMEMBERED:
+                del self._written[next(iter(self._written))]
+
+    def _recalled(self, name: str, found: os.stat_result | None = None) -> Seen | None:
+        """The same, once; None where the file has been changed since."""
+        with self._mutex:
+            stamp, seen = self._written.pop(name, (None, None))
+        return seen if found is not None and stamp == _stamp(found) else None
 
     def _sync(self, number: int, path: Path) -> None:
         try:
@@ -142,7 +170,7 @@ class Shard:
             raise StoreFailed(f"{path}: sync failed: {error}") from error
 
     def open_body(self, queue_id: str, size: int, head_sum: int, checksum: int) -> FileBody:
-        """The body file as a view, read once to check it.
+        """The body file as a view, checked: by reading it, or by what is known of it.
 
         Raises :class:`Damaged`, and :class:`Unreadable` where that cannot be known.
         """
@@ -155,7 +183,9 @@ class Shard:
         if not stat.S_ISREG(found.st_mode) or found.st_size != size:
             os.close(number)
             raise Damaged(f"body file holds {found.st_size} octets, {size} were stored")
-        body = FileBody(os.fdopen(number, "rb", buffering=0), 0, size)
+        seen = self._recalled(queue_id, found)
+        file = os.fdopen(number, "rb", buffering=0)
+        body = FileBody(file, 0, size) if seen is None else SeenBody(file, 0, size, seen)
         try:
             _check(body, head_sum, checksum)
         except QueueError:
@@ -166,6 +196,7 @@ class Shard:
     def drop_body(self, queue_id: str) -> None:
         """Unlink a body file.  What cannot be unlinked is an orphan for the next start, and
         `on_left` is told."""
+        self._recalled(queue_id)
         try:
             self.body_path(queue_id).unlink(missing_ok=True)
         except OSError as error:
@@ -203,11 +234,19 @@ class Shard:
         return False
 
 
+def _stamp(found: os.stat_result) -> _Stamp:
+    """What is another once anybody has written to a file, or put another in its place."""
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def _check(body: FileBody, head_sum: int, checksum: int) -> None:
     """Raises :class:`Damaged`, and :class:`Unreadable`."""
     try:
-        for piece in body.pieces():
-            head_sum = zlib.crc32(piece, head_sum)
+        if isinstance(body, SeenBody):
+            head_sum = joined(head_sum, body.seen.crc, body.size)
+        else:
+            for piece in body.pieces():
+                head_sum = zlib.crc32(piece, head_sum)
     except OSError as error:
         raise Unreadable(f"body file: {error.strerror or error}") from error
     if head_sum != checksum:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from smtpgw.delivery.emit import DotStuffer, Folder, LineEnds, long_lines
+from milterd.core.spooled import long_lines
+from smtpgw.delivery.emit import DotStuffer, Folder, LineEnds
 from smtpgw.delivery.encode import convert, survey
 from smtpgw.delivery.mime import Between, Content, Header, Walker
 from smtpgw.delivery.parts import Unclear, content_type, uncommented

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from milterd.core.mail import BytesBody, FileBody, body_octets, join_header
+from milterd.core.mail import BytesBody, body_octets, join_header
+from milterd.core.spooled import Seen, SeenBody
 from smtpgw.edge.content import Content
 from smtpgw.edge.data import BdatReader, DataReader, whole
 from smtpgw.edge.framing import BARE_CR, BARE_LF, BARE_LF_NOTE, NUL
@@ -296,8 +298,9 @@ def test_a_large_body_goes_to_an_unlinked_file(tmp_path: Path) -> None:
     reader, _ = read_data([b"A: b\r\n\r\n", body, b".\r\n"], options)
     got = reader.finish()
     assert isinstance(got, Content)
-    assert isinstance(got.body, FileBody)
+    assert isinstance(got.body, SeenBody)
     assert body_octets(got.body) == body
+    assert got.body.seen == Seen(zlib.crc32(body), False, False)
     assert list(tmp_path.iterdir()) == []
     got.close()
     assert got.body.file.closed
