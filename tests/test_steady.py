@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 
 import pytest
 
-from tests.steady import LONGEST, Clock, SteadyLoop
+from tests.steady import LONGEST, Clock, Running, SteadyLoop
 
 
 def test_a_stall_counts_as_a_moment() -> None:
@@ -46,3 +47,12 @@ def test_the_loops_of_the_suite_go_by_it() -> None:
         write.close()
 
     asyncio.run(scenario())
+
+
+def test_what_something_took_is_never_more_than_the_machine_says() -> None:
+    began = time.monotonic()
+    with Running() as clock:
+        before = clock()
+        threading.Event().wait(0.2)
+        took = clock() - before
+    assert 0 < took <= time.monotonic() - began

@@ -31,7 +31,7 @@ def get(address: object, path: str = "/metrics", method: str = "GET") -> tuple[i
     connection = http.client.HTTPConnection("localhost", timeout=5)
     family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
     connection.sock = socket.socket(family)
-    connection.sock.settimeout(5)
+    connection.sock.settimeout(30)
     connection.sock.connect(address)
     connection.request(method, path)
     answer = connection.getresponse()
@@ -113,7 +113,7 @@ def test_the_service_manager_is_told(place: Path) -> None:
     path = str(place / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
-        manager.settimeout(5)
+        manager.settimeout(30)
         assert notify.notify("READY=1", "STATUS=2 workers", environ={"NOTIFY_SOCKET": path})
         assert manager.recv(100) == b"READY=1\nSTATUS=2 workers"
         assert notify.reloading({"NOTIFY_SOCKET": path})

@@ -212,7 +212,7 @@ def test_whoever_starts_waits_for_another_start_in_the_directory(place: Path) ->
             starting.result(0.2)
         assert not (place / "s").exists()
         os.close(lock)
-        starting.result(5).close()
+        starting.result(30).close()
 
 
 def test_remove_takes_away_what_was_closed(place: Path) -> None:

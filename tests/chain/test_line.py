@@ -43,7 +43,7 @@ class Told(asyncio.Protocol):
 def _ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    theirs.settimeout(10)
+    theirs.settimeout(30)
     with ours, theirs:
         yield ours, theirs
 

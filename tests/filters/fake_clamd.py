@@ -35,5 +35,5 @@ def _serve(listener: socket.socket, behave: Behaviour) -> None:
         while True:
             peer, _ = listener.accept()
             with peer, contextlib.suppress(OSError):
-                peer.settimeout(10)
+                peer.settimeout(30)
                 behave(peer)

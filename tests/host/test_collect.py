@@ -276,7 +276,7 @@ def test_garbage_ends_its_own_connection_only(mirror: Hosted) -> None:
         other.greet()
         for octets in (b"\0\0\0\1Z", b"\xff\xff\xff\xffZ", b"GET / HTTP/1.0\r\n\r\n"):
             with socket.socket(mirror.listener.family) as raw:
-                raw.settimeout(10)
+                raw.settimeout(30)
                 raw.connect(mirror.address)
                 raw.sendall(octets)
                 with contextlib.suppress(ConnectionResetError):

@@ -46,7 +46,7 @@ address = "127.0.0.1:587"
 def knocking(path: str) -> socket.socket:
     """A connection that has begun to negotiate, and does not wait for an answer."""
     one = socket.socket(socket.AF_UNIX)
-    one.settimeout(10)
+    one.settimeout(30)
     one.connect(path)
     one.sendall(MtaConnection().negotiate())
     return one

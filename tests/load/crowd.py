@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import ssl
 import sys
 import time
@@ -19,6 +20,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import uvloop
+
+from tests.steady import Running
 
 MAIL = b"Subject: good\r\n\r\n" + b"a line of a good mail that is not long\r\n" * 50
 CONNECTING = 50
@@ -103,22 +106,25 @@ async def stream(task: Task) -> Result:
     """Good mails at their rate, each begun in its time whether others are done or not."""
     loop, result = asyncio.get_running_loop(), Result()
     begin, running = loop.time(), set()
-    source = addresses(task.net)
+    source, stack = addresses(task.net), contextlib.ExitStack()
+    # What is measured at length is measured as a client has it; else without the machine's stalls.
+    clock = time.monotonic if "GATEPOST_LOAD" in os.environ else stack.enter_context(Running())
 
     async def one(address: str) -> None:
-        began = time.monotonic()
+        began = clock()
         try:
             async with asyncio.timeout(task.timeout):
                 await good(task, address)
         except (OSError, Refused, TimeoutError) as error:
             result.failures.append(f"{type(error).__name__} {error}")
         else:
-            result.times.append(time.monotonic() - began)
+            result.times.append(clock() - began)
 
-    for number in range(int(task.rate * task.seconds)):
-        await asyncio.sleep(max(0.0, begin + number / task.rate - loop.time()))
-        running.add(asyncio.ensure_future(one(next(source))))
-    await asyncio.gather(*running)
+    with stack:
+        for number in range(int(task.rate * task.seconds)):
+            await asyncio.sleep(max(0.0, begin + number / task.rate - loop.time()))
+            running.add(asyncio.ensure_future(one(next(source))))
+        await asyncio.gather(*running)
     return result
 
 
