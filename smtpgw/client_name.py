@@ -19,7 +19,7 @@ from milterd.core.mail import Family as ClientFamily
 from smtpgw.address.ip import ip_of
 from smtpgw.dns.allowance import Allowance
 from smtpgw.dns.answers import Family, Found, IpAddress, Resolver, TryAgain, host_name
-from smtpgw.dns.hosts_file import HostsFile
+from smtpgw.dns.hosts_file import HostsFile, Known
 from smtpgw.edge.names import LOCAL, NameStatus, PeerName
 from smtpgw.edge.road import Connection
 
@@ -35,6 +35,7 @@ class ClientNames:
     ) -> None:
         self._resolver, self._hosts = resolver, hosts
         self._limit, self._clock = limit, clock
+        self._read, self._peers = Known(), dict[bytes, PeerName]()
 
     def begin(self, client: Client) -> Naming:
         """Start to ask, unless the hosts file has it.  Who has to be asked about outside an event
@@ -57,26 +58,26 @@ class ClientNames:
         """What need not be asked for."""
         if client.family is ClientFamily.UNIX:
             return LOCAL
+        hosts = self._hosts.now()
+        if hosts is not self._read:
+            self._read, self._peers = hosts, {}
+        found = self._peers.get(client.address)
+        if found is not None:
+            return found
         address = ip_of(client.address)
         if address is None:
             return GONE
-        name = self._hosts.name(address)
+        name = hosts.names.get(address)
         if name is None:
             return None
-        found = _reverse(name)
-        if found.reverse_status is not NameStatus.OK:
-            return found
-        addresses = self._of_hosts(found, address)
-        return _judged(found, address, addresses) if addresses else None
-
-    def _of_hosts(self, found: PeerName, address: IpAddress) -> tuple[IpAddress, ...]:
-        """What the hosts file has for a name, of the address's family."""
-        known = self._hosts.addresses(found.reverse.decode("ascii"))
-        return tuple([each for each in known if each.version == address.version])
+        found = _named_by(hosts, name, address)
+        if found is not None and len(self._peers) < len(hosts.names):
+            self._peers[client.address] = found
+        return found
 
     async def _reverse(self, address: IpAddress, allowance: Allowance) -> PeerName:
         """The name of an address, not confirmed yet."""
-        name = self._hosts.name(address)
+        name = self._hosts.now().names.get(address)
         if name is None:
             answer = await allowance.ask(lambda left: self._resolver.ptr(address, left))
             if isinstance(answer, TryAgain):
@@ -93,7 +94,7 @@ class ClientNames:
     async def _confirmed(
         self, found: PeerName, address: IpAddress, allowance: Allowance
     ) -> PeerName:
-        known = self._of_hosts(found, address)
+        known: Sequence[IpAddress] = _of_hosts(self._hosts.now(), found, address)
         if not known:
             name = found.reverse.decode("ascii")
             family = Family.IPV4 if isinstance(address, IPv4Address) else Family.IPV6
@@ -105,6 +106,22 @@ class ClientNames:
                 return replace(found, status=status, reason=reason)
             known = answer.records
         return _judged(found, address, known)
+
+
+def _named_by(hosts: Known, name: str, address: IpAddress) -> PeerName | None:
+    """The client at an address to which the hosts file gives a name; None where somebody else has
+    to be asked for the name's addresses."""
+    found = _reverse(name)
+    if found.reverse_status is not NameStatus.OK:
+        return found
+    addresses = _of_hosts(hosts, found, address)
+    return _judged(found, address, addresses) if addresses else None
+
+
+def _of_hosts(hosts: Known, found: PeerName, address: IpAddress) -> tuple[IpAddress, ...]:
+    """What the hosts file has for a name, of the address's family."""
+    known = hosts.addresses.get(found.reverse.decode("ascii"), ())
+    return tuple([each for each in known if each.version == address.version])
 
 
 def _reverse(name: str) -> PeerName:

@@ -18,7 +18,10 @@ LIMIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class Known:
+    """The first name of each address, on the first line with it; all addresses of each name, which
+    is written as DNS has it."""
+
     names: dict[IpAddress, str] = field(default_factory=dict)
     addresses: dict[str, tuple[IpAddress, ...]] = field(default_factory=dict)
 
@@ -29,17 +32,10 @@ class HostsFile:
     def __init__(self, path: Path = Path("/etc/hosts")) -> None:
         self._path, self._name = path, str(path)
         self._stamp: tuple[int, int] | None = None
-        self._known = _Known()
+        self._known = Known()
 
-    def name(self, address: IpAddress) -> str | None:
-        """The first name on the first line with this address."""
-        return self._read().names.get(address)
-
-    def addresses(self, name: str) -> tuple[IpAddress, ...]:
-        """All addresses of a name, given as DNS has it."""
-        return self._read().addresses.get(name, ())
-
-    def _read(self) -> _Known:
+    def now(self) -> Known:
+        """What it says, the same object as long as it is the same file."""
         try:
             status = os.stat(self._name)  # noqa: PTH116 - each client asks, at a third of the cost
             stamp = (status.st_mtime_ns, status.st_size)
@@ -47,12 +43,12 @@ class HostsFile:
                 text = self._path.read_text("utf-8", "replace") if status.st_size <= LIMIT else ""
                 self._known, self._stamp = _parse(text), stamp
         except OSError:
-            self._known, self._stamp = _Known(), None
+            self._known, self._stamp = Known(), None
         return self._known
 
 
-def _parse(text: str) -> _Known:
-    known = _Known()
+def _parse(text: str) -> Known:
+    known = Known()
     for line in text.splitlines():
         words = line.partition("#")[0].split()
         try:
@@ -67,7 +63,7 @@ def _parse(text: str) -> _Known:
     return known
 
 
-def _add(known: _Known, text: str, address: IpAddress) -> None:
+def _add(known: Known, text: str, address: IpAddress) -> None:
     try:
         name = host_name(text)
     except ValueError:

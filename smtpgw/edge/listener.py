@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import socket
 from collections.abc import Callable, Coroutine
@@ -11,7 +10,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from milterd.base import logs
+from milterd.base import chance, logs
 from milterd.base.deadlines import Deadlines
 from smtpgw.edge.conversation import Conversation
 from smtpgw.edge.options import EdgeOptions
@@ -40,7 +39,7 @@ the queue, for deliveries and for milters, without which no client can be served
 
 def new_trace() -> str:
     """An id that joins an answer to its line in the log."""
-    return os.urandom(4).hex()
+    return f"{chance.below(2**32):08x}"
 
 
 class Listener:

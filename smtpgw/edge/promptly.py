@@ -16,16 +16,17 @@ from typing import Any
 
 from smtpgw.edge import commands
 from smtpgw.edge.content import Content
+from smtpgw.edge.conversation import Goodbye
 from smtpgw.edge.data import DataReader, whole
 from smtpgw.edge.pace import Pace
 from smtpgw.edge.prompt import PromptSession
-from smtpgw.edge.protocol import GatewaySMTP
+from smtpgw.edge.protocol import BYE, GatewaySMTP
 from smtpgw.edge.road import Answer
 from smtpgw.edge.session import GO_AHEAD
 
 Step = Callable[[], Coroutine[Any, Any, Answer]]
 
-_VERBS = frozenset({"MAIL", "RCPT", "DATA"})
+_VERBS = frozenset({"MAIL", "RCPT", "DATA", "QUIT"})
 
 
 class PromptSMTP(GatewaySMTP):
@@ -71,6 +72,11 @@ class PromptSMTP(GatewaySMTP):
             return False
         if self.inbox.unread or self._draining or self._budget.delay:
             return False
+        if line == b"QUIT\r\n":
+            self._sent_now(BYE)
+            self._begun = Goodbye()  # which the session's task is to raise
+            self._wake()
+            return True
         verb = line[:4]
         try:
             if verb == b"RCPT":

@@ -39,6 +39,12 @@ def test_forbidden_commands_end_it() -> None:  # B23
         assert client.closed() == b""
 
 
+def test_a_quit_that_does_nothing_does_nothing() -> None:
+    with server(noop=frozenset({"QUIT"})) as found, found.client() as client:
+        client.command(b"QUIT", 250)
+        client.command(b"NOOP", 250)
+
+
 def test_noop_commands_do_nothing() -> None:
     with server(noop=frozenset({"FROB"})) as found, found.client() as client:
         client.command(b"frob x", 250, "2.0.0")

@@ -286,3 +286,15 @@ def test_commands_that_are_not_the_usual_ones_go_the_whole_way() -> None:
         assert octets(line) == [b""]
 
     talk(Line, dialogue)
+
+
+def test_a_session_that_quits_ends_without_a_step_more() -> None:
+    async def dialogue(line: Line) -> None:
+        await heard(line, b"HELO x\r\n")
+        assert (await heard(line, b"QUIT now\r\n")).startswith(b"501 ")
+        assert await heard(line, b"QUIT\r\n") == b"221 2.0.0 Bye\r\n"
+        assert await heard(line, b"NOOP\r\n") == b"", "nothing is said after a goodbye"
+        await until(lambda: line.wire.closed)
+        assert line.wire.said.endswith(b"221 2.0.0 Bye\r\n")
+
+    talk(Line, dialogue)

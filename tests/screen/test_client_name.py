@@ -144,15 +144,15 @@ def test_the_hosts_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     from ipaddress import ip_address
 
     one = ip_address(address.decode())
-    assert hosts.name(one) is None
+    assert hosts.now().names.get(one) is None
     file.write_text("192.0.2.1 a.example\n")
-    assert hosts.name(one) == "a.example"
+    assert hosts.now().names.get(one) == "a.example"
     file.write_text("192.0.2.1 longer.example\n")
-    assert hosts.name(one) == "longer.example"
+    assert hosts.now().names.get(one) == "longer.example"
     file.write_text("192.0.2.1 a.example\n" + "#" * LIMIT)
-    assert hosts.name(one) is None, "too large to be one"
+    assert hosts.now().names.get(one) is None, "too large to be one"
     file.unlink()
-    assert hosts.name(one) is None
+    assert hosts.now().names.get(one) is None
 
 
 def test_what_the_hosts_file_has_takes_no_task(tmp_path: Path) -> None:
@@ -168,6 +168,24 @@ def test_what_the_hosts_file_has_takes_no_task(tmp_path: Path) -> None:
                 assert connection.peer.name == name
                 await naming.stop()
             assert server.asked == []
+
+    run(scenario())
+
+
+def test_a_client_has_its_new_name_once_the_hosts_file_has(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with finding("192.0.2.1 box.example\n", tmp_path) as (names, _server):
+
+            async def name_of(address: str) -> bytes:
+                found = await names.begin(client(address)).done(Connection("mx", client(address)))
+                return found.client.name
+
+            for _ in range(2):
+                assert await name_of("192.0.2.1") == b"box.example"
+            (tmp_path / "hosts").write_text("192.0.2.1 other.example\n192.0.2.2 box.example\n")
+            for _ in range(2):
+                assert await name_of("192.0.2.1") == b"other.example"
+                assert await name_of("192.0.2.2") == b"box.example"
 
     run(scenario())
 
