@@ -25,9 +25,12 @@ END_OF_MESSAGE = EndOfMessage().encode()
 def macros(command: Command, strings: bytes) -> bytes:
     """The macro packet for `command`; nothing where there are no macros.  `strings` are names and
     values by turns, each with its NUL."""
-    if not strings:
-        return b""
-    return b"%b%b%b%b" % (_LENGTH.pack(len(strings) + 2), Command.MACRO, command, strings)
+    return macros_head(strings) + command + strings if strings else b""
+
+
+def macros_head(strings: bytes) -> bytes:
+    """What the packet begins with, up to its command; the same for all commands."""
+    return _LENGTH.pack(len(strings) + 2) + Command.MACRO
 
 
 def headers(fields: Iterable[HeaderField], leading_space: bool, before: bytes) -> bytes:

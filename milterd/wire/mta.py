@@ -42,6 +42,7 @@ from milterd.wire.states import (
 )
 
 _CONTINUE = m.Continue()
+_CONTINUE_FRAME = _CONTINUE.encode()
 _CONTINUE_CODE = Response.CONTINUE[0]
 _NEGOTIATE_CODE = Command.NEGOTIATE[0]
 _AFTER_CONTINUE = {
@@ -65,7 +66,6 @@ class MtaConnection:
 
     __slots__ = (
         "_agreement",
-        "_asked",
         "_edit_octets",
         "_edits",
         "_frames",
@@ -80,6 +80,8 @@ class MtaConnection:
         "_unanswered",
         "_unsent",
         "_violations",
+        "asked",
+        "violated",
     )
 
     def __init__(
@@ -100,12 +102,15 @@ class MtaConnection:
         self._agreement = NOTHING_YET
         self._state = State.START
         self._frames = FrameDecoder(self._limits.frame)
-        self._asked: CommandType | None = None
+        self.asked: CommandType | None = None
+        """The event whose answer is due; to be looked at only."""
         self._skip: CommandType | None = None
         self._spoiled: WireError | None = None
         self._unsent: frozenset[CommandType] = frozenset()
         self._unanswered: frozenset[CommandType] = frozenset()
         self._violations: dict[str, None] = {}
+        self.violated = 0
+        """How many :attr:`violations` there are; to be looked at only."""
         self._edits = self._edit_octets = self._new_body = self._taken = 0
 
     @property
@@ -116,12 +121,7 @@ class MtaConnection:
     @property
     def awaiting(self) -> int:
         """How many answers are due: 0 or 1."""
-        return 0 if self._asked is None else 1
-
-    @property
-    def asked(self) -> CommandType | None:
-        """The event whose answer is due."""
-        return self._asked
+        return 0 if self.asked is None else 1
 
     @property
     def agreement(self) -> Agreement:
@@ -179,11 +179,6 @@ class MtaConnection:
         return tuple(self._violations)
 
     @property
-    def violated(self) -> int:
-        """How many :attr:`violations` there are."""
-        return len(self._violations)
-
-    @property
     def taken(self) -> int:
         """Octets of the milter's in whole packets that were good: where a bad one begins."""
         return self._taken
@@ -197,7 +192,7 @@ class MtaConnection:
         self._check()
         if self._state is not State.START:
             raise self._spoil(LocalError("negotiation comes once, and first"))
-        self._state, self._asked = State.NEGOTIATING, m.Negotiate
+        self._state, self.asked = State.NEGOTIATING, m.Negotiate
         return self._offer.octets
 
     def send(
@@ -220,14 +215,14 @@ class MtaConnection:
         after = NEXT[self._state].get(kind)
         if after is None or kind is m.Negotiate:
             raise self._spoil(LocalError(f"{kind.__name__} may not come {self._state.value}"))
-        if self._asked is not None and kind is not m.Quit:
+        if self.asked is not None and kind is not m.Quit:
             raise self._spoil(LocalError(f"{kind.__name__} while an answer is due"))
         wanted = self._is_wanted(kind)
         if kind is m.MailFrom:
             self._edits = self._edit_octets = self._new_body = 0
         self._state = after
         answered = wanted and kind in EVENTS and kind not in self._unanswered
-        self._asked = kind if answered else None
+        self.asked = kind if answered else None
         return wanted
 
     def run(self, kinds: tuple[CommandType, ...]) -> None:
@@ -238,7 +233,7 @@ class MtaConnection:
         """
         if self._spoiled is not None:
             self._check()
-        if self._asked is not None:
+        if self.asked is not None:
             raise self._spoil(LocalError(f"{kinds[0].__name__} while an answer is due"))
         found = route(self._state, kinds, self._unsent, self._unanswered)
         if found is None:
@@ -246,7 +241,7 @@ class MtaConnection:
             raise self._spoil(LocalError(f"{names} may not come {self._state.value}"))
         if m.MailFrom in kinds:
             self._edits = self._edit_octets = self._new_body = 0
-        self._state, self._asked = found
+        self._state, self.asked = found
         self._skip = None
 
     def receive(self, data: bytes) -> list[m.Reply | Negotiated]:
@@ -261,6 +256,10 @@ class MtaConnection:
             self._check()
         if self._state is State.CLOSED:
             return []
+        asked = self.asked
+        if data == _CONTINUE_FRAME and asked in _AFTER_CONTINUE and not self._frames.buffered:
+            self._taken += len(data)
+            return [self._go_on(asked)]
         frames, fault = self._frames.split(data)
         found = []
         try:
@@ -276,7 +275,7 @@ class MtaConnection:
     def eof(self) -> None:
         """The milter closed.  PeerError if an answer was due, or half of one came."""
         self._check()
-        if self._asked is not None or self._frames.buffered:
+        if self.asked is not None or self._frames.buffered:
             raise self._spoil(PeerError("connection closed with an answer due"))
         self._state = State.CLOSED
 
@@ -325,11 +324,9 @@ class MtaConnection:
         return EVENTS[kind].since <= self._agreement.agreed.version and kind is not self._skip
 
     def _take(self, code: int, payload: bytes) -> m.Reply | Negotiated:
-        asked = self._asked
+        asked = self.asked
         if code == _CONTINUE_CODE and not payload and asked in _AFTER_CONTINUE:
-            self._asked = None
-            self._state = _AFTER_CONTINUE[asked] or self._state
-            return _CONTINUE
+            return self._go_on(asked)
         if code == _NEGOTIATE_CODE and asked is not None:
             return self._take_negotiation(payload)
         reply = m.decode_reply(code, payload)
@@ -346,6 +343,12 @@ class MtaConnection:
             self._settle(asked, reply)
         return reply
 
+    def _go_on(self, asked: CommandType) -> m.Continue:
+        """Take CONTINUE, the commonest answer."""
+        self.asked = None
+        self._state = _AFTER_CONTINUE[asked] or self._state
+        return _CONTINUE
+
     def _settle(self, asked: CommandType, reply: m.Reply) -> None:
         """Take the answer that was due."""
         if isinstance(reply, m.ReplyCode):
@@ -354,7 +357,7 @@ class MtaConnection:
             self._skip = asked
             if Protocol.SKIP not in self._agreement.agreed.protocol:
                 self._note("Skip without having negotiated it")
-        self._asked = None
+        self.asked = None
         self._state = AFTER_REPLY[asked].get(type(reply), self._state)
 
     def _count(self, reply: m.Reply, octets: int) -> None:
@@ -362,7 +365,7 @@ class MtaConnection:
         if type(reply) not in self._agreement.allowed:
             self._note(f"{type(reply).__name__} without having negotiated it")
         limits = self._limits
-        if isinstance(reply, m.ReplaceBodyChunk):
+        if type(reply) is m.ReplaceBodyChunk:
             self._new_body += octets
             if octets > limits.body_chunk or self._new_body > limits.replaced_body:
                 raise PeerError(f"new body in a piece of {octets} of {self._new_body} octets")
@@ -373,14 +376,15 @@ class MtaConnection:
             raise PeerError(f"{self._edits} edits of {self._edit_octets} octets")
 
     def _take_negotiation(self, payload: bytes) -> Negotiated:
-        if self._asked is not m.Negotiate:
+        if self.asked is not m.Negotiate:
             raise PeerError("negotiation comes once, and first")
         found = self._agreement = self._offer.answered(payload)
         self._unsent, self._unanswered = found.unsent, found.unanswered
-        if found.violations:
-            self._violations.update(dict.fromkeys(found.violations))
-        self._state, self._asked = State.READY, None
+        for each in found.violations:
+            self._note(each)
+        self._state, self.asked = State.READY, None
         return found.agreed
 
     def _note(self, violation: str) -> None:
         self._violations[violation] = None
+        self.violated = len(self._violations)

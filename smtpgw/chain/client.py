@@ -58,7 +58,8 @@ class MilterClient(asyncio.Protocol):
         self._reading = True
         self._writable = True
         self._dismissed = self._closed = False
-        self._listener: Callable[[], None] | None = None
+        self.listener: Callable[[], None] | None = None
+        """Who is called while he waits (:meth:`listen`); None for nobody."""
         self._woken: asyncio.Future[None] | None = None
         self._alarm: Alarm | None = None
         self._patience = 0.0
@@ -82,7 +83,7 @@ class MilterClient(asyncio.Protocol):
         self._replies += found
         if self._dismissed:
             self._drop_dismissed()
-        elif self._listener is not None and self.connection.asked is not None:
+        elif self.listener is not None and self.connection.asked is not None:
             self._more_is_due(found)
         elif found:
             self._wake()
@@ -114,7 +115,7 @@ class MilterClient(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable = True
-        if self._listener is not None:
+        if self.listener is not None:
             self._wind(self._patience)
         self._wake()
 
@@ -126,8 +127,8 @@ class MilterClient(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
-        if self._listener is not None:
-            self._listener()
+        if self.listener is not None:
+            self.listener()
         elif self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
@@ -162,33 +163,35 @@ class MilterClient(asyncio.Protocol):
         times: tuple[float, float],
         listener: Callable[[], None] | None,
         kinds: tuple[CommandType, ...],
+        head: bytes,
         parts: Sequence[Octets],
     ) -> None:
         """:meth:`begin`, :meth:`keep`, :meth:`write` and :meth:`listen` in one; `times` are the
-        patience and the seconds in all."""
+        patience and the seconds in all.  The frames are `head`, and behind it one piece that is
+        small, or several."""
         patience, seconds = times
         now = self.loop.time()
         self._until, self._total = now + seconds, seconds
         self.connection.run(kinds)
         if listener is not None:
-            self._listener, self._patience = listener, patience
+            self.listener, self._patience = listener, patience
             self._ring_at(now + patience)
         if self._out:
-            self._out += parts
-            self._kept += sum(map(len, parts))
+            self._out += head, *parts
+            self._kept += len(head) + sum(map(len, parts))
             self.write()
         elif self._transport is not None and self.fault is None:
-            if sum(map(len, parts)) < BATCH:
-                self._transport.write(b"".join(parts))
+            if len(parts) == 1:
+                self._transport.write(head + parts[0])
             else:
-                self._transport.writelines(parts)
+                self._transport.writelines((head, *parts))
 
-    def keep(self, kinds: tuple[CommandType, ...], parts: Sequence[Octets]) -> None:
+    def keep(self, kinds: tuple[CommandType, ...], octets: bytes) -> None:
         """Take many events at once, of which at most the last is answered: their frames but
         those the milter does not want.  They go out with :meth:`flush`."""
         self.connection.run(kinds)
-        self._out += parts
-        self._kept += sum(map(len, parts))
+        self._out.append(octets)
+        self._kept += len(octets)
 
     def add(self, kind: CommandType, *parts: Octets) -> None:
         """Take one event, or several of a kind that is not answered; :meth:`heard` is next.
@@ -252,7 +255,7 @@ class MilterClient(asyncio.Protocol):
         Raises MilterFault if it failed."""
         if self.fault is None and not (self._replies and self._writable):
             return False
-        self.hush()
+        self.listener = None
         self.poll()
         return True
 
@@ -292,7 +295,8 @@ class MilterClient(asyncio.Protocol):
                 raise self.fault
             return ()
         self._replies = deque()
-        self._read_on()
+        if not self._reading:
+            self._read_on()
         return replies
 
     def _read_on(self) -> None:
@@ -312,15 +316,11 @@ class MilterClient(asyncio.Protocol):
             self._woken = None
 
     def listen(self, patience: float, listener: Callable[[], None]) -> None:
-        """The same without waiting: `listener` is called, until :meth:`hush`, when what was asked
-        is answered, when many edits have come, or on failure.  `patience` bounds the time to
-        each word of the milter."""
-        self._listener = listener
+        """The same without waiting: `listener` is called when what was asked is answered, when
+        many edits have come, or on failure.  `patience` bounds the time to each word of the
+        milter.  It is so until :attr:`listener` is None; the alarm may ring all the same."""
+        self.listener = listener
         self._wind(patience)
-
-    def hush(self) -> None:
-        """Nobody waits for the milter; the alarm may ring all the same."""
-        self._listener = None
 
     def _wind(self, patience: float) -> None:
         self._patience = patience
@@ -332,7 +332,7 @@ class MilterClient(asyncio.Protocol):
         self._alarm.set(due if due < self._until else self._until)
 
     def _ring(self) -> None:
-        if self._listener is None and self._woken is None:
+        if self.listener is None and self._woken is None:
             return
         what = "answering" if self._writable else "taking what was sent"
         detail = f"{what} took longer than {self._patience:g} s"

@@ -20,7 +20,7 @@ def conclude(standing: Standing, shared: Shared, outcome: Outcome) -> Answer:
     Raises MilterFault for a reply that is none.
     """
     if outcome is WENT_ON:
-        return standing.content_with("eom", 0), ()
+        return standing.went_on, ()
     result = standing.judge(outcome.stage, outcome.reply)
     if result.verdict is not Verdict.CONTINUE:
         if outcome.edits:

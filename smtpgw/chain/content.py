@@ -9,13 +9,17 @@ from milterd.wire import bulk
 from milterd.wire.constants import Command as Code
 from milterd.wire.messages import BodyChunk, EndOfHeaders, EndOfMessage, Header
 from milterd.wire.states import CommandType
-from smtpgw.chain.events import Frames, Hearing
+from smtpgw.chain.events import Hearing
 from smtpgw.chain.macros import Chosen
 
 WHOLE = 262_144
 """Octets of body that are written at once to a milter that is to get it all."""
 _JOINED = 32_768
 """Octets of body that are copied, rather than written in pieces."""
+
+
+Pieces = tuple[tuple[CommandType, ...], Sequence[bulk.Octets]]
+"""Events of a message, and their frames."""
 
 
 class Content:
@@ -30,7 +34,6 @@ class Content:
         "_headers",
         "_older",
         "_older_shown",
-        "_packets",
         "_rests",
         "_shown",
         "_size",
@@ -47,15 +50,14 @@ class Content:
         self.mail, self.facts = mail, facts
         self._shown = [each for each in mail.headers if not each.hidden]
         self._headers: dict[bool, list[bytes]] = {}
-        self._wholes: dict[tuple[object, object], Frames] = {}
-        self._packets: dict[tuple[Code, Chosen], bytes] = older._packets if older else {}
-        self._strings: dict[Chosen, bytes] = older._strings if older else {}
+        self._wholes: dict[tuple[object, object], Pieces] = {}
+        self._strings: dict[Chosen, tuple[bytes, bytes]] = older._strings if older else {}
         self._older: Mapping[bool, list[bytes]] = older._headers if older else {}
         self._older_shown: list[HeaderField] = older._shown if older else []
         same = older if older is not None and mail.body is older.mail.body else None
         self._size: int = same._size if same else mail.body.size
         self._body: list[bulk.Octets] = same._body if same else []
-        self._rests: dict[object, Frames] = same._rests if same else {}
+        self._rests: dict[object, Pieces] = same._rests if same else {}
         self.small = self._size <= WHOLE
         """Whether it may be written at once."""
 
@@ -66,42 +68,41 @@ class Content:
     def packet(self, code: Code, hearing: Hearing) -> bytes:
         """The macros before an event."""
         chosen = hearing[code]
-        made = self._packets.get((code, chosen))
-        if made is None:
-            strings = self._strings.get(chosen)
-            if strings is None:
-                strings = self._strings[chosen] = chosen.strings(self.facts)
-            made = self._packets[code, chosen] = bulk.macros(code, strings)
-        return made
+        known = self._strings
+        if chosen not in known:
+            strings = chosen.strings(self.facts)
+            known[chosen] = bulk.macros_head(strings), strings
+        head, strings = known[chosen]
+        return head + code + strings if strings else b""
 
-    def whole(self, hearing: Hearing) -> Frames:
-        """All of it, but for what the milter does not want."""
+    def whole(self, hearing: Hearing) -> Pieces:
+        """All of it, but for what the milter does not want; in one piece where that is small."""
         key = hearing.header, hearing.rest
-        made = self._wholes.get(key)
-        if made is not None:
-            return made
-        made = self._rests.get(hearing.rest) or self._rest(hearing)
+        wholes = self._wholes
+        if key in wholes:
+            return wholes[key]
+        rests = self._rests
+        kinds, parts = made = rests[hearing.rest] if hearing.rest in rests else self._rest(hearing)
         if Header not in hearing.unsent and self._shown:
-            kinds, parts = made
-            made = (Header, *kinds), [self.headers(hearing, hearing.leading_space), *parts]
-        self._wholes[key] = made
+            header = self._frames(hearing.leading_space)
+            told = self.packet(Code.HEADER, hearing), *header, parts[0]
+            made = (Header, *kinds), [b"".join(told), *parts[1:]]
+        wholes[key] = made
         return made
 
-    def _rest(self, hearing: Hearing) -> Frames:
+    def _rest(self, hearing: Hearing) -> Pieces:
         """What comes after the header."""
-        kinds: list[CommandType] = [EndOfHeaders]
-        parts: list[bulk.Octets] = []
-        if EndOfHeaders not in hearing.unsent:
-            parts.append(self.end_of_headers(hearing))
+        kinds: tuple[CommandType, ...] = EndOfHeaders, EndOfMessage
+        first = b"" if EndOfHeaders in hearing.unsent else self.end_of_headers(hearing)
+        last = self.packet(Code.END_OF_MESSAGE, hearing) + bulk.END_OF_MESSAGE
+        parts: list[bulk.Octets] = [first + last]
         if BodyChunk not in hearing.unsent and self._size > 0:
-            kinds.append(BodyChunk)
+            kinds = EndOfHeaders, BodyChunk, EndOfMessage
             head, *rest = self._pieces()
-            parts += [self.packet(Code.BODY, hearing) + head, *rest]
-        kinds.append(EndOfMessage)
-        parts.append(self.end(hearing))
-        if self._size <= _JOINED:
-            parts = [b"".join(parts)]
-        made = self._rests[hearing.rest] = tuple(kinds), parts
+            parts = [first + self.packet(Code.BODY, hearing) + head, *rest, last]
+            if self._size <= _JOINED:
+                parts = [b"".join(parts)]
+        made = self._rests[hearing.rest] = kinds, parts
         return made
 
     def _pieces(self) -> Sequence[bulk.Octets]:
@@ -112,10 +113,15 @@ class Content:
 
     def headers(self, hearing: Hearing, leading_space: bool) -> bytes:
         """All header fields that milters see."""
-        made = self._headers.get(leading_space)
-        if made is None:
-            made = self._headers[leading_space] = self._header_frames(leading_space)
+        made = self._frames(leading_space)
         return b"".join((self.packet(Code.HEADER, hearing), *made)) if made else b""
+
+    def _frames(self, leading_space: bool) -> list[bytes]:
+        """The fields' frames."""
+        headers = self._headers
+        if leading_space not in headers:
+            headers[leading_space] = self._header_frames(leading_space)
+        return headers[leading_space]
 
     def _header_frames(self, leading_space: bool) -> list[bytes]:
         """Those of the mail as it was, but for the fields that are not the same objects."""

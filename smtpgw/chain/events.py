@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from milterd.wire import messages as wire
 from milterd.wire.agreement import Agreement
-from milterd.wire.bulk import Octets
 from milterd.wire.constants import Command as Code
 from milterd.wire.constants import Stage
 from milterd.wire.states import COMMAND_OF, CommandType
@@ -83,7 +82,7 @@ def hearing_of(agreement: Agreement, daemon_name: str) -> Hearing:
     return _hearing(wanted, daemon_name, agreement.unsent, agreement.leading_space)
 
 
-Frames = tuple[tuple[CommandType, ...], Sequence[Octets]]
+Frames = tuple[tuple[CommandType, ...], bytes]
 """Events, those of one kind in a row once, and their frames."""
 _IN_A_ROW = frozenset[CommandType]({wire.RcptTo, wire.Helo, wire.Unknown})
 
@@ -133,7 +132,8 @@ def frames_of(events: Sequence[Event], hearing: Hearing) -> Frames:
             if kind is not before or kind not in _IN_A_ROW:
                 kinds.append(kind)
             before = kind
-    return tuple(kinds), [each.octets(hearing) for each in events if each.kind not in unsent]
+    octets = b"".join([each.octets(hearing) for each in events if each.kind not in unsent])
+    return tuple(kinds), octets
 
 
 class Said:
@@ -150,7 +150,7 @@ class Said:
 
     def frames(self, hearing: Hearing) -> Frames:
         """What a milter is told; once asked for, nothing may be added to the events."""
-        made = self._frames.get(hearing.dialogue)
-        if made is None:
-            made = self._frames[hearing.dialogue] = frames_of(self.events, hearing)
-        return made
+        made = self._frames
+        if hearing.dialogue not in made:
+            made[hearing.dialogue] = frames_of(self.events, hearing)
+        return made[hearing.dialogue]

@@ -19,6 +19,7 @@ from smtpgw.chain.opening import open_all
 from smtpgw.chain.options import MilterOptions
 from smtpgw.chain.results import StageResult
 from smtpgw.chain.shared import Shared, State
+from smtpgw.chain.showing import Words
 from smtpgw.chain.standing import Standing
 
 EDITING = frozenset(EDIT_ACTIONS) - {wire.QuarantineReply}
@@ -26,9 +27,9 @@ EDITING = frozenset(EDIT_ACTIONS) - {wire.QuarantineReply}
 ABORT = Event("abort", wire.Abort(), {})
 _WORDS = {each: each.value for each in Verdict}
 _NOTHING_HEARD = Hearing({}, "")
-_NOTHING: Frames = (), ()
+_NOTHING: Frames = (), b""
 _ABORT_OCTETS = ABORT.octets(_NOTHING_HEARD)
-_ONLY_ABORT: Frames = (wire.Abort,), (_ABORT_OCTETS,)
+_ONLY_ABORT: Frames = (wire.Abort,), _ABORT_OCTETS
 
 
 class Link:
@@ -44,6 +45,7 @@ class Link:
         self._standing = Standing(options, shared)
         self._limits = shared.wire_limits
         self._client: MilterClient | None = None
+        self._words: Words
         self._hearing: Hearing = _NOTHING_HEARD
         self._quiet = self.may_edit = False
         self._owed = False
@@ -139,6 +141,7 @@ class Link:
         connection = client.connection
         client.failed = self._failed
         self._hearing = hearing_of(connection.agreement, self.options.macro_daemon_name)
+        self._words = Words(client, self._hearing, self._limits)
         self._quiet = connection.quiet
         self.may_edit = not connection.allowed.isdisjoint(EDITING)
         self._standing.state = State.OPEN
@@ -170,38 +173,33 @@ class Link:
 
     def _tell(self, client: MilterClient) -> None:
         """Keep the frames of what was put off, to be written with what comes next."""
-        kinds, parts = self._told()
+        kinds, octets = self._told()
         if kinds:
-            client.keep(kinds, parts)
+            client.keep(kinds, octets)
 
     def _told(self) -> Frames:
         """What was put off, and is now told."""
-        if self._said is None and not self._later:
-            owed, self._owed = self._owed, False
-            return _ONLY_ABORT if owed else _NOTHING
-        said = self._take_said()
+        said, self._said = self._said, None
         owed, self._owed = self._owed, False
+        if said is not None:
+            said.whole = False
+        elif not self._later:
+            return _ONLY_ABORT if owed else _NOTHING
         if said is not None and not self._later:
-            kinds, parts = said.frames(self._hearing)
+            kinds, octets = said.frames(self._hearing)
         else:
             events, self._later = self._later, []
             if said is not None:
                 events += said.events
-            kinds, parts = frames_of(events, self._hearing)
-        return ((wire.Abort, *kinds), [_ABORT_OCTETS, *parts]) if owed else (kinds, parts)
+            kinds, octets = frames_of(events, self._hearing)
+        return ((wire.Abort, *kinds), _ABORT_OCTETS + octets) if owed else (kinds, octets)
 
     def _apart(self) -> None:
         """From now on the milter is told what it alone is to hear."""
-        said = self._take_said()
-        if said is not None:
-            self._later += said.events
-
-    def _take_said(self) -> Said | None:
-        """What it shares with others up to now."""
         said, self._said = self._said, None
         if said is not None:
             said.whole = False
-        return said
+            self._later += said.events
 
     def _failed(self) -> None:
         """The connection is of no use any more, and nobody has noticed yet."""
@@ -213,9 +211,9 @@ class Link:
         if self._client is not None:
             self._client.abort()
             self._client = None
+        self._apart()
         self._later.clear()
         self._owed = False
-        self._take_said()
 
     def _with_hold(self, client: MilterClient, stage: str, result: StageResult) -> StageResult:
         """The result with what the milter let slip before its verdict."""

@@ -69,11 +69,11 @@ class Chosen:
 
     def packet(self, command: Command, facts: Mapping[str, bytes]) -> bytes:
         """The packet to send before `command`; a name with no fact is left out."""
+        pairs = self._pairs
         if command is Command.MAIL and finding.MACRO in facts:
             # Asked for by nobody: only we send it.
-            pairs = [*self._pairs, (finding.MACRO, braced(finding.MACRO))]
-            return bulk.macros(command, self._strings(pairs, facts))
-        return bulk.macros(command, self.strings(facts))
+            pairs = [*pairs, (finding.MACRO, braced(finding.MACRO))]
+        return bulk.macros(command, self._strings(pairs, facts))
 
     def strings(self, facts: Mapping[str, bytes]) -> bytes:
         """Names and values as they stand in the packet; the same for all commands."""
@@ -82,9 +82,12 @@ class Chosen:
     def _strings(self, pairs: list[tuple[str, bytes]], facts: Mapping[str, bytes]) -> bytes:
         if self._daemon_name and "daemon_name" in facts:
             facts = {**facts, "daemon_name": self._daemon_name}
-        told = [b"%b\0%b\0" % (wire, facts[name]) for name, wire in pairs if name in facts]
-        strings = b"".join(told)
-        if strings.count(b"\0") != 2 * len(told):  # one in a value, which a C string cannot carry
+        strings, ends = b"", 0
+        for name, wire in pairs:
+            if name in facts:
+                strings += b"%b\0%b\0" % (wire, facts[name])
+                ends += 2
+        if strings.count(b"\0") != ends:  # one in a value, which a C string cannot carry
             clean = {name: value.replace(b"\0", b"?") for name, value in facts.items()}
             told = [b"%b\0%b\0" % (wire, clean[name]) for name, wire in pairs if name in clean]
             strings = b"".join(told)

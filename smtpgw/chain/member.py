@@ -36,20 +36,16 @@ class Member(Link):
         super().__init__(options, shared)
         self._told_connect = False
         self._told_helo: Event | None = None
-        self._showing: Showing | None = None
+        self.begun = False
+        """Whether it was shown the message at once, and its verdict is not taken yet."""
         self._began = 0.0
         self._dirty = self._ended = self._hidden = False
-
-    @property
-    def begun(self) -> bool:
-        """Whether it was shown the message at once, and its verdict is not taken yet."""
-        return self._showing is not None
 
     @staticmethod
     def abort_all(members: Sequence[Member]) -> None:
         """The transaction is over: ABORT to those who were told of one."""
         for each in members:
-            if each._dirty or each._showing is not None or each._standing.state is State.PASSED:
+            if each._dirty or each.begun or each._standing.state is State.PASSED:
                 each._abort()
 
     def _abort(self) -> None:
@@ -62,7 +58,7 @@ class Member(Link):
                 self._later.append(ABORT)
                 self._tell_now(client)
         self._dirty = self._ended = False
-        if self._showing is not None:
+        if self.begun:
             self.dismiss()
         if self._standing.state is State.PASSED:
             self._standing.transaction_over()
@@ -105,7 +101,10 @@ class Member(Link):
                     return None
             said = Said()
             for each in members:
-                each._share(said, event)
+                knows = each._told_connect and each._told_helo is each._shared.facts.helo
+                if each._said is not None or not knows:
+                    each._tell_first(event.kind)
+                each._said = said
         said.events.append(event)
         for each in members:
             if event.kind is wire.MailFrom:
@@ -122,15 +121,12 @@ class Member(Link):
         for each in members:
             each._apart()
 
-    def _share(self, said: Said, event: Event) -> None:
-        """Be told with the others from this event on, and before it of what was to come first."""
+    def _tell_first(self, kind: CommandType) -> None:
+        """What the milter is to hear before such an event, if anything is due, and before all
+        that it hears with others from then on."""
         self._apart()
-        if event.kind is not wire.Connect:
-            facts = self._shared.facts
-            helo = event.kind is wire.MailFrom
-            if not self._told_connect or (helo and self._told_helo is not facts.helo):
-                self._later += self._session_due(helo=helo)
-        self._said = said
+        if kind is not wire.Connect:
+            self._later += self._session_due(helo=kind is wire.MailFrom)
 
     @staticmethod
     def put_off_all(members: Sequence[Member], event: Event, said: Said | None) -> bool:
@@ -229,18 +225,14 @@ class Member(Link):
         self._began = self._shared.clock()
         times = options.content_timeout, options.total_timeout
         try:
-            kinds, parts = self._told()
+            kinds, told = self._told()
             more, frames = content.whole(self._hearing)
-            client.show(times, heard, (*kinds, *more), (*parts, *frames))
+            client.show(times, heard, kinds + more, told, frames)
         except BaseException:
             self.break_off()
             raise
-        self._showing = self._show(client, content)
+        self.begun = True
         return True
-
-    def _show(self, client: MilterClient, content: Content) -> Showing:
-        patience = self.options.content_timeout
-        return Showing(client, content, self._hearing, patience, self._limits)
 
     def break_off(self) -> None:
         """Nobody will take the milter's answer: it is asked no more."""
@@ -250,10 +242,11 @@ class Member(Link):
     def dismiss(self) -> None:
         """The message was begun, and its answer does not matter any more: another milter has
         refused it, and this one is to be as if it had not been asked."""
-        if self._showing is not None and self._client is not None:
+        if self.begun and self._client is not None:
             self._client.dismiss()
+            self._words.forget()
             self._hidden = True
-        self._showing = None
+        self.begun = False
 
     def _look_at_hidden(self) -> None:
         """A milter that failed over such a message, or still judges it, is connected to anew."""
@@ -266,21 +259,19 @@ class Member(Link):
     def take(self, content: Content) -> Answer | None:
         """What the milter says to the message, if that is known: it is not to be asked, or was
         shown it by :meth:`begin` and has answered."""
-        standing, client, showing = self._standing, self._client, self._showing
+        standing, client = self._standing, self._client
         if client is None or standing.state is not State.OPEN:
             return standing.passed if standing.state is State.PASSED else standing.fixed, ()
-        if showing is None:
+        if not self.begun:
             return None
         try:
-            outcome = showing.outcome()
+            outcome = self._words.outcome()
             if outcome is None:
                 return None
-            self._showing = None
-            client.hush()
+            self.begun, client.listener = False, None
             return self._concluded(client, outcome)
         except MilterFault as fault:
-            self._showing = None
-            client.hush()
+            self.begun, client.listener = False, None
             return self._failed_over(content, fault)
 
     def listen(self, heard: Callable[[], None]) -> None:
@@ -299,7 +290,8 @@ class Member(Link):
         try:
             client.check()
             self._tell(client)
-            return self._concluded(client, await self._show(client, content).run())
+            showing = Showing(client, content, self._hearing, self.options.content_timeout)
+            return self._concluded(client, await showing.run(self._words))
         except MilterFault as fault:
             return self._failed_over(content, fault)
         except BaseException:
@@ -324,4 +316,4 @@ class Member(Link):
 
     def _drop(self) -> None:
         super()._drop()
-        self._showing = None
+        self.begun = False

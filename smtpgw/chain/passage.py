@@ -34,6 +34,7 @@ class Passage:
         "_last",
         "_listened",
         "_log",
+        "_mail",
         "_members",
         "_quarantine",
         "_reasons",
@@ -49,6 +50,7 @@ class Passage:
         log: Log,
     ) -> None:
         self._members, self._log = members, log
+        self._mail = mail
         self._content = Content(mail, facts)
         self._last = GO_ON
         self._reasons: list[Reason] = []
@@ -89,6 +91,8 @@ class Passage:
         """Show the message to the milter whose turn it is, and to those behind it that will see
         the same whatever it answers; whether the first of them waits for its answer."""
         members, content = self._members, self._content
+        if content.mail is not self._mail:
+            content = self._content = content.edited(self._mail)
         waited_for = False
         for at in range(self._at, self._end):
             member = members[at]
@@ -116,13 +120,14 @@ class Passage:
                 each.dismiss()
             self._at = self._end
         elif edits:
-            self._content = self._content.edited(apply(self._content.mail, edits))
+            self._mail = apply(self._mail, edits)
             self._applied.append((member.name, edits))
 
     async def _heard_of(self, member: Member) -> None:
         """Until no milter that was begun is to be waited for."""
         self._woken = asyncio.get_running_loop().create_future()
-        self._listen_to(member)
+        if self._listened is not member:  # it was not begun with somebody who listens
+            self._listen_to(member)
         try:
             await self._woken
         except asyncio.CancelledError:
@@ -140,19 +145,17 @@ class Passage:
         except Exception as error:  # noqa: BLE001 - it is raised where the passage is waited for
             woken.set_exception(error)
             return
-        if member is not None and member.begun:
-            self._listen_to(member)
-        else:
+        if member is None or not member.begun:
             woken.set_result(None)
+        elif self._listened is not member:
+            self._listen_to(member)
 
     def _listen_to(self, member: Member) -> None:
-        """Unless it was begun with somebody who listens."""
-        if self._listened is not member:
-            self._listened = member
-            member.listen(self._more)
+        self._listened = member
+        member.listen(self._more)
 
     def _result(self) -> ChainResult:
-        mail, last = self._content.mail, self._last
+        mail, last = self._mail, self._last
         verdict = last.verdict
         if verdict is Verdict.CONTINUE and not mail.envelope.recipients:
             # A mail whose every recipient was deleted is discarded.

@@ -46,34 +46,75 @@ WENT_ON = Outcome(Continue(), "eom")
 """The milter has nothing against the message, and nothing to change."""
 
 
-class Showing:
-    """One message on its way through one milter."""
+class Words:
+    """What a milter says at the end of its messages, of one after the other."""
 
-    __slots__ = (
-        "_client",
-        "_collector",
-        "_content",
-        "_hearing",
-        "_limits",
-        "_patience",
-        "_refused",
-    )
+    __slots__ = ("_client", "_collector", "_hearing", "_limits", "_refused")
 
-    def __init__(
-        self,
-        client: MilterClient,
-        content: Content,
-        hearing: Hearing,
-        patience: float,
-        limits: Limits,
-    ) -> None:
-        self._client, self._content, self._hearing = client, content, hearing
-        self._patience, self._limits = patience, limits
+    def __init__(self, client: MilterClient, hearing: Hearing, limits: Limits) -> None:
+        self._client, self._hearing, self._limits = client, hearing, limits
         self._collector: EditCollector | None = None
         self._refused: list[str] = []
 
-    async def run(self) -> Outcome:
-        """Show it all, or as much as the milter wants.  Raises MilterFault."""
+    def outcome(self) -> Outcome | None:
+        """What came back after the end of message, the edits and the verdict; None until that is
+        in.  Raises MilterFault."""
+        client = self._client
+        for reply in client.come():
+            kind = type(reply)
+            if kind in EDIT_ACTIONS:
+                self._take(reply)  # type: ignore[arg-type]  # it is one of these kinds
+            elif kind is Continue and self._collector is None:
+                return WENT_ON
+            elif kind is not Progress:
+                return self._ended(reply)  # type: ignore[arg-type]  # negotiation is long over
+        client.check()  # a milter that failed behind its edits wakes nobody again
+        return None
+
+    def forget(self) -> None:
+        """The message does not matter any more."""
+        self._collector, self._refused = None, []
+
+    def _ended(self, reply: Reply) -> Outcome:
+        collector = self._collector
+        if collector is None:
+            return Outcome(reply, "eom")
+        ended = Outcome(reply, "eom", collector.edits(), tuple(self._refused))
+        self.forget()
+        return ended
+
+    def _take(self, reply: EditReply) -> None:
+        """Collect an edit, or say why not.  A body cannot be half refused."""
+        collector = self._collector
+        if collector is None:
+            collector = EditCollector(self._hearing.leading_space, self._limits)
+            self._collector = collector
+        kind = type(reply)
+        if kind not in self._client.connection.allowed:
+            self._refused.append(f"{kind.__name__}: not negotiated")
+            return
+        try:
+            collector.take(reply)
+        except PeerError as error:
+            if kind is ReplaceBodyChunk:
+                raise MilterFault(FaultKind.PROTOCOL, error.reason) from error
+            self._refused.append(f"{kind.__name__}: {error.reason}")
+
+
+class Showing:
+    """One message on its way through one milter."""
+
+    __slots__ = ("_client", "_content", "_hearing", "_patience")
+
+    def __init__(
+        self, client: MilterClient, content: Content, hearing: Hearing, patience: float
+    ) -> None:
+        self._client, self._content, self._hearing = client, content, hearing
+        self._patience = patience
+
+    async def run(self, words: Words) -> Outcome:
+        """Show it all, or as much as the milter wants; its `words` about it.  Raises
+        MilterFault."""
         for stage, step in (
             ("header", self._show_header),
             ("eoh", self._show_end_of_headers),
@@ -85,7 +126,7 @@ class Showing:
         client, patience = self._client, self._patience
         client.add(EndOfMessage, self._content.end(self._hearing))
         await client.flush(patience)
-        while (outcome := self.outcome()) is None:
+        while (outcome := words.outcome()) is None:
             await client.more(patience)
         return outcome
 
@@ -122,38 +163,3 @@ class Showing:
     async def _heard(self) -> Reply | None:
         reply = await self._client.heard(self._patience)
         return None if isinstance(reply, Continue | Skip) else reply
-
-    def outcome(self) -> Outcome | None:
-        """What came back after the end of message, the edits and the verdict; None until that is
-        in.  Raises MilterFault."""
-        client = self._client
-        for reply in client.come():
-            kind = type(reply)
-            if kind in EDIT_ACTIONS:
-                self._take(reply)  # type: ignore[arg-type]  # it is one of these kinds
-            elif kind is not Progress:
-                return self._ended(reply)  # type: ignore[arg-type]  # negotiation is long over
-        client.check()  # a milter that failed behind its edits wakes nobody again
-        return None
-
-    def _ended(self, reply: Reply) -> Outcome:
-        if self._collector is None:
-            return WENT_ON if type(reply) is Continue else Outcome(reply, "eom")
-        return Outcome(reply, "eom", self._collector.edits(), tuple(self._refused))
-
-    def _take(self, reply: EditReply) -> None:
-        """Collect an edit, or say why not.  A body cannot be half refused."""
-        collector = self._collector
-        if collector is None:
-            collector = EditCollector(self._hearing.leading_space, self._limits)
-            self._collector = collector
-        kind = type(reply)
-        if kind not in self._client.connection.allowed:
-            self._refused.append(f"{kind.__name__}: not negotiated")
-            return
-        try:
-            collector.take(reply)
-        except PeerError as error:
-            if kind is ReplaceBodyChunk:
-                raise MilterFault(FaultKind.PROTOCOL, error.reason) from error
-            self._refused.append(f"{kind.__name__}: {error.reason}")

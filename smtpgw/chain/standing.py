@@ -44,6 +44,8 @@ class Standing:
         self.state = State.NEW
         self.fixed = GO_ON
         self.passed = GO_ON
+        self.went_on = _often_content_with(self._source, "eom", 0)
+        """The result of a milter that has nothing to say to the message."""
 
     @property
     def over(self) -> bool:

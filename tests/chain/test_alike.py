@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from milterd.core.decision import Verdict
-from milterd.core.mail import BytesBody, Direction
+from milterd.core.mail import BytesBody, Direction, Mail
 from milterd.wire import messages as m
 from milterd.wire.constants import Protocol, Stage
 from milterd.wire.messages import BodyChunk, Header
@@ -230,6 +230,30 @@ def test_who_listens_hears_of_the_verdict_and_not_of_each_edit(
 
     monkeypatch.setattr(Member, "take", counted)
     run(main())
+
+
+def test_a_message_is_made_ready_only_for_a_milter_that_sees_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[int] = []
+    edited = Content.edited
+
+    def counted(self: Content, mail: Mail) -> Content:
+        made.append(len(mail.headers) - len(MAIL.headers))
+        return edited(self, mail)
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            served = [await stack.enter_async_context(scripted(protocol=QUIET)) for _ in range(3)]
+            for each in served:
+                each.answers = {m.EndOfMessage: [m.AddHeaderReply(b"X-Saw", b"1"), m.Continue()]}
+            chain = chain_of(*[each.options(f"m{at}") for at, each in enumerate(served)])
+            result = await walk(chain)
+            assert len(result.mail.headers) == len(MAIL.headers) + 3  # type: ignore[union-attr]
+
+    monkeypatch.setattr(Content, "edited", counted)
+    run(main())
+    assert made == [1, 2]
 
 
 @pytest.mark.parametrize("first", [Protocol.NONE, Protocol.NOHDRS])

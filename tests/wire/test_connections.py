@@ -64,6 +64,20 @@ def test_any_edits_in_any_pieces(
     assert tied.mta.state is tied.milter.state is State.IDLE
 
 
+def test_octets_of_an_edit_that_look_like_a_verdict_are_none() -> None:
+    tied = _up_to_body()
+    octets = m.Continue().encode()
+    tied.mta.send(m.EndOfMessage())
+    edit = m.ReplaceBodyChunk(b"x" + octets)
+    sent = edit.encode()
+    assert tied.mta.receive(sent[: -len(octets)]) == []
+    assert tied.mta.receive(octets) == [edit]
+    assert tied.mta.awaiting == 1
+    assert tied.mta.receive(octets) == [m.Continue()]
+    assert tied.mta.awaiting == 0
+    assert tied.mta.taken >= len(sent) + len(octets)
+
+
 def _up_to_body(cut: object = whole) -> Tied:
     milter = MilterConnection(accept_actions=Actions.ALL, accept_protocol=Protocol.SKIP)
     tied = Tied(MtaConnection(), milter, cut)  # type: ignore[arg-type]
