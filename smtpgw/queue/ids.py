@@ -18,6 +18,8 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 _TIME, _SHARD, _CHANCE = 9, 2, 3
 _LOW: int = 62**_CHANCE
+_PAIRS = tuple(one + other for one in ALPHABET for other in ALPHABET)
+_PAIR = len(_PAIRS)
 _VALID = re.compile(r"[0-9A-Za-z]{10,16}\Z", re.ASCII)
 
 
@@ -42,13 +44,6 @@ def encode(number: int, width: int) -> str:
 def _high(number: int) -> str:
     """The first characters of the time part, which stay the same for a quarter of a second."""
     return encode(number, _TIME - _CHANCE)
-
-
-def _short(number: int) -> str:
-    """A number that is known to fit _CHANCE characters."""
-    number, last = divmod(number, 62)
-    first, middle = divmod(number, 62)
-    return ALPHABET[first] + ALPHABET[middle] + ALPHABET[last]
 
 
 def moment(queue_id: str) -> int:
@@ -90,9 +85,12 @@ class IdMaker:
 
     def new(self) -> str:
         """An id greater than every one before it."""
+        now = int(self._clock() * 1_000_000)
         with self._lock:
-            self._last = max(self._last + 1, int(self._clock() * 1_000_000))
-            last = self._last
-        high, low = divmod(last, _LOW)
-        chance = _short(self._randbelow(_LOW))
-        return _high(high) + _short(low) + self._shard + chance
+            last = self._last + 1
+            self._last = last = now if now > last else last
+        low, chance = last % _LOW, self._randbelow(_LOW)
+        return (
+            _high(last // _LOW) + ALPHABET[low // _PAIR] + _PAIRS[low % _PAIR]
+            + self._shard + ALPHABET[chance // _PAIR] + _PAIRS[chance % _PAIR]
+        )  # fmt: skip

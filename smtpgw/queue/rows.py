@@ -197,15 +197,25 @@ def settle_all(batch: Batch, ends: Sequence[Settlement]) -> list[MailState | Exc
     return found
 
 
+_WHOLE = (
+    "SELECT seq, attempts, sole IS NULL,"
+    " (SELECT body IS NOT NULL FROM content WHERE content.mail=mail.seq)"
+    " FROM mail WHERE id=? AND state=1 AND token=?"
+)
+
+
 def _whole(batch: Batch, end: Settlement) -> bool:
     """Remove a mail that nobody is left of, if the lease still holds; whether it does."""
-    found = batch.db.execute(
-        "DELETE FROM mail WHERE id=? AND state=1 AND token=? RETURNING seq, attempts, sole IS NULL",
-        (end.queue_id, end.token),
-    ).fetchall()
-    for seq, attempts, rows in found:
-        _remove_parts(batch, seq, end.queue_id, tried=attempts > 1, rows=bool(rows))
-    return bool(found)
+    # DELETE ... RETURNING would say the same, of a table that SQLite makes for it each time.
+    row = batch.db.execute(_WHOLE, (end.queue_id, end.token)).fetchone()
+    if row is None:
+        return False
+    seq, attempts, rows, inline = row
+    batch.db.execute("DELETE FROM mail WHERE seq=?", (seq,))
+    _remove_parts(batch, seq, tried=attempts > 1, rows=bool(rows))
+    if not inline:  # its body is in a file, or may be
+        batch.gone.append(end.queue_id)
+    return True
 
 
 def _leased(batch: Batch, queue_id: str, token: int) -> tuple[int, MailState, int]:
@@ -260,22 +270,23 @@ def _write_results(batch: Batch, seq: int, at: float, moved: Moved) -> None:
 def remove(batch: Batch, seq: int, queue_id: str) -> None:
     """All rows of a mail in the queue; the caller has asked the table of states."""
     _leave(batch, seq)
+    inline = batch.db.execute(
+        "SELECT 1 FROM content WHERE mail=? AND body IS NOT NULL", (seq,)
+    ).fetchone()
     batch.db.execute("DELETE FROM mail WHERE seq=?", (seq,))
-    _remove_parts(batch, seq, queue_id, tried=True)
+    _remove_parts(batch, seq)
+    if inline is None:  # its body is in a file, or may be
+        batch.gone.append(queue_id)
 
 
-def _remove_parts(batch: Batch, seq: int, queue_id: str, *, tried: bool, rows: bool = True) -> None:
+def _remove_parts(batch: Batch, seq: int, *, tried: bool = True, rows: bool = True) -> None:
     """What other tables hold of a mail; nothing of attempts unless it was `tried` before, nothing
     of recipients where it had no `rows` for them."""
     if tried:
         batch.db.execute("DELETE FROM attempt WHERE mail=?", (seq,))
     if rows:
         batch.db.execute("DELETE FROM recipient WHERE mail=?", (seq,))
-    found = batch.db.execute(
-        "DELETE FROM content WHERE mail=? RETURNING body IS NOT NULL", (seq,)
-    ).fetchall()
-    if found != [(1,)]:  # its body is in a file, or may be
-        batch.gone.append(queue_id)
+    batch.db.execute("DELETE FROM content WHERE mail=?", (seq,))
 
 
 def mark_damaged(batch: Batch, seq: int, reason: str) -> None:

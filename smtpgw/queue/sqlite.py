@@ -95,7 +95,7 @@ class SqliteStore:
         self._ids = ids.IdMaker(
             shard=options.shard, floor=mark[1] if mark else 0, clock=clock.wall, randbelow=randbelow
         )
-        self._floor = mark[1] if mark else 0
+        self._floor, self._newest = mark[1] if mark else 0, ""
         self._version: int | None = None
         self._fresh = Fresh(options.fresh)
         self._roomy = float("-inf"), 0
@@ -144,6 +144,8 @@ class SqliteStore:
 
     def _stamp(self, db: sqlite3.Connection) -> None:
         """Remember how far time and ids have come; runs in the committer."""
+        if self._newest:
+            self._floor, self._newest = max(self._floor, ids.moment(self._newest)), ""
         db.execute(
             "INSERT INTO mark (one, seen, floor, wall) VALUES (1, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET"
@@ -242,8 +244,13 @@ class SqliteStore:
 
     def _add(self, batch: Batch, prepared: Sequence[Prepared]) -> None:
         rows.add(batch, prepared)
+        self._came(prepared)
+
+    def _came(self, prepared: Sequence[Prepared]) -> None:
+        """Ids sort by their time: that of the newest is looked at when it is to be stamped."""
         for each in prepared:
-            self._floor = max(self._floor, ids.moment(each.queue_id))
+            if each.queue_id > self._newest:
+                self._newest = each.queue_id
 
     async def _prepare(self, mail: NewMail) -> Prepared:
         if mail.mail.body.size <= self._options.inline_limit:
@@ -295,8 +302,7 @@ class SqliteStore:
 
         def run(batch: Batch) -> MailState:
             state = rows.settle(batch, settlement, follow)
-            for each in follow:
-                self._floor = max(self._floor, ids.moment(each.queue_id))
+            self._came(follow)
             return state
 
         return await self.committer.do(run, 4096 + sum(each.weight for each in follow))
@@ -315,7 +321,7 @@ class SqliteStore:
 
         def run(batch: Batch) -> T:
             found = change(batch, prepared)
-            self._floor = max([self._floor, *(ids.moment(each.queue_id) for each in prepared)])
+            self._came(prepared)
             return found
 
         try:

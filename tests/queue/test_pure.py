@@ -41,6 +41,12 @@ def test_the_time_of_an_id_is_the_one_it_was_made_at(moment: int) -> None:
     assert ids.moment(ids.encode(moment, 9) + "00abc") == moment
 
 
+@given(st.integers(1, 62**9 - 1), st.integers(0, 62**3 - 1))
+def test_an_id_is_its_time_its_shard_and_its_chance(moment: int, chance: int) -> None:
+    made = _maker([0.0], floor=moment - 1, chance=chance).new()
+    assert made == ids.encode(moment, 9) + ids.encode(3, 2) + ids.encode(chance, 3)
+
+
 @pytest.mark.parametrize(
     "bad", ["", "a" * 9, "a" * 17, "../../etc/pw", "abcdefghi\n", "abcdefghi\0", "١٢٣٤٥٦٧٨٩٠"]
 )
