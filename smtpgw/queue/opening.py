@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 from smtpgw.queue import schema
 from smtpgw.queue.reserve import Reserve
 from smtpgw.queue.store import StoreBroken, StoreFailed, StoreFull
+
+_PIECE = 1024 * 1024
 
 
 def connect(
@@ -47,3 +51,31 @@ def mark(db: sqlite3.Connection, database: Path) -> tuple[float, int, float] | N
     except sqlite3.Error as error:
         raise schema.kind_of(error)(f"{database}: {error}") from error
     return found
+
+
+def make_room(log: Path, octets: int) -> None:
+    """Give the write-ahead log a size it would grow to anyway, for the file of an open database
+    that nobody writes to.
+
+    A commit that makes the file longer has to have its length on the disk too, one that writes over
+    what is there has not.  Zeros are no part of a log, wherever they stand in its file: SQLite
+    passes by a header without its number, and stops at a frame without the header's salts
+    (fileformat2.html, section 4).  On a full disk the log grows as it is written to.
+    """
+    with contextlib.suppress(OSError):  # it can be done without
+        number = os.open(log, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _fill(number, octets)
+        finally:
+            os.close(number)
+
+
+def _fill(number: int, octets: int) -> None:
+    """Write zeros behind a file's end up to that size, or leave it as it was."""
+    before = at = os.fstat(number).st_size
+    try:
+        while at < octets:
+            at += os.pwrite(number, bytes(min(_PIECE, octets - at)), at)
+    except OSError:
+        os.ftruncate(number, before)
+        raise

@@ -219,7 +219,7 @@ class Files:
     _first: list[tuple[int, int] | None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.log = self.database.with_name(f"{self.database.name}-wal")
+        self.log = log_of(self.database)
         self._first = self._now()
 
     def _now(self) -> list[tuple[int, int] | None]:
@@ -233,6 +233,11 @@ class Files:
         if self._first[1] is None:
             self._first[1] = now[1]
         return now == self._first
+
+
+def log_of(database: Path) -> Path:
+    """Where SQLite keeps a database's write-ahead log."""
+    return database.with_name(f"{database.name}-wal")
 
 
 def _stat(path: Path) -> os.stat_result | None:

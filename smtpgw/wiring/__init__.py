@@ -38,6 +38,7 @@ from smtpgw.local.drop import Public
 from smtpgw.local_mail import LocalPlan
 from smtpgw.pickup import PickupOptions
 from smtpgw.plan import Plan
+from smtpgw.queue.committer import CommitterOptions
 from smtpgw.queue.manager import ManagerOptions
 from smtpgw.queue.schedule import ScheduleOptions
 from smtpgw.queue.sqlite import SqliteOptions
@@ -219,7 +220,13 @@ def schedule(settings: Smtpgw) -> ScheduleOptions:
 
 def store(settings: Smtpgw, shard: int) -> SqliteOptions:
     """How a shard is kept."""
-    return SqliteOptions(queue_minfree=settings.queue.queue_minfree, shard=shard)
+    committer = CommitterOptions()
+    return SqliteOptions(
+        queue_minfree=settings.queue.queue_minfree,
+        shard=shard,
+        committer=committer,
+        log=committer.checkpoint,
+    )
 
 
 def takeover(settings: Smtpgw) -> TakeoverOptions:

@@ -59,6 +59,7 @@ def _store(_settings: Smtpgw, number: int) -> SqliteOptions:
         reserve=200_000,
         shard=number,
         committer=CommitterOptions(checkpoint=CHECKPOINT),
+        log=CHECKPOINT,
     )
 
 

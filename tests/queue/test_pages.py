@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
-from smtpgw.queue.sqlite import SqliteStore
+import pytest
+
+from smtpgw.queue.shard import Shard
+from smtpgw.queue.sqlite import SqliteOptions, SqliteStore
 from smtpgw.queue.states import MailState
-from smtpgw.queue.store import Settlement
+from smtpgw.queue.store import Filter, Settlement
 from tests.queue.support import START, message, new, opened, run
 from tests.queue.test_taking import UNTIL, Hand
 
@@ -59,3 +65,48 @@ def test_a_small_mail_and_the_end_of_another_take_few_pages(tmp_path: Path) -> N
             assert log.octets() < 70_000
 
     run(scenario())
+
+
+@pytest.mark.parametrize("octets", [300_000, 3_000_000])
+def test_a_log_that_has_its_room_is_written_over_and_what_is_in_it_is_found(
+    tmp_path: Path, octets: int
+) -> None:
+    """Twice, for the second run finds what the first left."""
+    options = SqliteOptions(queue_minfree=0, log=octets)
+
+    async def scenario(home: Path, ids: list[str]) -> None:
+        async with opened(home, options=options) as store:
+            assert [each.queue_id for each in await store.list(Filter())] == ids
+            size = (home / "queue.db-wal").stat().st_size
+            assert size == octets
+            for _ in range(5):
+                await store.add(mail := new(store, message(b"x" * 4096)))
+                ids.append(mail.queue_id)
+            assert (home / "queue.db-wal").stat().st_size == size
+            # What a crash leaves: the log, and no clean end.
+            shutil.copytree(home, home.with_name(f"{home.name}-crashed"))
+
+    ids: list[str] = []
+    run(scenario(tmp_path / "00", ids))
+    run(scenario(tmp_path / "00-crashed", ids))
+
+
+def test_a_log_without_room_on_the_disk_grows_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrote: list[int] = []
+
+    def full(number: int, octets: bytes, at: int) -> int:
+        if wrote:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        wrote.append(at)
+        return os.write(number, octets)
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "00", options=SqliteOptions(queue_minfree=0, log=3_000_000)):
+            assert (tmp_path / "00" / "queue.db-wal").stat().st_size < 1_000_000
+
+    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(Shard, "lock", lambda _self: None)  # which writes, too
+    run(scenario())
+    assert wrote

@@ -29,6 +29,7 @@ OPTIONS = SqliteOptions(
     queue_minfree=0,
     reserve=100_000,
     committer=CommitterOptions(checkpoint=150_000),
+    log=150_000,
 )
 _SIZES = (400, 30_000, 4_000)
 _PR_SET_PTRACER, _ANYBODY = 0x59616D61, ctypes.c_ulong(-1)
