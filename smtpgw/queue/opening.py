@@ -53,21 +53,25 @@ def mark(db: sqlite3.Connection, database: Path) -> tuple[float, int, float] | N
     return found
 
 
-def make_room(log: Path, octets: int) -> None:
-    """Give the write-ahead log a size it would grow to anyway, for the file of an open database
-    that nobody writes to.
+def make_room(db: sqlite3.Connection, log: Path, octets: int) -> None:
+    """Give the write-ahead log of an open database a size that it would grow to anyway.
 
     A commit that makes the file longer has to have its length on the disk too, one that writes over
     what is there has not.  Zeros are no part of a log, wherever they stand in its file: SQLite
     passes by a header without its number, and stops at a frame without the header's salts
-    (fileformat2.html, section 4).  On a full disk the log grows as it is written to.
+    (fileformat2.html, section 4).  Nobody else may write meanwhile: a tool may be at work.  On a
+    full disk the log grows as it is written to.
     """
-    with contextlib.suppress(OSError):  # it can be done without
-        number = os.open(log, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with contextlib.suppress(OSError, sqlite3.Error):  # it can be done without
+        db.execute("BEGIN IMMEDIATE")
         try:
-            _fill(number, octets)
+            number = os.open(log, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                _fill(number, octets)
+            finally:
+                os.close(number)
         finally:
-            os.close(number)
+            db.execute("ROLLBACK")
 
 
 def _fill(number: int, octets: int) -> None:

@@ -87,7 +87,7 @@ class SqliteStore:
         self._shard, self._options, self._clock = shard, options, clock
         self._reserve = Reserve(shard.directory / "reserve", options.reserve)
         db = opening.connect(shard.database, self._reserve, shard.refused, options.busy_timeout)
-        opening.make_room(schema.log_of(shard.database), options.log)
+        opening.make_room(db, schema.log_of(shard.database), options.log)
         self._reading = schema.connect(shard.database, busy_timeout=options.busy_timeout)
         self._reader = ThreadPoolExecutor(1, "queue-reader")
         mark = opening.mark(db, shard.database)

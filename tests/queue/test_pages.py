@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from smtpgw.queue import schema
+from smtpgw.queue.opening import make_room
 from smtpgw.queue.shard import Shard
 from smtpgw.queue.sqlite import SqliteOptions, SqliteStore
 from smtpgw.queue.states import MailState
@@ -110,3 +113,21 @@ def test_a_log_without_room_on_the_disk_grows_as_it_is_written(
     monkeypatch.setattr(Shard, "lock", lambda _self: None)  # which writes, too
     run(scenario())
     assert wrote
+
+
+def test_a_log_is_left_alone_while_a_tool_writes_to_it(tmp_path: Path) -> None:
+    """What the tool adds to the log would be written over with zeros."""
+    database = tmp_path / "queue.db"
+    with (
+        closing(schema.connect(database, busy_timeout=0.1)) as worker,
+        closing(schema.connect(database, busy_timeout=0.1)) as tool,
+    ):
+        log = schema.log_of(database)
+        before = log.stat().st_size
+        tool.execute("BEGIN IMMEDIATE")
+        make_room(worker, log, 3_000_000)
+        assert log.stat().st_size == before
+        tool.execute("ROLLBACK")
+        make_room(worker, log, 3_000_000)
+        assert log.stat().st_size == 3_000_000
+        assert not worker.in_transaction
