@@ -78,7 +78,7 @@ class FrameDecoder:
         """Take octets as they came, and give the whole frames at hand, up to the first whose code
         is in `until` and with it; besides, what is wrong with the one behind them, after which no
         further ones are to be had."""
-        if self._at != len(self._buffer):
+        if self._buffer:
             return self._split_more(data, until)
         found: list[tuple[int, bytes]] = []
         at, size, limit = 0, len(data), self._limit
@@ -95,7 +95,8 @@ class FrameDecoder:
             at = end
             if code in until:
                 break
-        self._buffer, self._at = data, at
+        if at < size:
+            self._buffer, self._at = data, at
         return found, None
 
     def _split_more(
@@ -110,6 +111,8 @@ class FrameDecoder:
                     break
         except FrameError as error:
             return found, error
+        if not self.buffered:
+            self.clear()
         return found, None
 
     def _refused(self, length: int) -> FrameError:

@@ -68,6 +68,7 @@ class MtaConnection:
         "_agreement",
         "_edit_octets",
         "_edits",
+        "_fed",
         "_frames",
         "_limits",
         "_macros_always",
@@ -76,7 +77,6 @@ class MtaConnection:
         "_skip",
         "_spoiled",
         "_state",
-        "_taken",
         "_unanswered",
         "_unsent",
         "_violations",
@@ -111,7 +111,7 @@ class MtaConnection:
         self._violations: dict[str, None] = {}
         self.violated = 0
         """How many :attr:`violations` there are; to be looked at only."""
-        self._edits = self._edit_octets = self._new_body = self._taken = 0
+        self._edits = self._edit_octets = self._new_body = self._fed = 0
 
     @property
     def state(self) -> State:
@@ -181,7 +181,7 @@ class MtaConnection:
     @property
     def taken(self) -> int:
         """Octets of the milter's in whole packets that were good: where a bad one begins."""
-        return self._taken
+        return self._fed - self._frames.buffered
 
     def skipping(self, kind: CommandType) -> bool:
         """Whether the milter asked for no more events of this kind for now."""
@@ -256,17 +256,17 @@ class MtaConnection:
             self._check()
         if self._state is State.CLOSED:
             return []
+        self._fed += len(data)
         asked = self.asked
         if data == _CONTINUE_FRAME and asked in _AFTER_CONTINUE and not self._frames.buffered:
-            self._taken += len(data)
             return [self._go_on(asked)]
         frames, fault = self._frames.split(data)
         found = []
         try:
             for code, payload in frames:
                 found.append(self._take(code, payload))
-                self._taken += len(payload) + HEAD
         except WireError as error:
+            self._fed -= sum(len(payload) + HEAD for _, payload in frames[len(found) :])
             raise self._spoil(error) from None
         if fault is not None:
             raise self._spoil(fault)
@@ -285,6 +285,7 @@ class MtaConnection:
 
     def _spoil(self, error: WireError) -> WireError:
         self._spoiled = error
+        self._fed -= self._frames.buffered
         self._frames.clear()
         return error
 

@@ -20,7 +20,7 @@ from milterd.wire import messages as wire
 from smtpgw.chain.events import Event, Said
 from smtpgw.chain.health import Health
 from smtpgw.chain.macros import client_facts, recipient_facts, sender_facts
-from smtpgw.chain.member import Member
+from smtpgw.chain.member import PUT_OFF, Member
 from smtpgw.chain.opening import open_all
 from smtpgw.chain.options import EditLimits, MilterOptions
 from smtpgw.chain.passage import Passage
@@ -284,8 +284,11 @@ class Chain:
         """Tell all milters later, which is all they want; whether it will do."""
         if self._lock.locked() or self._discarded:
             return False
-        event = self._event(stage, command, facts)
-        return Member.put_off_all(self._serving, event, self._said)
+        event, said = self._event(stage, command, facts), self._said
+        if said is not None and said.whole and len(said.events) < PUT_OFF:
+            said.events.append(event)
+            return True
+        return Member.put_off_all(self._serving, event)
 
     async def _told(self, event: Event) -> StageResult:
         """CONNECT, HELO or MAIL."""

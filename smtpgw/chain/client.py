@@ -81,13 +81,22 @@ class MilterClient(asyncio.Protocol):
             self.abort()
             return
         self._replies += found
+        listener = self.listener
         if self._dismissed:
             self._drop_dismissed()
-        elif self.listener is not None and self.connection.asked is not None:
+        elif listener is None:
+            if found:
+                self._wake()
+        elif self.connection.asked is not None:
             self._more_is_due(found)
         elif found:
-            self._wake()
-        if len(self._replies) > BACKLOG and self._reading and self._transport is not None:
+            listener()
+        # Whoever was called has taken what there was.
+        if self._replies and len(self._replies) > BACKLOG and self._reading:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
 
@@ -175,7 +184,9 @@ class MilterClient(asyncio.Protocol):
         self.connection.run(kinds)
         if listener is not None:
             self.listener, self._patience = listener, patience
-            self._ring_at(now + patience)
+            if self._alarm is None:
+                self._alarm = Alarm(self.loop, self._ring)
+            self._alarm.set(now + (patience if patience < seconds else seconds))
         if self._out:
             self._out += head, *parts
             self._kept += len(head) + sum(map(len, parts))

@@ -126,9 +126,9 @@ class Content:
     def _header_frames(self, leading_space: bool) -> list[bytes]:
         """Those of the mail as it was, but for the fields that are not the same objects."""
         new, old = self._shown, self._older_shown
-        made = self._older.get(leading_space)
-        if made is None:
+        if leading_space not in self._older:
             return bulk.header_frames(new, leading_space, b"")
+        made = self._older[leading_space]
         most = min(len(new), len(old))
         above = below = 0
         while above < most and new[above] is old[above]:

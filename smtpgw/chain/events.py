@@ -108,14 +108,12 @@ class Event:
     def octets(self, hearing: Hearing) -> bytes:
         """The event's frames, its macros first.  Raises LocalError for what no frame can carry."""
         chosen = hearing[self.code]
-        made = self.made.get(chosen)
-        if made is None:
+        if chosen not in self.made:
             facts: dict[str, bytes] = {}
             for each in self.facts:
                 facts |= each
-            made = chosen.packet(self.code, facts) + self.command.encode()
-            self.made[chosen] = made
-        return made
+            self.made[chosen] = chosen.packet(self.code, facts) + self.command.encode()
+        return self.made[chosen]
 
     def with_facts(self, facts: Mapping[str, bytes]) -> Event:
         """The same event for a milter that hears more."""
@@ -141,16 +139,17 @@ class Said:
     for all those that hear of them with the message; `whole` as long as they all do, and none has
     failed."""
 
-    __slots__ = ("_frames", "events", "whole")
+    __slots__ = ("events", "made", "whole")
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.whole = True
-        self._frames: dict[object, Frames] = {}
+        self.made: dict[object, Frames] = {}
+        """The frames by :attr:`Hearing.dialogue`, where somebody has asked for them."""
 
     def frames(self, hearing: Hearing) -> Frames:
         """What a milter is told; once asked for, nothing may be added to the events."""
-        made = self._frames
+        made = self.made
         if hearing.dialogue not in made:
             made[hearing.dialogue] = frames_of(self.events, hearing)
         return made[hearing.dialogue]

@@ -186,7 +186,7 @@ class Link:
         elif not self._later:
             return _ONLY_ABORT if owed else _NOTHING
         if said is not None and not self._later:
-            kinds, octets = said.frames(self._hearing)
+            kinds, octets = said.made.get(self._hearing.dialogue) or said.frames(self._hearing)
         else:
             events, self._later = self._later, []
             if said is not None:

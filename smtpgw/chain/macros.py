@@ -141,12 +141,12 @@ def client_facts(client: Client, given: Mapping[str, bytes]) -> dict[str, bytes]
 
 def sender_facts(address: bytes, given: Mapping[str, bytes]) -> dict[str, bytes]:
     """The macros of one MAIL; the caller gives mail_host and mail_mailer where it knows."""
-    return {"mail_addr": address, "mail_host": _domain(address)} | dict(given)
+    return {"mail_addr": address, "mail_host": _domain(address), **given}
 
 
 def recipient_facts(address: bytes, given: Mapping[str, bytes]) -> dict[str, bytes]:
     """The macros of one RCPT; the caller gives rcpt_host and rcpt_mailer where it knows."""
-    return {"rcpt_addr": address, "rcpt_host": _domain(address)} | dict(given)
+    return {"rcpt_addr": address, "rcpt_host": _domain(address), **given}
 
 
 def _domain(address: bytes) -> bytes:

@@ -129,11 +129,8 @@ class Member(Link):
             self._later += self._session_due(helo=kind is wire.MailFrom)
 
     @staticmethod
-    def put_off_all(members: Sequence[Member], event: Event, said: Said | None) -> bool:
-        """The same for RCPT or DATA; `said` is what :meth:`put_off_session` gave."""
-        if said is not None and said.whole and len(said.events) < PUT_OFF:
-            said.events.append(event)
-            return True
+    def put_off_all(members: Sequence[Member], event: Event) -> bool:
+        """The same for RCPT or DATA, where they do not share what they are told."""
         if not all(each._can_wait() for each in members):
             return False
         for each in members:
@@ -219,7 +216,9 @@ class Member(Link):
         once; whether that was done.  :meth:`take` gets the answer; `heard` is as in
         :meth:`listen`."""
         client, options = self._client, self.options
-        if client is None or not content.small or not self._can_wait():
+        if client is None or not (content.small and self._quiet) or client.fault is not None:
+            return False
+        if self._standing.state is not State.OPEN:
             return False
         self._dirty = True
         self._began = self._shared.clock()
