@@ -45,6 +45,7 @@ class Connection(Dialogue):
         self._expect(reply, verb.decode())
         # HELO has one line, and what stands there is talk (RFC 5321 section 4.1.1.1).
         self.offered = {} if verb == b"HELO" else commands.extensions(reply)
+        self.most = commands.most_octets(self.offered)
         self.remote = commands.host_name(reply, self.remote)
 
     def _expect(self, reply: Reply, what: str) -> None:
@@ -143,9 +144,8 @@ class Connection(Dialogue):
     def _fit_as_it_is(self, job: Job, traits: Traits) -> Message | tuple[str, str] | None:
         """The same for a message that needs no conversion; None for one that does."""
         offered = self.offered
-        limit = offered.get(b"SIZE", b"")
-        if limit.isdigit() and len(limit) < 20 and 0 < int(limit) < job.size:
-            return "5.3.4", f"message of {job.size} octets is over the peer's limit of {int(limit)}"
+        if 0 < self.most < job.size:
+            return "5.3.4", f"message of {job.size} octets is over the peer's limit of {self.most}"
         if commands.needs_utf8(job) and b"SMTPUTF8" not in offered:
             return "5.6.7", "message needs SMTPUTF8, which the peer does not offer"
         if traits.eight_bit and b"8BITMIME" not in offered:

@@ -38,6 +38,12 @@ def extensions(reply: Reply) -> dict[bytes, bytes]:
     return found
 
 
+def most_octets(offered: Extensions) -> int:
+    """The octets of a message that a peer takes (RFC 1870); 0 where it does not say."""
+    limit = offered.get(b"SIZE", b"")
+    return int(limit) if limit.isdigit() and len(limit) < 20 else 0
+
+
 def host_name(reply: Reply, otherwise: str) -> str:
     """The name a peer gives itself in a greeting, or `otherwise`."""
     word = reply.lines[0].partition(b" ")[0]

@@ -15,15 +15,17 @@ class Stale(Exception):  # noqa: N818 - an everyday event, not an error
 
 
 class Dialogue:
-    """A connection to a peer.  `offered` is what its last EHLO or LHLO reply offers, `remote`
-    its name, `tls` the encryption in words, '' for none; `carried` counts mails; `open` says
-    that the last one's transaction may not be over for the peer; `dues` are waits for the answers
-    to an envelope, as :class:`~smtpgw.delivery.transaction.Transaction` keeps them."""
+    """A connection to a peer.  `offered` is what its last EHLO or LHLO reply offers, `most` the
+    octets of a message that it takes by that, 0 where it says none; `remote` its name, `tls` the
+    encryption in words, '' for none; `carried` counts mails; `open` says that the last one's
+    transaction may not be over for the peer; `dues` are waits for the answers to an envelope, as
+    :class:`~smtpgw.delivery.transaction.Transaction` keeps them."""
 
     def __init__(self, wire: Wire, options: ClientOptions, *, lmtp: bool, remote: str) -> None:
         self.wire, self.options, self.lmtp = wire, options, lmtp
         self.remote, self.tls = remote, ""
         self.offered: dict[bytes, bytes] = {}
+        self.most = 0
         self.carried = 0
         self.open = False
         self.dues: dict[tuple[bool, bool, bool], Sequence[Wait]] = {}

@@ -12,7 +12,7 @@ import functools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from smtpgw.delivery.client import Connection
@@ -32,6 +32,18 @@ class _Kept:
     connection: Connection
     opened: float
     until: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """The connections of a way that are idle, the one that was used last at the end; `live` while
+    the pool has it: it has another one for this way, or none, before a connection is given back and
+    once none is left."""
+
+    way: Way
+    limits: Reuse
+    idle: list[_Kept] = field(default_factory=list)
+    live: bool = False
 
 
 _INET = re.compile(
@@ -79,8 +91,8 @@ class Pool:
 
     def __init__(self, options: PoolOptions) -> None:
         self._options, self._connector = options, Connector(options)
-        self._idle: dict[Way, list[_Kept]] = {}
-        self._ways: dict[tuple[str, str], Way] = {}
+        self._lanes: dict[Way, _Lane] = {}
+        self._known: dict[tuple[str, str], _Lane] = {}
         self._resting = 0
         self._sweeping: asyncio.TimerHandle | None = None
         self._sweep_at = math.inf
@@ -102,35 +114,45 @@ class Pool:
         """Deliver over a kept connection without a task, if there is one and the mail is small and
         plain; `done` is called later."""
         key = destination.transport, destination.nexthop
-        way = self._ways.get(key)
-        if way is None:
-            try:
-                way = self._connector.way(hop_of(destination))
-            except Lost:
+        lane = self._known.get(key)
+        if lane is None or not lane.live:
+            lane = self._find(destination)
+            if lane is None:
                 return None
-            if self._connector.constant:
-                if len(self._ways) >= _WAYS:
-                    self._ways.clear()
-                self._ways[key] = way
-        kept = self._take(way)
+        kept = self._take(lane)
         if kept is None:
             return None
-        ended = functools.partial(self._ended, way, kept, done)
+        ended = functools.partial(self._ended, lane, kept, done)
         try:
             swift = kept.connection.begin(job, until, ended)
         except BaseException:
             kept.connection.drop()
             raise
         if swift is None:
-            self._idle[way].append(kept)
+            lane.idle.append(kept)
             self._resting += 1
         return swift
 
+    def _find(self, destination: Destination) -> _Lane | None:
+        """Where the connections to a destination wait; None where it cannot be said."""
+        try:
+            lane = self._lane(self._connector.way(hop_of(destination)))
+        except Lost:
+            return None
+        if self._connector.constant:
+            if len(self._known) >= _WAYS:
+                self._known.clear()
+            self._known[destination.transport, destination.nexthop] = lane
+        return lane
+
+    def _lane(self, way: Way) -> _Lane:
+        return self._lanes.get(way) or _Lane(way, self._reuse[way.lmtp])
+
     def _ended(
-        self, way: Way, kept: _Kept, done: Done, result: Sequence[Outcome] | BaseException
+        self, lane: _Lane, kept: _Kept, done: Done, result: Sequence[Outcome] | BaseException
     ) -> None:
         if not isinstance(result, BaseException):
-            self._give_back(way, kept)
+            self._give_back(lane, kept)
         done(result)
 
     async def deliver_to(self, hop: Hop, job: Job) -> Sequence[Outcome]:
@@ -139,22 +161,22 @@ class Pool:
         Raises :class:`Lost` if it could not be asked at all: not reached, no TLS where there
         has to be, refused at its greeting.  With `next_host` the next one may be tried.
         """
-        way = self._connector.way(hop)
-        kept = self._take(way)
+        lane = self._lane(self._connector.way(hop))
+        kept = self._take(lane)
         if kept is not None:
             try:
-                return await self._deliver(way, kept, job)
+                return await self._deliver(lane, kept, job)
             except Stale:
                 pass  # where one is, others may be: the next is a new one
-        return await self._deliver(way, await self._open(way, job), job)
+        return await self._deliver(lane, await self._open(lane.way, job), job)
 
-    async def _deliver(self, way: Way, kept: _Kept, job: Job) -> Sequence[Outcome]:
+    async def _deliver(self, lane: _Lane, kept: _Kept, job: Job) -> Sequence[Outcome]:
         try:
             outcomes = await kept.connection.deliver(job)
         except BaseException:
             kept.connection.drop()
             raise
-        self._give_back(way, kept)
+        self._give_back(lane, kept)
         return outcomes
 
     async def _open(self, way: Way, job: Job) -> _Kept:
@@ -162,9 +184,9 @@ class Pool:
         self.opened += 1
         return _Kept(connection, asyncio.get_running_loop().time())
 
-    def _take(self, way: Way) -> _Kept | None:
+    def _take(self, lane: _Lane) -> _Kept | None:
         """The connection that was used last, if one is fit."""
-        idle = self._idle.get(way)
+        idle = lane.idle
         while idle:
             kept = idle.pop()
             self._resting -= 1
@@ -173,11 +195,11 @@ class Pool:
             kept.connection.drop()
         return None
 
-    def _give_back(self, way: Way, kept: _Kept) -> None:
-        idle = self._idle.get(way)
-        if idle is None:
-            idle = self._idle[way] = []
-        loop, limits = asyncio.get_running_loop(), self._reuse[way.lmtp]
+    def _give_back(self, lane: _Lane, kept: _Kept) -> None:
+        if not lane.live:
+            lane = self._lanes.setdefault(lane.way, lane)
+            lane.live = True
+        loop, limits, idle = asyncio.get_running_loop(), lane.limits, lane.idle
         now = loop.time()
         if len(idle) >= self._options.kept or not self._fit(limits, kept, now):
             self._quit(kept)
@@ -198,16 +220,17 @@ class Pool:
         """Let go of those that were idle too long, and look again when the next will be."""
         loop = asyncio.get_running_loop()
         now, following = loop.time(), math.inf
-        for way, idle in list(self._idle.items()):
-            over = [each for each in idle if each.until <= now]
+        for lane in list(self._lanes.values()):
+            over = [each for each in lane.idle if each.until <= now]
             for kept in over:
-                idle.remove(kept)
+                lane.idle.remove(kept)
                 self._resting -= 1
                 self._quit(kept)
-            if idle:
-                following = min(following, *(each.until for each in idle))
+            if lane.idle:
+                following = min(following, *(each.until for each in lane.idle))
             else:
-                del self._idle[way]
+                lane.live = False
+                del self._lanes[lane.way]
         self._sweep_then(loop, following)
 
     def _fit(self, limits: Reuse, kept: _Kept, now: float) -> bool:
@@ -230,9 +253,10 @@ class Pool:
         """Close every idle connection."""
         if self._sweeping is not None:
             self._sweeping.cancel()
-        for idle in self._idle.values():
-            for kept in idle:
+        for lane in self._lanes.values():
+            lane.live = False
+            for kept in lane.idle:
                 self._quit(kept)
         self._resting = 0
-        self._idle.clear()
+        self._lanes.clear()
         await asyncio.gather(*self._closing)

@@ -63,7 +63,7 @@ class Reply:
 
 
 class ReplyParser:
-    """Feed octets; take replies out of `replies`."""
+    """Feed octets; take replies out of `replies`.  `midway`: a part of one is there, too."""
 
     def __init__(self, line_limit: int = LINE_LIMIT, lines_limit: int = LINES_LIMIT) -> None:
         self._line_limit, self._lines_limit = line_limit, lines_limit
@@ -71,12 +71,8 @@ class ReplyParser:
         self._code = 0
         self._lines: list[bytes] = []
         self.replies: list[Reply] = []
+        self.midway = False
         self._known: dict[bytes, tuple[Reply, ...]] = {}
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is unread: no reply, and no part of one."""
-        return not (self._buffer or self._lines or self.replies)
 
     def feed(self, data: bytes) -> None:
         """Take octets.  Raises :class:`BadReply`; replies before the fault are kept.
@@ -84,7 +80,7 @@ class ReplyParser:
         Most peers say the same to each envelope: what was understood once, from its first octet
         to its last, is not read again.
         """
-        if self._buffer or self._lines:
+        if self.midway:
             self._feed(self._buffer + data)
             return
         known = self._known.get(data)
@@ -93,12 +89,18 @@ class ReplyParser:
             return
         before = len(self.replies)
         self._feed(data)
-        if len(data) <= _KNOWN_OCTETS and not self._buffer and not self._lines:
+        if len(data) <= _KNOWN_OCTETS and not self.midway:
             if len(self._known) >= _KNOWN:
                 self._known.clear()
             self._known[data] = tuple(self.replies[before:])
 
     def _feed(self, data: bytes) -> None:
+        try:
+            self._take_all(data)
+        finally:
+            self.midway = bool(self._buffer or self._lines)
+
+    def _take_all(self, data: bytes) -> None:
         *lines, self._buffer = data.split(b"\n")
         for each in lines:
             if len(each) >= self._line_limit:

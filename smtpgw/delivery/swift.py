@@ -42,10 +42,11 @@ class Swift:
         """Send the envelope."""
         octets, self._due = self._transaction.batch()
         wire = self._peer.wire
-        if not wire.alive:  # and whoever began this is to be told later
+        try:
+            wire.post(octets)
+        except Lost:  # and whoever began this is to be told later
             asyncio.get_running_loop().call_soon(self._enveloped)
             return
-        wire.post(octets)
         wire.expect(self._due, self._enveloped, self._until)
 
     def _enveloped(self) -> None:

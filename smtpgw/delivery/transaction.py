@@ -35,6 +35,7 @@ class Transaction:
         first: bool,
     ) -> None:
         self._peer, self._message, self._targets, self._done = peer, message, targets, done
+        self._alone = len(targets) == 1
         self._kept = first and peer.carried > 0
         self._limits = peer.options.timeouts
         self.accepted: list[Target] = []
@@ -113,7 +114,7 @@ class Transaction:
         Raises :class:`Lost` and :class:`Stale`.
         """
         peer = self._peer
-        if len(self._targets) == 1 and (usual := self._usual_answers()) is not None:
+        if self._alone and (usual := self._usual_answers()) is not None:
             return usual
         try:
             reply = peer.taken(due[0][1])
@@ -144,12 +145,12 @@ class Transaction:
 
     def _due(self) -> Sequence[Wait]:
         """The replies to a batch; for one recipient they are the same from mail to mail."""
-        peer, count = self._peer, len(self._targets)
+        peer = self._peer
         key = self._kept, peer.open, self._message.chunked
-        due = peer.dues.get(key) if count == 1 else None
+        due = peer.dues.get(key) if self._alone else None
         if due is None:
-            due = self._new_due(count)
-            if count == 1:
+            due = self._new_due(len(self._targets))
+            if self._alone:
                 peer.dues[key] = due
         return due
 
@@ -195,7 +196,7 @@ class Transaction:
             commands.needs_utf8(job) or commands.has_parameter(args, b"SMTPUTF8")
         )
         mail = commands.mail_from(job, offered, eight_bit=eight_bit, utf8=utf8)
-        if len(self._targets) == 1:
+        if self._alone:
             return mail, commands.rcpt_to(self._targets[0], offered)
         return mail, b"".join([commands.rcpt_to(each, offered) for each in self._targets])
 

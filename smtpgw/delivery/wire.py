@@ -68,7 +68,7 @@ class Wire(asyncio.Protocol):
         if self._lost is not None:
             return
         replies = self.replies
-        before = len(replies)
+        before = len(replies) if replies else 0
         try:
             self._parser.feed(data)
         except BadReply as error:
@@ -122,12 +122,12 @@ class Wire(asyncio.Protocol):
     @property
     def unread(self) -> bool:
         """Whether the peer said something that nobody has asked for yet."""
-        return not self._parser.idle
+        return bool(self.replies) or self._parser.midway
 
     @property
     def quiet(self) -> bool:
         """Whether octets may still be sent, and the peer said nothing that is unread."""
-        return self._lost is None and self._parser.idle
+        return self._lost is None and not self.replies and not self._parser.midway
 
     @property
     def writable(self) -> bool:
@@ -174,7 +174,11 @@ class Wire(asyncio.Protocol):
         self._wanted = len(due)
         if self._alarm is None:
             self._alarm = Alarm(self._loop, self._ring)
-        self._await_next(self._alarm)
+        if self.replies or not due:
+            self._await_next(self._alarm)
+        else:  # as most often
+            first = self._loop.time() + due[0][0]
+            self._alarm.set(first if first < until else until)
 
     def expect_nothing(self) -> None:
         """Nobody waits any more."""

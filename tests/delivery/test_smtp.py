@@ -6,6 +6,7 @@ import asyncio
 import email
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from tempfile import TemporaryFile
 
 import pytest
@@ -275,6 +276,28 @@ def test_a_connection_is_not_kept_where_it_should_not(reuse: Reuse) -> None:
             for _ in range(2):
                 await deliverer.deliver_to(hop, job())
             await until(lambda: peer.verbs().count("QUIT") == 2)
+            await deliverer.close()
+
+    run(scenario())
+
+
+def test_a_pool_remembers_nothing_of_hosts_to_which_nothing_is_open() -> None:
+    async def scenario() -> None:
+        peer = Peer()
+        async with on_port(peer) as hop:
+            deliverer = pool(reuse=Reuse(cache_time=60))
+            with pytest.raises(Lost):
+                await deliverer.deliver_to(replace(hop, address="127.0.0.2"), job())
+            assert not deliverer._lanes
+            for connections in (1, 2):
+                for _ in range(2):
+                    await deliverer.deliver_to(hop, job())
+                assert peer.connections == connections
+                (lane,) = deliverer._lanes.values()
+                (kept,) = lane.idle
+                kept.until = 0.0
+                deliverer._sweep()
+                assert not deliverer._lanes
             await deliverer.close()
 
     run(scenario())
