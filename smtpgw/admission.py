@@ -20,7 +20,7 @@ from smtpgw.policy.engine import Policy, Review
 from smtpgw.policy.facts import Facts, State
 from smtpgw.policy.ports import Ports
 from smtpgw.policy.record import Actions, Decision, Record
-from smtpgw.policy.settled import Key, Passed
+from smtpgw.policy.settled import Key, Passed, Who
 from smtpgw.tables.table import Unavailable
 
 BAD_SENDER = Reply(501, "5.1.7", "Bad sender address syntax")
@@ -58,6 +58,7 @@ class Admission:
         self._last: Record | None = None
         self.own = False
         self._session: dict[str, Any] = {}
+        self._who: Who | None = None
         self._mail: dict[str, Any] = {}
         self._facts: Facts | None = None
         self.records: list[Record] = []
@@ -72,7 +73,7 @@ class Admission:
 
     def _known(self, **changes: object) -> None:
         """Facts of the session."""
-        self._session, self._facts = {**self._session, **changes}, None
+        self._session, self._facts, self._who = {**self._session, **changes}, None, None
 
     def _said(self, **changes: object) -> None:
         """Facts of this mail."""
@@ -209,12 +210,16 @@ class Admission:
     def _key(self, address: bytes) -> Key:
         """All that decides about a recipient (:mod:`settled`).  To be asked for anew when it is
         decided: whether the client is in mynetworks may have come out by then."""
-        client, session = self._connection.client, self._session
-        return (
-            client.family, client.address, self._connection.local_address,
-            self._review.known(client.address), session.get("login"), session.get("helo"),
-            session.get("esmtp", False), self._mail.get("sender"), address,
-        )  # fmt: skip
+        who = self._who
+        if who is None:
+            client, session = self._connection.client, self._session
+            trusted = self._review.known(client.address)
+            who = (
+                client.family, client.address, self._connection.local_address, trusted,
+                session.get("login"), session.get("helo"), session.get("esmtp", False),
+            )  # fmt: skip
+            self._who = who if trusted is not None else None
+        return who, self._mail.get("sender"), address
 
     def data_now(self) -> bool:
         """Whether DATA is let pass without anybody being asked."""

@@ -26,14 +26,15 @@ class Deadlines:
         asyncio.timeout() does."""
         return Step(self)
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: Step, loop: asyncio.AbstractEventLoop) -> None:
         """Let its time run."""
-        loop = asyncio.get_running_loop()
-        if self._alarm is None:
-            self._alarm = Alarm(loop, self._ring)
-        due = self._steps[step] = loop.time() + self._seconds
-        if len(self._steps) == 1:
+        steps = self._steps
+        due = loop.time() + self._seconds
+        if not steps:
+            if self._alarm is None:
+                self._alarm = Alarm(loop, self._ring)
             self._alarm.set(due)
+        steps[step] = due
 
     def end(self, step: Step) -> None:
         """It is over."""
@@ -70,11 +71,12 @@ class Step:
         self._task: asyncio.Task[object] | None = None
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a step with a deadline has to be a task's")
         self._task, self._cancelling = task, task.cancelling()
-        self._deadlines.begin(self)
+        self._deadlines.begin(self, loop)
 
     def __exit__(
         self,

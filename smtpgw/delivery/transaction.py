@@ -262,7 +262,7 @@ class Transaction:
 
     def last_due(self) -> list[Wait]:
         """The replies to the message: RFC 2033 4.2 has one for each recipient."""
-        count = len(self.accepted) if self._peer.lmtp else 1
+        count = len(self.accepted) if self._peer.lmtp and not self._alone else 1
         return [(self._limits.data_done, _END)] * count
 
     def final(self) -> None:

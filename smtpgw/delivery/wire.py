@@ -54,6 +54,7 @@ class Wire(asyncio.Protocol):
         self._due: Sequence[Wait] = ()
         self._wanted = 0  # as many as are due
         self._until = math.inf
+        self._blocked = False
         self._writable = asyncio.Event()
         self._writable.set()
         self._lost: Lost | None = None
@@ -94,15 +95,17 @@ class Wire(asyncio.Protocol):
             self._alarm.close()
 
     def pause_writing(self) -> None:
+        self._blocked = True
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        self._blocked = False
         self._writable.set()
 
     def _end(self, why: Lost) -> None:
         if self._lost is None:
             self._lost = why
-        self._writable.set()
+        self.resume_writing()
         if self._transport is not None:
             self._transport.abort()
         self._wake()
@@ -132,7 +135,7 @@ class Wire(asyncio.Protocol):
     @property
     def writable(self) -> bool:
         """Whether the peer reads what it is sent, as far as can be seen."""
-        return self._writable.is_set()
+        return not self._blocked
 
     @property
     def answered(self) -> int:
@@ -208,14 +211,14 @@ class Wire(asyncio.Protocol):
     async def send(self, data: bytes, limit: float, what: str) -> None:
         """Send, waiting while the peer does not read.  Raises :class:`Lost`."""
         self.post(data)
-        if not self._writable.is_set():
+        if self._blocked:
             await self.drain(limit, what)
 
     async def drain(self, limit: float, what: str) -> None:
         """Wait until the peer has read most of what was sent, as long as it reads some of it in
         each `limit` seconds.  Raises :class:`Lost`."""
         left = self._unsent()
-        while not self._writable.is_set():
+        while self._blocked:
             try:
                 async with asyncio.timeout(limit):
                     await self._writable.wait()

@@ -15,7 +15,7 @@ JUNK = frozenset({"HELO", "EHLO", "LHLO", "NOOP", "RSET", "VRFY", "EXPN", "ETRN"
 class Budget:
     """Counts for one session; an accepted mail restores them."""
 
-    __slots__ = ("_errors", "_junk", "_limits", "_overshoot", "delay")
+    __slots__ = ("_at_first", "_errors", "_junk", "_limits", "_overshoot", "delay")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -25,11 +25,12 @@ class Budget:
         self.delay = 0.0
         """Seconds that each reply is held back."""
         self._slow()
+        self._at_first = self.delay
 
     def restore(self) -> None:
         """A mail was accepted."""
         self._errors = self._junk = self._overshoot = 0
-        self._slow()
+        self.delay = self._at_first
 
     def spend(self, verb: str, answer: Answer | None) -> bool:
         """A command was answered; whether there is nothing left to say then but

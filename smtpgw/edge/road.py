@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from milterd.core.decision import Reply
 from milterd.core.mail import Client, Envelope
+from milterd.core.values import value
 from smtpgw.address.params import MailParams, RcptParams
 from smtpgw.address.path import Path
 from smtpgw.edge.content import Content
@@ -30,7 +31,7 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """An SMTP reply (RFC 5321 section 4.2, RFC 2034), and whether to close after it.
 
@@ -60,7 +61,7 @@ class Answer:
         # What is printable holds none; the search is for the rest, which may be innocent too.
         if not self.text.isprintable() and _CONTROL.search(self.text) is not None:
             raise ValueError("reply text holds a control character")
-        object.__setattr__(self, "positive", self.code < 400)
+        self.positive = self.code < 400  # type: ignore[misc]  # it is being made
 
     @classmethod
     def of(cls, reply: Reply, *, hangup: bool = False) -> Answer:
@@ -78,7 +79,7 @@ class Answer:
         """The reply as it goes over the wire, every line with its code and CRLF,
         cut where RFC 5321 section 4.5.3.1.5 wants a reply line to end."""
         if not self.octets:  # most answers are constants, and are said often
-            object.__setattr__(self, "octets", self._encoded())
+            self.octets = self._encoded()  # type: ignore[misc]  # of what does not change
         return self.octets
 
     def _encoded(self) -> bytes:
@@ -105,7 +106,7 @@ def _nothing_pending() -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Connection:
     """Who connected, and where to.
 
@@ -188,7 +189,7 @@ class Login:
         return self.method.upper() == "ANONYMOUS"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hello:
     """EHLO, HELO or LHLO: the name given, which verb, TLS facts, who has logged in."""
 

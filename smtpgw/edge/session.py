@@ -361,7 +361,7 @@ class Session:
         self._transaction = None
         if self._claims.facts:
             self._claims.facts.clear()
-        if self.state.in_transaction:
+        if self.state is not State.START:
             self.state = State.GREETED
 
     def _current(self) -> Transaction:

@@ -21,10 +21,12 @@ from smtpgw.policy.run import Rules
 MOST = 1000
 """Decisions that are kept for each listener."""
 
-Key = tuple[Family, bytes, bytes, str | None, Login | None, bytes | None, bool, bytes | None, bytes]
-"""All that settled restrictions go by: the client's family and address, ours, what put the client
-into mynetworks (None: not known yet), its login, its name in EHLO or HELO and whether it was EHLO,
-sender and recipient."""
+Who = tuple[Family, bytes, bytes, str | None, Login | None, bytes | None, bool]
+"""All of a session that settled restrictions go by: the client's family and address, ours, what put
+the client into mynetworks (None: not known yet), its login, its name in EHLO or HELO and whether it
+was EHLO."""
+Key = tuple[Who, bytes | None, bytes]
+"""The same with sender and recipient."""
 
 _LISTS = (
     "smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions",
