@@ -35,6 +35,8 @@ from smtpgw.queue.clock import QueueClock
 from smtpgw.queue.manager import ManagerOptions, QueueManager
 from smtpgw.queue.schedule import Schedule, ScheduleOptions
 from smtpgw.queue.sqlite import SqliteStore
+from smtpgw.queue.states import MailState
+from smtpgw.queue.store import Filter
 from tests.delivery.roads import routes
 from tests.queue.support import START, FakeClock, opened
 
@@ -278,6 +280,22 @@ class Road:
         async with asyncio.timeout(10):
             while not await self.empty():  # noqa: ASYNC110 - the store is asked, it tells nobody
                 await asyncio.sleep(0.005)
+
+    async def settled(self) -> None:
+        """Until all that is due has been tried, and what came of that is not on its way: then the
+        clock may go on without ending a lease."""
+        async with asyncio.timeout(30):
+            while not await self._rests():  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.005)
+
+    async def _rests(self) -> bool:
+        left = await self.store.list(Filter())
+        now = self.clock.wall()
+        wait = all(
+            each.state is MailState.DEFERRED and each.due is not None and each.due > now
+            for each in left
+        )
+        return wait and bool(self.seen) and not self.courier.active
 
 
 @contextlib.asynccontextmanager

@@ -153,10 +153,10 @@ def test_life_ends_with_a_dsn_that_says_why(tmp_path: Path) -> None:
                 )
             )
             began = way.clock.wall_time
+            await way.settled()
             while not _boxes(tmp_path, "a@example.com"):
                 way.clock.go(10_000)
-                await asyncio.sleep(0.05)
-                await until(lambda: not way.courier.active)
+                await way.settled()
             await way.wait_empty()
             assert 5 * _DAY <= way.clock.wall_time - began <= 5 * _DAY + 20_000
             (got,) = _boxes(tmp_path, "a@example.com")
@@ -204,9 +204,9 @@ def test_a_delay_is_told_once(tmp_path: Path) -> None:
         async with road(tmp_path, where, exceptions, schedule=schedule) as way:
             await way.accept(message())
             for _ in range(12):
-                await until(lambda: not way.courier.active)
+                await way.settled()
                 way.clock.go(4000)
-                await asyncio.sleep(0.05)
+            await way.settled()
             (got,) = _boxes(tmp_path, "a@example.com")
         report = _parsed(got)
         recipient = list(report.iter_parts())[1].get_payload()[1]  # type: ignore[index]

@@ -87,9 +87,9 @@ def test_one_over_quota_is_deferred_and_bounces_when_its_time_is_up(
                 ]
                 assert shown.recipients[1].enhanced == "4.2.2"
                 while any(m.queue_id == queue_id for m in await way.store.list(Filter())):
+                    await way.settled()
                     way.clock.go(40_000)
-                    await asyncio.sleep(0.05)
-                    await until(lambda: not way.courier.active)
+                    await way.settled()
                 await way.wait_empty()
                 assert len(peer.mails("u@example.net")) == 1
                 assert peer.mails("full@example.net") == []

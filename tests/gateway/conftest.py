@@ -94,3 +94,12 @@ def scripted(place: Path) -> Iterator[Path]:
     yield path
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+@contextlib.contextmanager
+def go_on(path: Path) -> Iterator[None]:
+    """Whoever is slow at this milter goes on."""
+    sign = path.with_name(f"{path.name}.go")
+    sign.touch()
+    yield
+    sign.unlink()

@@ -214,7 +214,7 @@ default = "{delivery or f"maildir:{self.mail}"}"
 
     def metrics(self) -> dict[str, float]:
         """Every sample by name and labels."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=PATIENCE)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         pairs = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]

@@ -235,7 +235,7 @@ def test_what_leaves_has_the_addresses_of_the_outside(town: Town) -> None:
     (mail,) = until(lambda: [each for each in town.other.mails() if mark in each])
     assert b"X-Mail-Args: <chief@outside.example>" in mail
     assert b"From: Boss <chief@outside.example>\nTo: he@outside.example\n" in mail
-    (home,) = [each for each in town.gateway.delivered() if mark in each]
+    (home,) = until(lambda: [each for each in town.gateway.delivered() if mark in each])
     assert b"Return-Path: <boss@example.org>\n" in home
     assert field.replace(b"\r\n", b"\n") in home
 

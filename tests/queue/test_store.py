@@ -667,7 +667,7 @@ def test_a_full_disk_refuses_and_recovers_alone(tmp_path: Path) -> None:
         ["unshare", "-m", sys.executable, "-c", _FULL_DISK, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

@@ -184,7 +184,7 @@ class Halves:
 
     def metrics(self, name: str) -> dict[str, float]:
         """A daemon's samples by name and labels, as its endpoint gives them."""
-        connection = http.client.HTTPConnection("localhost", timeout=5)
+        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.connect(f"{self.home}/{name}-metrics")
         connection.request("GET", "/metrics")

@@ -3,7 +3,6 @@ arrives there is held to the envelope that caused it (RFC 3464)."""
 
 from __future__ import annotations
 
-import asyncio
 import email
 import email.policy
 import email.utils
@@ -21,11 +20,11 @@ from smtpgw.courier import CourierOptions
 from smtpgw.delivery.outcome import Destination
 from smtpgw.dsn.report import DsnOptions
 from smtpgw.queue.schedule import ScheduleOptions
-from tests.delivery.peer import Peer, Road, listening, road
+from tests.delivery.peer import Peer, listening, road
 from tests.peers.dovecot import Dovecot, dovecot
 from tests.peers.postfix import Postfix, postfix
 from tests.peers.process import wait_for
-from tests.queue.support import START, message, run, until
+from tests.queue.support import START, message, run
 
 NO_USER = b"550 5.1.1 <b@x> no such user\r\n"
 FULL = b"452 4.2.2 mailbox full\r\n"
@@ -49,7 +48,7 @@ class Town:
 
     def letters(self, user: str, count: int) -> list[bytes]:
         """What a user has been told, once that is `count` letters."""
-        wait_for(lambda: len(self.dovecot.mails(user)) >= count, "letters", within=10)
+        wait_for(lambda: len(self.dovecot.mails(user)) >= count, "letters", within=30)
         found = self.dovecot.mails(user)
         assert len(found) == count
         return found
@@ -130,20 +129,14 @@ def send(town: Town, tmp_path: Path, case: Case) -> str:
         ):
             queue_id = await way.accept(case.mail)
             for each in case.moves:
-                await quiet(way)
+                await way.settled()
                 way.clock.go(each)
-                await asyncio.sleep(0.05)
-            await quiet(way)
+            await way.settled()
             if not any(case.moves):
                 await way.wait_empty()
             return queue_id
 
     return run(scenario())
-
-
-async def quiet(way: Road) -> None:
-    await asyncio.sleep(0.05)
-    await until(lambda: way.seen and not way.courier.active)
 
 
 def _fields(block: Message) -> dict[str, str]:
