@@ -29,6 +29,7 @@ from milterd.config_filter import FilterTable, Outcomes, Socket
 from milterd.config_headers import HeadersSettings
 from milterd.config_own import OwnName, OwnSettings
 from milterd.config_signed import SignedSettings
+from milterd.host.memory import BLOCK
 from milterd.host.options import MIB, OnFailure, Options, Oversize
 from milterd.host.seam import HostKind
 
@@ -239,8 +240,9 @@ def _disagreements(config: MilterdConfig) -> Iterator[tuple[str, str, str]]:
             yield f"filter.{name}.socket", address, f"another one than filter.{used[address]} has"
         used[address] = name
     own = config.milterd
-    if own.memory_total < own.header_limit:
-        yield "milterd.memory_total", str(own.memory_total), "header_limit at least"
+    if own.memory_total < own.header_limit + BLOCK:
+        least = f"header_limit and {BLOCK} at least"
+        yield "milterd.memory_total", str(own.memory_total), least
     if own.socket_group and not own.socket_group.isdecimal():
         try:
             grp.getgrnam(own.socket_group)

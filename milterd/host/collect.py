@@ -23,7 +23,7 @@ from milterd.core.mail import (
     Recipient,
     Session,
 )
-from milterd.host.memory import Memory
+from milterd.host.memory import Memory, Share
 from milterd.host.options import Options
 from milterd.host.spool import Spool
 from milterd.wire.convert import value_from_wire
@@ -66,8 +66,7 @@ class Collector:
 
     def __init__(self, options: Options, memory: Memory | None = None) -> None:
         self._options = options
-        self._memory = memory or Memory(options.memory_total)
-        self._held = 0
+        self._memory = Share(memory or Memory(options.memory_total))
         self._client = Client()
         self._trusted: bool | None = None
         self._helo = b""
@@ -201,7 +200,7 @@ class Collector:
             return
         self.in_message = False
         self._spool.close()
-        self._give_back()
+        self._memory.give_all_back()
         self._begin({})
 
     # --- details --------------------------------------------------------------------
@@ -246,14 +245,7 @@ class Collector:
             limit = self._options.memory_total
             self._fail(NoMemoryError(f"no room left within memory_total ({limit} octets)"))
             return False
-        self._held += octets
         return True
-
-    def _give_back(self) -> None:
-        """The memory that header and envelope had."""
-        if self._held:
-            self._memory.give_back(self._held)
-            self._held = 0
 
     def _fail(self, error: Exception) -> None:
         """Keep the first failure, and no octets: this mail will not be judged."""
@@ -263,4 +255,4 @@ class Collector:
             self._headers.clear()
         self._spool.close()
         self._spool = self._new_spool()
-        self._give_back()
+        self._memory.give_all_back()

@@ -93,10 +93,10 @@ class Connection(asyncio.Protocol):
         self._await_more()
 
     def data_received(self, data: bytes) -> None:
-        if not self._working:
-            self._await_more()
-        elif self._call_off is not None:
+        if self._call_off is not None:
             self._read(False)  # what comes before the answer waits, but for this
+        elif self._work is None:
+            self._await_more()
         self._guarded(self._take, data)
 
     def eof_received(self) -> bool:
@@ -322,7 +322,8 @@ class Connection(asyncio.Protocol):
     def _resume(self) -> None:
         """Go on with what came while a message was judged."""
         self._await_more()
-        self._guarded(self._take)
+        if self._wire.buffered:
+            self._guarded(self._take)
         if not self._working and self._eof:
             self._hang_up()
         elif not self._working and self._room.is_set():

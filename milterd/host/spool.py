@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from milterd.core.mail import Body, BytesBody, FileBody, PiecedBody
-from milterd.host.memory import Memory
+from milterd.host.memory import Share
 
 _LARGE = 4096
 _MUCH = 16_384
@@ -23,7 +23,7 @@ class Spool:
     memory are taken from `memory`, and given back when nobody needs them any more.
     """
 
-    def __init__(self, memory_limit: int, directory: Path | None, memory: Memory) -> None:
+    def __init__(self, memory_limit: int, directory: Path | None, memory: Share) -> None:
         self._memory_limit = memory_limit
         self._directory = directory
         self._memory, self._taken = memory, 0

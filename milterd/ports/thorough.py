@@ -189,6 +189,8 @@ def _is_simple(mail: Mail) -> bool:
 
 
 def _doubts(mail: Mail) -> tuple[str, ...]:
+    if isinstance(mail.body, BytesBody):
+        return doubts(mail.headers, mail.body.octets)
     with _octets(mail) as (octets, start):
         return doubts(mail.headers, octets, start)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from milterd.core.mail import Family
+from milterd.core.values import value
 from milterd.wire.codec import (
     pack_number,
     pack_strings,
@@ -90,7 +91,7 @@ class Helo:
         return frame(Command.HELO, pack_strings(self.name))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MailFrom:
     """MAIL, with its ESMTP arguments."""
 
@@ -102,7 +103,7 @@ class MailFrom:
         return frame(Command.MAIL, pack_strings(self.address, *self.args))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RcptTo:
     """RCPT, with its ESMTP arguments."""
 
@@ -123,7 +124,7 @@ class Data:
         return frame(Command.DATA)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Header:
     """One header field."""
 
@@ -144,7 +145,7 @@ class EndOfHeaders:
         return frame(Command.END_OF_HEADERS)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BodyChunk:
     """A piece of the body, as it came, CRLF line ends included."""
 
@@ -155,7 +156,7 @@ class BodyChunk:
         return frame(Command.BODY, self.octets)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EndOfMessage:
     """The end of the message.  Some MTAs let it carry the last piece of body."""
 
@@ -177,7 +178,7 @@ class Unknown:
         return frame(Command.UNKNOWN, pack_strings(self.line))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Abort:
     """The transaction is over, or never was."""
 
@@ -204,7 +205,7 @@ class QuitNewConnection:
         return frame(Command.QUIT_NEW_CONNECTION)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Macros:
     """Macro names and values for the command that follows; there may be none."""
 

@@ -41,7 +41,6 @@ from milterd.wire.messages import (
 )
 
 _NAME = re.compile(rb"[!-9;-~]+\Z")
-_BAD_VALUE = re.compile(rb"\0|\r|\n(?![ \t])")
 _BAD_ADDRESS = re.compile(rb"[\x00-\x1f\x7f<>]")
 _BAD_ARGS = re.compile(rb"[\x00-\x1f\x7f]")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -119,9 +118,17 @@ def _name(name: bytes) -> bytes:
     return name
 
 
+def _is_broken(wire: bytes) -> bool:
+    """Whether a value would end its field, or its line: a pattern would look at each octet."""
+    if b"\0" in wire or b"\r" in wire:
+        return True
+    lines = wire.count(b"\n")
+    return lines > 0 and lines != wire.count(b"\n ") + wire.count(b"\n\t")
+
+
 def _value(value: bytes, leading_space: bool) -> bytes:
     wire = value_to_wire(value, leading_space)
-    if _BAD_VALUE.search(wire):
+    if _is_broken(wire):
         raise LocalError("header value with a NUL, a bare CR, or a line that is no continuation")
     return wire
 
@@ -211,7 +218,7 @@ class EditCollector:
 
     def _peer_value(self, value: bytes) -> bytes:
         if b"\n" in value or b"\r" in value or b"\0" in value:
-            if _BAD_VALUE.search(value.replace(b"\r\n", b"\n")):
+            if _is_broken(value.replace(b"\r\n", b"\n")):
                 raise PeerError("header value with a bare CR or a line that is no continuation")
             return value_from_wire(value, self._leading_space)
         return value if self._leading_space else b" " + value

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
+from milterd.core.values import value
 from milterd.wire import messages as m
 from milterd.wire.commands import field_strings
 from milterd.wire.constants import (
@@ -58,7 +58,7 @@ _MACRO, _HEADER = Command.MACRO[0], Command.HEADER[0]
 _WITH_BODY = {COMMAND_OF[kind][0]: kind.__name__ for kind in WITH_BODY}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fields:
     """Header fields that came in a row, as names and values: what
     :meth:`MilterConnection.receive_runs` gives in place of a Header for each."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from milterd.core.values import value
 from milterd.wire.codec import (
     pack_number,
     pack_strings,
@@ -116,7 +117,7 @@ class ReplyCode:
         return frame(Response.REPLY_CODE, pack_strings(self.text))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AddHeaderReply:
     """Append a header field."""
 
@@ -128,7 +129,7 @@ class AddHeaderReply:
         return frame(Response.ADD_HEADER, pack_strings(self.name, self.value))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class InsertHeaderReply:
     """Insert a header field before the `index`-th of all, from 0."""
 
@@ -142,7 +143,7 @@ class InsertHeaderReply:
         return frame(Response.INSERT_HEADER, pack_number(self.index) + strings)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChangeHeaderReply:
     """Change the `index`-th field of that name, from 1; an empty value deletes it."""
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from milterd.core.mail import Family, body_octets
 from milterd.host.collect import Collector, NoMemoryError, TooLargeError
-from milterd.host.memory import Memory
+from milterd.host.memory import BLOCK, Memory, Share
 from milterd.host.options import Options
 from milterd.host.spool import Spool
 from milterd.wire import messages as m
@@ -202,20 +202,20 @@ def test_a_spool_that_takes_nothing(hosting: Hosting) -> None:
 
 def test_what_has_no_room_in_memory_is_in_a_file_or_put_off(hosting: Hosting) -> None:
     """And takes none from the mails that come after it."""
-    host = hosting("mirror", memory_total=5000)
+    host = hosting("mirror", memory_total=40_000)
     with host.mta() as mta:
         mta.greet()
         for _ in range(3):
-            assert seen(mta.message(body=[b"x" * 4000]))["stored"] == "BytesBody"
-            found = seen(mta.message(body=[b"x" * 4000, b"y" * 4000]))
-            assert (found["stored"], found["body"]) == ("FileBody", 8000)
-            answer = mta.message([(b"A", b"x" * 6000)])
+            assert seen(mta.message(body=[b"x" * 30_000]))["stored"] == "BytesBody"
+            found = seen(mta.message(body=[b"x" * 30_000, b"y" * 30_000]))
+            assert (found["stored"], found["body"]) == ("FileBody", 60_000)
+            answer = mta.message([(b"A", b"x" * 50_000)])
             assert answer.reply.text.startswith(b"451 4.3.0 Internal error, trace id ")
     (line, *_) = host.log("failure")
-    assert "no room left within memory_total (5000 octets)" in line["exception"]
+    assert "no room left within memory_total (40000 octets)" in line["exception"]
 
 
-OPTIONS = Options(memory_total=5000, header_limit=4500, size_limit=10_000)
+OPTIONS = Options(memory_total=3 * BLOCK, header_limit=40_000, size_limit=100_000)
 
 
 def begun(memory: Memory, *fields: tuple[bytes, bytes], body: bytes = b"") -> Collector:
@@ -230,9 +230,9 @@ def begun(memory: Memory, *fields: tuple[bytes, bytes], body: bytes = b"") -> Co
 
 def test_mails_share_the_memory_of_their_process() -> None:
     memory = Memory(OPTIONS.memory_total)
-    first = begun(memory, (b"A", b" 1"), body=b"x" * 3000)
-    second = begun(memory, (b"A", b" 2"), body=b"y" * 3000)
-    put_off = begun(memory, (b"A", b"z" * 2500))
+    first = begun(memory, (b"A", b" 1"), body=b"x" * 20_000)
+    second = begun(memory, (b"A", b" 2"), body=b"y" * 20_000)
+    put_off = begun(memory, (b"A", b"z" * 20_000))
     assert [type(each.mail().body).__name__ for each in (first, second)] == [
         "BytesBody", "FileBody",
     ]  # fmt: skip
@@ -241,7 +241,7 @@ def test_mails_share_the_memory_of_their_process() -> None:
     for each in (first, second, put_off):
         each.forget()
     assert memory.left == OPTIONS.memory_total
-    third = begun(memory, (b"A", b"z" * 2500))
+    third = begun(memory, (b"A", b"z" * 20_000))
     assert len(third.mail().headers) == 1
 
 
@@ -250,8 +250,8 @@ def test_mails_share_the_memory_of_their_process() -> None:
 )
 def test_the_memory_of_a_mail_is_given_back_once(end: str) -> None:
     memory = Memory(OPTIONS.memory_total)
-    mail = begun(memory, (b"A", b" 1"), (b"B", b" 2"), body=b"x" * 3000)
-    assert memory.left < OPTIONS.memory_total - 3000
+    mail = begun(memory, (b"A", b" 1"), (b"B", b" 2"), body=b"x" * 20_000)
+    assert memory.left < OPTIONS.memory_total - 20_000
     if end == "connected":
         mail.connected(b"localhost", Family.INET, b"127.0.0.1", 25, {})
     elif end == "sender":
@@ -259,9 +259,9 @@ def test_the_memory_of_a_mail_is_given_back_once(end: str) -> None:
     elif end.endswith("over the limit"):
         for _ in range(3):
             if end.startswith("header"):
-                mail.headers([(b"A", b"x" * 4500)])
-            mail.header(b"A", b"x" * 400)
-            mail.body(b"x" * 5000)
+                mail.headers([(b"A", b"x" * 40_000)])
+            mail.header(b"A", b"x" * 4000)
+            mail.body(b"x" * 40_000)
         with pytest.raises(TooLargeError):
             mail.mail()
     else:
@@ -269,6 +269,23 @@ def test_the_memory_of_a_mail_is_given_back_once(end: str) -> None:
     assert memory.left == OPTIONS.memory_total
     mail.forget()
     assert memory.left == OPTIONS.memory_total
+
+
+@given(st.lists(st.integers(0, 5 * BLOCK)))
+def test_a_share_has_whole_blocks_and_no_more_than_it_needs(amounts: list[int]) -> None:
+    total = 9 * BLOCK
+    memory = Memory(total)
+    share, had = Share(memory), list[int]()
+    for each in amounts:
+        if had and each % 3 == 0:
+            share.give_back(had.pop())
+        elif share.take(each):
+            had.append(each)
+        else:
+            assert sum(had) + each > total
+        assert total - memory.left == -(-sum(had) // BLOCK) * BLOCK
+    share.give_all_back()
+    assert memory.left == total
 
 
 def test_garbage_ends_its_own_connection_only(mirror: Hosted) -> None:
@@ -288,7 +305,7 @@ def test_garbage_ends_its_own_connection_only(mirror: Hosted) -> None:
 def test_a_spool_keeps_pieces_of_any_size(pieces: list[bytes]) -> None:
     whole = b"".join(pieces)
     for limit in (0, 5000, 1_000_000):
-        spool = Spool(limit, None, Memory(2**20))
+        spool = Spool(limit, None, Share(Memory(2**20)))
         for each in pieces:
             spool.write(each)
         assert body_octets(spool.body()) == whole == body_octets(spool.body())
@@ -296,7 +313,7 @@ def test_a_spool_keeps_pieces_of_any_size(pieces: list[bytes]) -> None:
 
 
 def test_octets_that_come_one_by_one_are_kept_together() -> None:
-    spool = Spool(100_000, None, Memory(2**20))
+    spool = Spool(100_000, None, Share(Memory(2**20)))
     for _ in range(50_000):
         spool.write(b"x")
         spool.write(b"")
@@ -311,7 +328,7 @@ def test_a_long_body_comes_whole_in_pieces(mta: Mta) -> None:
     mta.begin(body=body)
     found = seen(mta.end())
     assert (found["stored"], found["body"]) == ("PiecedBody", len(b"".join(body)))
-    spool = Spool(2**20, None, Memory(2**20))
+    spool = Spool(2**20, None, Share(Memory(2**20)))
     for each in body:
         spool.write(each)
     assert body_octets(spool.body()) == body_octets(spool.body()) == b"".join(body)

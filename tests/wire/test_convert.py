@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -234,3 +237,18 @@ def test_i07_a_new_body_is_bounded() -> None:
     collector.take(m.AddHeaderReply(b"X", b"1"))
     with pytest.raises(PeerError):
         collector.take(m.AddHeaderReply(b"X", b"1"))
+
+
+@pytest.mark.parametrize("length", range(5))
+def test_a_value_that_would_end_its_field_is_known_by_any_of_its_octets(length: int) -> None:
+    """As the pattern finds it that says what is broken."""
+    broken = re.compile(rb"\0|\r|\n(?![ \t])")
+    for octets in map(bytes, itertools.product(b"\0\r\n \tx", repeat=length)):
+        edit = AddHeader(b"A", octets)
+        try:
+            (made,) = edit_to_replies(edit, True)
+        except LocalError:
+            assert broken.search(octets.replace(b"\r\n", b"\n"))
+        else:
+            assert isinstance(made, m.AddHeaderReply)
+            assert not broken.search(made.value)
