@@ -77,6 +77,7 @@ class Collector:
 
     def _begin(self, macros: Mapping[str, bytes]) -> None:
         self._macros = dict(macros)
+        self._known: Direction | None = None  # once it is made, of a mail
         self._sender: tuple[bytes, tuple[bytes, ...]] = (b"", ())
         self._recipients: list[Recipient] = []
         self._headers: list[HeaderField] = []
@@ -96,7 +97,7 @@ class Collector:
     @property
     def direction(self) -> Direction:
         """Whose mail it is, as far as that is known."""
-        return self._direction(self._session_macros | self._macros)
+        return self._known or self._direction(self._session_macros | self._macros)
 
     @property
     def client(self) -> Client:
@@ -189,7 +190,8 @@ class Collector:
             raise self._failure
         body = self._spool.body()
         macros = self._session_macros | self._macros
-        session = Session(self._client, self._helo, self._direction(macros), macros)
+        self._known = self._direction(macros)
+        session = Session(self._client, self._helo, self._known, macros)
         envelope = Envelope(*self._sender, tuple(self._recipients))
         return Mail(session, envelope, tuple(self._headers), body)
 

@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._work: asyncio.Task[None] | None = None
         self._call_off: CallOff | None = None
+        self._usual: tuple[Decision | None, bytes] = None, b""
         self._eof = False
         self._room = asyncio.Event()
         self._room.set()
@@ -249,12 +250,19 @@ class Connection(asyncio.Protocol):
 
     def _concluded(self, mail: Mail | Decision, decision: Decision, started: float) -> bool:
         """Answer a message; whether that was done at once."""
-        decision = self._sayable(decision)
-        said = self._judge.said(decision)
-        if not _small(said):
-            self._wait_for(mail, None, decision, started)
-            return False
-        self._write(self._wire.reply(*self._edits(said), emit.final_reply(said)))
+        usual, octets = self._usual
+        if decision is usual:  # the very one: what it comes to on this connection is known
+            self._wire.reply(emit.final_reply(self._judge.said(decision)))
+        else:
+            decision = self._sayable(decision)
+            said = self._judge.said(decision)
+            if not _small(said):
+                self._wait_for(mail, None, decision, started)
+                return False
+            octets = self._wire.reply(*self._edits(said), emit.final_reply(said))
+            if emit.all_common(said.edits):
+                self._usual = decision, octets
+        self._write(octets)
         self._over(decision, started)
         return True
 

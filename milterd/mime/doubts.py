@@ -115,7 +115,7 @@ def _of_mime(fields: Sequence[HeaderField]) -> _Named:
 
 def _read(fields: _Named) -> tuple[_Kind, tuple[str, ...]]:
     """What these fields say, and what is wrong with them.  Most mails say the same few things."""
-    if sum(len(value) for _, _, value in fields) > COMMON:
+    if sum([len(value) for _, _, value in fields]) > COMMON:
         return _read_anew(fields)
     return read_again(fields)
 
