@@ -77,6 +77,12 @@ def doubts(fields: Sequence[HeaderField], octets: Octets, start: int = 0) -> tup
     return tuple(islice(dict.fromkeys(_walk(fields, octets, start)), MAX_DOUBTS))
 
 
+def has_structure(fields: Sequence[HeaderField]) -> bool:
+    """Whether a mail with this header may have parts: of others only octets are looked for."""
+    kind, _ = _read(_of_mime(fields))
+    return kind.major in (b"multipart", b"message")
+
+
 def _walk(fields: Sequence[HeaderField], body: Octets, start: int) -> Iterator[str]:
     todo = [_Part(fields, start, len(body), 0)]
     count = 0

@@ -21,7 +21,7 @@ from typing import Literal
 
 from milterd.core.mail import BytesBody, FileBody, HeaderField, Mail, body_octets
 from milterd.mime.decodings import Allowance, TooMuch, decodings
-from milterd.mime.doubts import Octets, doubts
+from milterd.mime.doubts import Octets, doubts, has_structure
 from milterd.ports.clamds import BeginningScanner, Rest
 from milterd.ports.scanner import (
     Clean,
@@ -34,9 +34,9 @@ from milterd.ports.scanner import (
 )
 
 _TAR_OVERHEAD = 1024
-LINES_AT_ONCE, MARKS_AT_ONCE = 4000, 64
-"""The most lines, and lines that may be where a part begins, of a body whose structure is looked at
-in an event loop: that takes it a few milliseconds at most.  With more a thread does it."""
+SIZE_AT_ONCE, LINES_AT_ONCE, MARKS_AT_ONCE = 16_384, 4000, 64
+"""The structure of a body of at most so many octets, or so many lines of which so many may be where
+a part begins, is looked at in an event loop: that takes it 8 ms at most.  Beyond, a thread does."""
 Readings = Literal["one", "doubtful", "all"]
 
 
@@ -183,9 +183,12 @@ def _archive(pieces: Sequence[bytes]) -> bytes:
 
 
 def _is_simple(mail: Mail) -> bool:
-    """Whether the structure of a mail in memory is soon looked at."""
+    """Whether the structure of a mail in memory is soon looked at: it is short, has no parts, or
+    has few lines."""
+    if mail.body.size <= SIZE_AT_ONCE or not has_structure(mail.headers):
+        return True
     octets = body_octets(mail.body)
-    return octets.count(b"\n") <= LINES_AT_ONCE and octets.count(b"\n--") <= MARKS_AT_ONCE
+    return octets.count(b"\r\n") <= LINES_AT_ONCE and octets.count(b"\n--") <= MARKS_AT_ONCE
 
 
 def _doubts(mail: Mail) -> tuple[str, ...]:

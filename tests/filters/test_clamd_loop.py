@@ -18,7 +18,7 @@ from milterd.ports.clamd_loop import LoopSessions
 from milterd.ports.clamd_session import Sessions
 from milterd.ports.clamds import Clamds
 from milterd.ports.scanner import Clean, Infected, Unavailable
-from milterd.ports.thorough import LINES_AT_ONCE, MARKS_AT_ONCE
+from milterd.ports.thorough import LINES_AT_ONCE, MARKS_AT_ONCE, SIZE_AT_ONCE
 from tests.filters.clamd_peer import ClamdPeer, attachment, eicar, running_clamd
 from tests.filters.fake_clamd import fake_clamd
 from tests.filters.test_clamd_session import Scripted
@@ -164,16 +164,21 @@ def of_parts(number: int, line: bytes = b"text\r\n") -> Mail:
     return parse_message(head + part * number + b"--b--\r\n")
 
 
+LONG = b"%b\r\n" % (b"x" * (SIZE_AT_ONCE // MARKS_AT_ONCE))
+PLAIN = parse_message(b"Subject: no parts\r\n\r\n" + b"--b\r\n" * LINES_AT_ONCE * 2)
+
+
 @pytest.mark.parametrize(
     "mail",
-    [of_parts(MARKS_AT_ONCE + 1), of_parts(1, b"x\r\n" * LINES_AT_ONCE)],
+    [of_parts(MARKS_AT_ONCE + 1, LONG), of_parts(1, b"wxyz\r\n" * LINES_AT_ONCE)],
     ids=["parts", "lines"],
 )
 def test_a_structure_that_takes_long_to_look_at_is_for_a_thread(
     peer: ClamdPeer, mail: Mail
 ) -> None:
     built = filter_of(peer.unix)
-    assert come(built.begin, of_parts(MARKS_AT_ONCE)) == Clean()
+    for short in (of_parts(MARKS_AT_ONCE, LONG), of_parts(MARKS_AT_ONCE + 1), PLAIN):
+        assert come(built.begin, short) == Clean()
     rest = come(built.begin, mail)
     assert callable(rest)
     assert rest() == built.gather(mail) == Clean()
