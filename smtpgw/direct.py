@@ -41,15 +41,11 @@ class Direct:
         self._active, self._begin = active, begin
         self._limit = manager.options.qmgr_message_active_limit
         self._given: deque[Made] = deque()
-        self._promised = 0
+        self.promised = 0
+        """Mails that are being queued with a lease for here, or have one and have not begun."""
         self._octets, self._used = octets, 0
         self._none = asyncio.Event()
         self._none.set()
-
-    @property
-    def promised(self) -> int:
-        """Mails that are being queued with a lease for here, or have one and have not begun."""
-        return self._promised
 
     def take(self, site: str, size: int) -> float | None:
         active = self._active()
@@ -61,7 +57,7 @@ class Direct:
         if self._used + size > self._octets or not self._shares.admits(site, now):
             return None
         self._shares.begin(site)
-        self._promised += 1
+        self.promised += 1
         self._used += size
         self._none.clear()
         return now + self._manager.options.lease_time
@@ -91,8 +87,8 @@ class Direct:
             asyncio.get_running_loop().call_soon(self._start)
 
     def _kept(self) -> None:
-        self._promised -= 1
-        if not self._promised:
+        self.promised -= 1
+        if not self.promised:
             self._none.set()
 
     async def at_rest(self) -> None:

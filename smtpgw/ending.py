@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -73,8 +74,10 @@ class Ending:
         self._clock, self._schedule, self._chance = clock, schedule, chance
         self._pause, self._stopping, self._log = pause, stopping, log
         self._delivered: list[tuple[Attempt, Content]] = []
-        self._committing = 0
+        self._committing = False
         self._at_work: set[asyncio.Task[None]] = set()
+        self.pending = 0
+        """How many ends are not committed yet."""
 
     def end(self, attempt: Attempt, content: Content) -> None:
         """Commit an attempt's end, in a while: see :meth:`done`.  Where all were delivered and
@@ -83,12 +86,13 @@ class Ending:
             if not self._delivered:
                 asyncio.get_running_loop().call_soon(self._commit_delivered)
             self._delivered.append((attempt, content))
+            self.pending += 1
         else:
-            self._keep(self.commit(attempt, content))
+            self._keep_alone(self.commit(attempt, content))
 
     def untried(self, lease: Lease) -> None:
         """Nothing was tried, or it was broken off: the mail is due again, in a while."""
-        self._keep(self._due_again(lease))
+        self._keep_alone(self._due_again(lease))
 
     async def _due_again(self, lease: Lease) -> None:
         mail, now = lease.mail, self._clock.now()
@@ -99,12 +103,6 @@ class Ending:
             return  # deleted, or settled before it could be broken off
         except (QueueError, IllegalMove) as error:  # it is due when its lease ends
             self._log.error("queue.settle", queue_id=mail.queue_id, reason=str(error))
-
-    @property
-    def pending(self) -> int:
-        """How many ends are not committed yet."""
-        alone = len(self._at_work) - bool(self._committing)
-        return len(self._delivered) + self._committing + alone
 
     def _silent(self, attempt: Attempt) -> bool:
         """Whether this attempt ends the mail without a word to anybody."""
@@ -119,12 +117,18 @@ class Ending:
                 return False
         return True
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def _keep_alone(self, work: Coroutine[Any, Any, None]) -> None:
+        """One end, in a transaction of its own."""
+        self.pending += 1
+        self._keep(work, 1)
+
+    def _keep(self, work: Coroutine[Any, Any, None], alone: int = 0) -> None:
         task = asyncio.ensure_future(work)
         self._at_work.add(task)
-        task.add_done_callback(self._over)
+        task.add_done_callback(partial(self._over, alone))
 
-    def _over(self, task: asyncio.Task[None]) -> None:
+    def _over(self, alone: int, task: asyncio.Task[None]) -> None:
+        self.pending -= alone
         self._at_work.discard(task)
         self._ended()
 
@@ -132,7 +136,7 @@ class Ending:
         """One transaction at a time: what ends meanwhile goes into the next."""
         if self._delivered and not self._committing:
             those, self._delivered = self._delivered, []
-            self._committing = len(those)
+            self._committing = True
             self._keep(self._commit_all(those))
 
     async def _commit_all(self, those: Sequence[tuple[Attempt, Content]]) -> None:
@@ -149,14 +153,15 @@ class Ending:
         except Exception:  # noqa: BLE001 - whatever it is, each is tried alone, and tells
             found = [None] * len(those)
         finally:
-            self._committing = 0
+            self._committing = False
+            self.pending -= len(those)
             self._commit_delivered()
         for (attempt, content), state in zip(those, found, strict=True):
             if state is MailState.DONE:
                 queue_id = attempt.lease.mail.queue_id
                 self._log.info("queue.done", queue_id=queue_id, outcome="removed")
             else:
-                self._keep(self.commit(attempt, content))
+                self._keep_alone(self.commit(attempt, content))
 
     async def done(self) -> None:
         """Wait until all that has ended is committed, or was given up."""

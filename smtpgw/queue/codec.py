@@ -81,15 +81,14 @@ def prepare(new: NewMail, file_sum: int | None, until: float | None = None) -> P
     if checksum is None:
         body = body_octets(new.mail.body)
         checksum = zlib.crc32(body, zlib.crc32(head))
-    envelope = new.mail.envelope
+    envelope, size = new.mail.envelope, new.mail.body.size
     recipients = tuple(
         [
-            (number, each.address, _args(each.args))
+            (number, each.address, _args(each.args) if each.args else _NO_ARGS)
             for number, each in enumerate(envelope.recipients)
         ]
     )
-    size = len(head) + new.mail.body.size
-    fixed = (new.queue_id, new.arrived, size, envelope.sender, _facts(new))
+    fixed = (new.queue_id, new.arrived, len(head) + size, envelope.sender, _facts(new))
     state, due = _ARRIVED_LEASED, until
     if until is None:
         state = _arrived(new)
@@ -101,7 +100,7 @@ def prepare(new: NewMail, file_sum: int | None, until: float | None = None) -> P
         new.site,
         envelope.sender,
         recipients,
-        (head, body, new.mail.body.size, checksum),
+        (head, body, size, checksum),
         new.handed,
         new.doomed,
         new.caught,
@@ -124,7 +123,7 @@ def _sum(fixed: Sequence[Any], recipients: Iterable[tuple[int, bytes, str]]) -> 
 
 
 def _args(args: Iterable[bytes]) -> str:
-    return json.dumps([each.decode("latin-1") for each in args]) if args else _NO_ARGS
+    return json.dumps([each.decode("latin-1") for each in args])
 
 
 def _unargs(text: str) -> tuple[bytes, ...]:
@@ -132,7 +131,7 @@ def _unargs(text: str) -> tuple[bytes, ...]:
 
 
 def _facts(new: NewMail) -> str:
-    args, told = _args(new.mail.envelope.sender_args), _session_facts(new.mail.session)
+    args, told = new.mail.envelope.sender_args, _session_facts(new.mail.session)
     reasons, more = "[]", ""
     if new.reasons:
         reasons = _TO_JSON.encode([[e.source, e.outcome, dict(e.facts)] for e in new.reasons])
@@ -140,7 +139,7 @@ def _facts(new: NewMail) -> str:
         more = f',"filter":{_TO_JSON.encode(new.filtered)}'
     if new.caught is not None:
         more += f',"caught":{_TO_JSON.encode(caught.to_facts(new.caught))}'
-    return f'{{"args":{args},{told},"reasons":{reasons}{more}}}'
+    return f'{{"args":{_args(args) if args else _NO_ARGS},{told},"reasons":{reasons}{more}}}'
 
 
 _SESSIONS = 500

@@ -15,7 +15,7 @@ from smtpgw.queue.store import QueueError
 
 def require_new(db: sqlite3.Connection, name: str) -> None:
     """Raises QueueError for a name that is remembered already."""
-    if name and known(db, [name]):
+    if known(db, [name]):
         raise QueueError(f"{name}: taken already")
 
 

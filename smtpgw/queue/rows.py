@@ -44,9 +44,13 @@ _DONE = after(MailState.ACTIVE, MailEvent.SETTLE_ALL)
 
 def add(batch: Batch, mails: Sequence[Prepared]) -> None:
     """Insert mails that were prepared.  Raises QueueError if one was handed in before."""
+    some_caught = False
     for each in mails:
-        handed.require_new(batch.db, each.handed)
-    custody.require_room(batch, mails)
+        if each.handed:
+            handed.require_new(batch.db, each.handed)
+        some_caught = some_caught or each.caught is not None
+    if some_caught:
+        custody.require_room(batch, mails)
     for each in mails:
         insert(batch, each)
 

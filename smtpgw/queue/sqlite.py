@@ -185,8 +185,8 @@ class SqliteStore:
         return True
 
     async def add(self, *mails: NewMail) -> bool:
-        if self.failed is not None:
-            raise StoreFailed(self.failed)
+        if self.committer.failed is not None:
+            raise StoreFailed(self.committer.failed)
         inline, limit = self._reserve.whole, self._options.inline_limit
         for each in mails:
             if not ids.valid(each.queue_id):
@@ -210,7 +210,7 @@ class SqliteStore:
             short = short and each.caught is None
         try:
             await self.committer.do(
-                lambda batch: self._add(batch, prepared),
+                functools.partial(self._add, prepared),
                 weight,
                 urgent=False,
                 short=short,
@@ -243,7 +243,7 @@ class SqliteStore:
             await self.committer.do(shrink)
             self._reserve.ensure()
 
-    def _add(self, batch: Batch, prepared: Sequence[Prepared]) -> None:
+    def _add(self, prepared: Sequence[Prepared], batch: Batch) -> None:
         rows.add(batch, prepared)
         self._came(prepared)
 

@@ -47,22 +47,17 @@ class Promise:
         self._taker, self._mails = taker, mails
         self._prepared: list[Prepared] = []
         self._until: dict[str, float] = {}
-        for each in mails if taker is not None else ():
-            until = self._asked(each)
-            if until is not None:
-                self._until[each.queue_id] = until
-
-    def _asked(self, new: NewMail) -> float | None:
-        if self._taker is None or new.hold is not None or new.caught is not None:
-            return None
-        if new.doomed or new.filtered:
-            return None
-        return self._taker.take(new.site, new.mail.body.size)
-
-    @property
-    def some_wait(self) -> bool:
+        self.some_wait = False
         """Whether one is to wait for its turn."""
-        return len(self._until) < len(self._mails)
+        for new in mails:
+            until = None
+            kept = new.hold is not None or new.caught is not None
+            if taker is not None and not (kept or new.doomed or new.filtered):
+                until = taker.take(new.site, new.mail.body.size)
+            if until is None:
+                self.some_wait = True
+            else:
+                self._until[new.queue_id] = until
 
     def prepare(self) -> list[Prepared]:
         """Their rows.  Raises what codec.prepare() raises, and takes all back."""
