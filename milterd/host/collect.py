@@ -28,6 +28,10 @@ from milterd.host.options import Options
 from milterd.host.spool import Spool
 from milterd.wire.convert import value_from_wire
 
+_BESIDE = 150
+"""Octets of memory that an object takes for each text of a header or an envelope, beside the text:
+a mail of nothing but fields of two octets takes thirty times what it counts against limits."""
+
 
 class TooLargeError(Exception):
     """The mail is over `size_limit` or `header_limit`."""
@@ -130,17 +134,17 @@ class Collector:
         self.in_message = True
         self._macros = dict(macros)
         self._sender = (bare_address(address), args)
-        self._count_head(len(address) + sum(map(len, args)))
+        self._count_head(len(address) + sum(map(len, args)), 1 + len(args))
 
     def recipient(self, address: bytes, args: tuple[bytes, ...]) -> None:
         """RCPT, before it is known whether the MTA accepts this recipient."""
         size = len(address) + sum(map(len, args))
-        if self._count_head(size):
+        if self._count_head(size, 1 + len(args)):
             self._recipients.append(Recipient(bare_address(address), args))
 
     def header(self, name: bytes, value: bytes) -> None:
         """One header field, in wire form."""
-        if not self._count_head(len(name) + len(value) + 3):
+        if not self._count_head(len(name) + len(value) + 3, 1):
             return
         if not self.leading_space or b"\n" in value:
             value = value_from_wire(value, self.leading_space)
@@ -150,7 +154,7 @@ class Collector:
         """Header fields, as name and value in wire form."""
         size = sum([len(name) + len(value) + 3 for name, value in pairs])
         whole = self._head_size + size <= self._options.header_limit
-        if not whole or not self.leading_space or not self._count_head(size):
+        if not whole or not self.leading_space or not self._count_head(size, len(pairs)):
             for name, value in pairs:
                 self.header(name, value)
             return
@@ -234,8 +238,8 @@ class Collector:
             return False
         return any(address in each for each in self._options.trusted_networks)
 
-    def _count_head(self, octets: int) -> bool:
-        """Whether that much more header or envelope may be kept."""
+    def _count_head(self, octets: int, texts: int) -> bool:
+        """Whether that much more header or envelope may be kept, in so many texts."""
         self._head_size += octets
         if self._failure is not None:
             return False
@@ -243,7 +247,8 @@ class Collector:
             limit = self._options.header_limit
             self._fail(TooLargeError(f"over header_limit ({limit} octets)"))
             return False
-        if not self._memory.take(octets):
+        taken = octets + texts * _BESIDE
+        if not self._memory.take(taken):
             limit = self._options.memory_total
             self._fail(NoMemoryError(f"no room left within memory_total ({limit} octets)"))
             return False

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import socket
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -256,6 +257,8 @@ def test_the_memory_of_a_mail_is_given_back_once(end: str) -> None:
         mail.connected(b"localhost", Family.INET, b"127.0.0.1", 25, {})
     elif end == "sender":
         mail.sender(b"", (), {})
+        assert memory.left >= OPTIONS.memory_total - BLOCK
+        mail.forget()
     elif end.endswith("over the limit"):
         for _ in range(3):
             if end.startswith("header"):
@@ -286,6 +289,31 @@ def test_a_share_has_whole_blocks_and_no_more_than_it_needs(amounts: list[int]) 
         assert total - memory.left == -(-sum(had) // BLOCK) * BLOCK
     share.give_all_back()
     assert memory.left == total
+
+
+@pytest.mark.parametrize("bulk", [True, False])
+def test_what_is_counted_of_many_short_texts_is_what_they_take(bulk: bool) -> None:
+    options = Options()
+    memory = Memory(options.memory_total)
+    mail = Collector(options, memory)
+    fields = ((b"%02d" % (n % 100), b"%02d" % (n % 97)) for n in range(20_000))
+    tracemalloc.start()
+    try:
+        mail.sender(b"<a@example.org>", (), {})
+        for n in range(1000):
+            mail.recipient(b"<%d@example.net>" % n, (b"NOTIFY=NEVER",))
+        for each in fields:
+            if bulk:
+                mail.headers([each])
+            else:
+                mail.header(*each)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(mail.mail().headers) == 20_000
+    assert taken < options.memory_total - memory.left < 2 * taken
+    mail.forget()
+    assert memory.left == options.memory_total
 
 
 def test_garbage_ends_its_own_connection_only(mirror: Hosted) -> None:
