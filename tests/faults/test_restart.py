@@ -143,7 +143,7 @@ def _fill(gateway: Gateway, large: Sequence[bool], hold: str | None = None) -> Q
                 ids[number] = added.queue_id
             return ids
 
-    return Queue(gateway, run(scenario()))
+    return Queue(gateway, run(scenario(), 100))
 
 
 def _arrived(gateway: Gateway, number: int) -> list[bytes]:

@@ -47,7 +47,7 @@ class MariaDb:
             "--innodb-use-native-aio=OFF",
         ]  # fmt: skip
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, cwd=self.home, check=False
+            command, capture_output=True, text=True, timeout=100, cwd=self.home, check=False
         )
         if done.returncode:
             raise RuntimeError(f"mariadb-install-db: {done.stdout[-4000:]}\n{done.stderr[-4000:]}")

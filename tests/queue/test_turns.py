@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
 from dataclasses import replace
@@ -73,8 +74,7 @@ def _consistent(directory: Path) -> None:
 def test_a_site_with_many_mails_does_not_keep_another_waiting(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path / "00") as store:
-            for _ in range(500):
-                await _add(store, "smtp:dead", at=START - 100)
+            await asyncio.gather(*(_add(store, "smtp:dead", at=START - 100) for _ in range(500)))
             mine = await _add(store, "smtp:live")
             first = await store.lease(START, 10, 60.0)
             assert mine in {each.mail.queue_id for each in first}
@@ -87,8 +87,8 @@ def test_a_site_with_many_mails_does_not_keep_another_waiting(tmp_path: Path) ->
 def test_a_sender_with_many_mails_does_not_keep_another_waiting(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path / "00") as store:
-            for _ in range(500):
-                await _add(store, "smtp:x", b"bulk@example.com", START - 100)
+            bulk = [_add(store, "smtp:x", b"bulk@example.com", START - 100) for _ in range(500)]
+            await asyncio.gather(*bulk)
             mine = await _add(store, "smtp:x", b"me@example.com")
             first = await store.lease(START, 10, 60.0)
             assert mine in {each.mail.queue_id for each in first}
