@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from structlog.typing import FilteringBoundLogger
 
-from milterd.base import metrics
+from milterd.base import logs, metrics
 from milterd.base.once import once
 from smtpgw import session_macros
 from smtpgw.admission import Admission
-from smtpgw.chain.chain import Chain
+from smtpgw.chain.chain import Chain, concerned
 from smtpgw.edge.names import PeerName
 from smtpgw.edge.road import Connection
 from smtpgw.plan import Means, Plan
 from smtpgw.policy.facts import Facts
 
+NOBODY = Chain((), log=logs.get("chain"))
+"""Without milters nothing of a session is in its chain: one is enough for all."""
 _MADE = ("_log", "_admission", "_chain")
 """What is made anew for another connection."""
 
@@ -67,6 +69,8 @@ class Presence:
     @once
     def _chain(self) -> Chain:
         means, plan, connection = self._means, self._plan, self._connection
+        if not concerned(plan.milters, connection.listener):
+            return NOBODY
         return Chain(
             plan.milters,
             log=self._log,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from milterd.core.mail import Direction
 from smtpgw.address.params import MailParams, RcptParams
 from smtpgw.address.path import Path
+from smtpgw.client_name import Naming
 from smtpgw.edge.road import Hello
 from smtpgw.message import Transaction
-from smtpgw.presence import Presence
+from smtpgw.presence import NOBODY, Presence
 from smtpgw.rates.limits import ClientLimiter
 
 TO_QUEUE = {"rcpt_mailer": b"smtp"}
@@ -19,8 +20,9 @@ TO_QUEUE = {"rcpt_mailer": b"smtp"}
 
 
 class PromptSteps(Presence):
-    """MAIL, RCPT and DATA of a :class:`~smtpgw.road.GatewaySession`."""
+    """MAIL, RCPT, DATA and the end of a :class:`~smtpgw.road.GatewaySession`."""
 
+    _naming: Naming | None
     _limiter: ClientLimiter
     _hello: Hello
     _transaction: Transaction | None
@@ -51,6 +53,11 @@ class PromptSteps(Presence):
     def data_now(self) -> bool:
         """Where no list is asked."""
         return self._admission.data_now() and self._chain.data_now()
+
+    def close_now(self) -> bool:
+        """Where the client's name is not being looked for any more, it is not counted, and there
+        are no milters."""
+        return self._naming is None and self._chain is NOBODY and self._limiter.close_now()
 
     def _begun(self, queue_id: str, sender: Path, params: MailParams) -> Transaction:
         """What MAIL begins."""

@@ -34,6 +34,11 @@ from smtpgw.rates.limits import Excess
 from smtpgw.recording import Case, Step
 from smtpgw.tables.table import Unavailable
 
+_COUNTS: Mapping[Attempt, str] = {
+    "connection": "connect", "auth": "auth", "starttls": "starttls", "newtls": "newtls",
+}  # fmt: skip
+"""How a session's limiter counts what a client tries."""
+
 
 class GatewayRoad:
     """A :class:`~smtpgw.edge.road.Road`.  `plans` are by listener, `stressed` those for sessions
@@ -107,13 +112,8 @@ class GatewaySession(PromptSteps):
         if what == "connection":
             client = self._connection.client.address
             self._limiter.exempt |= await excepted(self._plan.clients, client, lambda: self._log)
-        count = {
-            "connection": self._limiter.connect,
-            "auth": self._limiter.auth,
-            "starttls": self._limiter.starttls,
-            "newtls": self._limiter.newtls,
-        }[what]
-        excess = await count()
+        count = getattr(self._limiter, _COUNTS[what])
+        excess: Excess | None = await count()
         return None if excess is None else self._exceeds(what.upper(), excess)
 
     async def login(self, login: Login) -> Answer | None:

@@ -35,6 +35,11 @@ def _unobserved(_milter: str, _stage: str, _seconds: float, _outcome: str) -> No
     """For those who keep no metrics."""
 
 
+def concerned(milters: Sequence[MilterOptions], listener: str) -> list[MilterOptions]:
+    """Those that see what comes in by this listener."""
+    return [each for each in milters if not each.listeners or listener in each.listeners]
+
+
 class Chain:
     """The milters of one SMTP session.
 
@@ -75,9 +80,7 @@ class Chain:
         )
         self._listener = listener
         self._shared = shared
-        self._milters = [
-            each for each in milters if not each.listeners or listener in each.listeners
-        ]
+        self._milters = concerned(milters, listener)
         self._members: list[Member] = []
         self._log = log
         self._direction = Direction.INBOUND

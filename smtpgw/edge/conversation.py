@@ -95,6 +95,8 @@ class Conversation(SMTP):
         self._flushing = False
         self._closing = False
         self._draining = False
+        self.over = False
+        """Whether nothing of the dialogue is under way any more."""
 
     async def converse(self) -> None:
         """Hold the dialogue; ends by Goodbye, EndOfInputError or ConnectionError."""
@@ -181,7 +183,7 @@ class Conversation(SMTP):
             self.log.exception("session failed")
         finally:
             metrics.sessions(self.options.listener, end).inc()
-            self._closing = True
+            self._closing = self.over = True
             self._alarm.close()
             if self.transport is not None:
                 self.transport.close()

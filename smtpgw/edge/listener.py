@@ -63,7 +63,7 @@ class Listener:
         self._stress = Stress(options.listener, self._log)
         self._trace = trace
         self._server: asyncio.Server | None = None
-        self._sessions: dict[Conversation, Session] = {}
+        self._sessions: dict[Conversation, PromptSession] = {}
         self._turned_away: set[Conversation] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -153,7 +153,8 @@ class Listener:
         session = self._sessions.pop(protocol, None)
         if session is None:
             return
-        self._spawn(session.close())
+        if not (protocol.over and session.close_now()):
+            self._spawn(session.close())
         self._look(len(self._sessions))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

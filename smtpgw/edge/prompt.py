@@ -42,6 +42,10 @@ class PromptRoad(Protocol):
         """DATA."""
         ...
 
+    def close_now(self) -> bool:
+        """The session is over, and no transaction is under way."""
+        ...
+
 
 class PromptSession(Session):
     """The same dialogue; a road with the methods of :class:`PromptRoad` is asked by them first.
@@ -96,6 +100,15 @@ class PromptSession(Session):
         if self.state is not State.RCPT or self._prompt is None or not self._prompt.data_now():
             return None
         return GO_AHEAD
+
+    def close_now(self) -> bool:
+        """As :meth:`close`, where nothing of it waits; False where nothing has happened."""
+        if self._handover is not None or self.state.in_transaction or self._claims.facts:
+            return False
+        try:
+            return self._prompt is not None and self._prompt.close_now()
+        except Exception:  # noqa: BLE001 - the whole way meets it again, and tells of it
+            return False
 
     def hand_over(self, content: Content, told: Callable[[Answer | None], None]) -> None:
         """As :meth:`message`, for a caller that does not wait: `told` hears the answer, None where

@@ -145,6 +145,13 @@ class ClientLimiter:
         limit = self.limits.new_tls_session_rate_limit
         return await self._event(Event.NEWTLS, limit, 421, "4.7.0", text)
 
+    def close_now(self) -> bool:
+        """As :meth:`close`, where nobody has to hear of it; else nothing has happened."""
+        if self._ticket is not None:
+            return False
+        self._closed = True
+        return True
+
     async def close(self) -> None:
         """It is gone."""
         self._closed = True

@@ -163,6 +163,12 @@ class RecordingRoad:
     def data_now(self) -> bool:
         return self.now("data")
 
+    def close_now(self) -> bool:
+        if not self.now("close"):
+            return False
+        self.ledger.open -= 1
+        return True
+
     async def vrfy(self, recipient: Path) -> Answer | None:
         if self.admission is not None:
             refusal = await self.admission.vrfy(recipient)

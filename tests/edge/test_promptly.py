@@ -296,5 +296,34 @@ def test_a_session_that_quits_ends_without_a_step_more() -> None:
         assert await heard(line, b"NOOP\r\n") == b"", "nothing is said after a goodbye"
         await until(lambda: line.wire.closed)
         assert line.wire.said.endswith(b"221 2.0.0 Bye\r\n")
+        assert not line.door.open
+
+    talk(Line, dialogue)
+
+
+def test_a_session_is_closed_once_whatever_it_leaves() -> None:
+    async def dialogue(line: Line) -> None:
+        await begun(line)
+        line.door.road.slow = {"message"}
+        assert await heard(line, MESSAGE + b".\r\nQUIT\r\n") == b""
+        line.protocol.connection_lost(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert line.door.open == 1, "a mail is being taken"
+        line.door.road.go_on.set()
+        await until(lambda: not line.door.open)
+        assert octets(line) == [MESSAGE]
+        assert line.door.calls.count("close") == 1
+
+    talk(Line, dialogue)
+
+
+def test_a_transaction_is_given_up_before_its_session_is_closed() -> None:
+    async def dialogue(line: Line) -> None:
+        await heard(line, b"HELO x\r\n")
+        await heard(line, b"MAIL FROM:<a@b.example>\r\n")
+        assert await heard(line, b"QUIT\r\n") == b"221 2.0.0 Bye\r\n"
+        await until(lambda: not line.door.open)
+        assert line.door.calls[-2:] == ["reset", "close"]
 
     talk(Line, dialogue)

@@ -62,6 +62,26 @@ def test_connections(limits: ClientLimits) -> None:
     assert codes(run(many())) == ["", "", "421 4.7.0", again]
 
 
+def test_who_is_counted_is_not_gone_at_once() -> None:
+    counters = LocalCounters(Counts(lambda: 0.0, 60))
+
+    async def scenario() -> None:
+        limits = ClientLimits(connection_count_limit=1)
+        one = ClientLimiter(counters, limits, "mx", b"192.0.2.1")
+        assert await one.connect() is None
+        assert not one.close_now()
+        await one.close()
+        other = ClientLimiter(counters, limits, "mx", b"192.0.2.1")
+        assert await other.connect() is None, "the first one is not counted any more"
+        late = ClientLimiter(counters, limits, "mx", b"192.0.2.9")
+        assert late.close_now()
+        assert await late.connect() is None
+        again = ClientLimiter(counters, limits, "mx", b"192.0.2.9")
+        assert await again.connect() is None, "who went while it was counted is not counted"
+
+    run(scenario())
+
+
 def test_starttls_is_refused_after_one_handshake_too_many_and_counts_nothing() -> None:
     counters = LocalCounters(Counts(lambda: 0.0, 60))
 
