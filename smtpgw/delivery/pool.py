@@ -197,13 +197,14 @@ class Pool:
 
     def _give_back(self, lane: _Lane, kept: _Kept) -> None:
         if not lane.live:
-            lane = self._lanes.setdefault(lane.way, lane)
-            lane.live = True
+            lane = self._lanes.get(lane.way, lane)
         loop, limits, idle = asyncio.get_running_loop(), lane.limits, lane.idle
         now = loop.time()
         if len(idle) >= self._options.kept or not self._fit(limits, kept, now):
             self._quit(kept)
             return
+        if not lane.live:  # with something to keep: who keeps nothing has no lanes to be swept
+            self._lanes[lane.way], lane.live = lane, True
         idle.append(kept)
         self._resting += 1
         kept.until = until = now + limits.cache_time
@@ -257,6 +258,7 @@ class Pool:
             lane.live = False
             for kept in lane.idle:
                 self._quit(kept)
+            lane.idle.clear()  # a delivery under way may give its connection back to it
         self._resting = 0
         self._lanes.clear()
         await asyncio.gather(*self._closing)

@@ -318,6 +318,36 @@ def test_idle_connections_are_bounded_over_all_peers() -> None:
     run(scenario())
 
 
+def test_nothing_is_left_of_ways_whose_connections_are_not_kept() -> None:
+    async def scenario() -> None:
+        async with on_port(Peer()) as a, on_port(Peer()) as b:
+            deliverer = Pool(PoolOptions(smtp_reuse=Reuse(0)))
+            for hop in (a, b, a):
+                await deliverer.deliver_to(hop, job())
+            assert not deliverer._lanes
+            await deliverer.close()
+
+    run(scenario())
+
+
+def test_a_connection_that_is_given_back_after_the_close_is_the_only_one() -> None:
+    async def scenario() -> None:
+        peer = Peer()
+        async with on_port(peer) as hop:
+            deliverer = Pool(PoolOptions(smtp_reuse=Reuse(60)))
+            await asyncio.gather(*(deliverer.deliver_to(hop, job()) for _ in range(2)))
+            (lane,) = deliverer._lanes.values()
+            kept = deliverer._take(lane)
+            assert kept is not None
+            await deliverer.close()
+            deliverer._give_back(lane, kept)
+            assert deliverer._resting == 1
+            assert lane.idle == [kept]
+            await deliverer.close()
+
+    run(scenario())
+
+
 def test_idle_connections_are_bounded_for_each_peer() -> None:
     async def scenario() -> None:
         peer = Peer()
