@@ -119,14 +119,14 @@ class ClamavSettings(FilterTable):
         default="unix:clamav.sock", description=FilterTable.model_fields["socket"].description
     )
     host: HostKind = Field(
-        default=HostKind.LIBMILTER, description=FilterTable.model_fields["host"].description
+        default=HostKind.NATIVE, description=FilterTable.model_fields["host"].description
     )
     threads: int = Field(
-        default=16,
+        default=100,  # as many as Postfix has clients, unless told otherwise
         ge=1,
         le=256,
-        description="scans at a time of a native host's process, but for small mails: those wait "
-        "for clamd without a thread",
+        description="mails at a time of a native host's process that are large, in doubt, or wait "
+        "for a clamd that does not answer: other mail needs no thread",
     )
     clamd: Sockets = Field(
         default=("unix:/run/clamav/clamd.ctl",),

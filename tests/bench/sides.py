@@ -13,7 +13,7 @@ from tests.peers import clamav_milter, clamd, milterd, opendkim
 from tests.peers.milter import Milter, Program
 from tests.peers.process import directory
 
-DEFAULT_HOSTS = {"clamav": "libmilter", "dkim": "native", "headers": "native"}
+DEFAULT_HOSTS = {"clamav": "native", "dkim": "native", "headers": "native"}
 OTHER = {"libmilter": "native", "native": "libmilter"}
 
 

@@ -147,7 +147,7 @@ def test_defaults_agree_with_the_rooms() -> None:
     config = MilterdConfig.model_validate({"filter": {"clamav": {}, "dkim": {}, "headers": {}}})
     found, plain = config.host_options("clamav"), Options()
     for name in ("memory_limit", "memory_total", "size_limit", "header_limit", "oversize",
-                 "threads", "connections", "idle_timeout", "spool_directory"):  # fmt: skip
+                 "connections", "idle_timeout", "spool_directory"):  # fmt: skip
         assert getattr(found, name) == getattr(plain, name)
     for name, table in config.filter.present().items():
         ours, theirs = table.options(), type(table.options())()
@@ -156,7 +156,8 @@ def test_defaults_agree_with_the_rooms() -> None:
                 assert getattr(ours, each) == getattr(theirs, each), (name, each)
     hosts = {name: each.host for name, each in config.filter.present().items()}
     assert hosts == {
-        "clamav": HostKind.LIBMILTER, "dkim": HostKind.NATIVE, "headers": HostKind.NATIVE,
+        "clamav": HostKind.NATIVE, "dkim": HostKind.NATIVE, "headers": HostKind.NATIVE,
     }  # fmt: skip
-    # Keys of a silent name server keep as many mails as Postfix lets in, and no mail behind them.
-    assert config.host_options("dkim").threads >= 100
+    # A silent name server or clamd keeps as many mails as Postfix lets in, and no mail behind them.
+    for name in ("dkim", "clamav"):
+        assert config.host_options(name).threads >= 100
