@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from milterd.lab.conform.check import Outcome
 from milterd.lab.conform.context import Options
 from milterd.lab.conform.grade import Graded, grade
 from milterd.lab.conform.judged import Judged, difference
+from milterd.lab.conform.program import Program
 from milterd.lab.conform.samples import default_envelope, default_session
 from milterd.wire import messages as m
 from tests.host.conftest import Hosted
@@ -119,6 +121,39 @@ def test_a_death_after_the_last_answer_is_found_too(home: Path) -> None:
     assert with_outcome(card, Outcome.FAILED) == {
         "session/8bit-helo": "the milter's process ended by SIGKILL"
     }
+
+
+class Untold:
+    """A process of whose end the loop hears late."""
+
+    returncode: int | None = None
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process, self.pid = process, process.pid
+
+    async def wait(self) -> int:
+        await asyncio.sleep(0.05)
+        self.returncode = self._process.wait()
+        return self.returncode
+
+
+def test_a_death_is_known_though_nobody_had_time_to_tell_of_it() -> None:
+    """Who asks for it on a machine that stood still has the kernel's word."""
+
+    async def there() -> bool:
+        return True
+
+    async def died() -> str:
+        program._process = Untold(process)  # type: ignore[assignment]
+        return await program.died(0.0)
+
+    program = Program(("sleep", "1000"), there)
+    with subprocess.Popen(("sleep", "1000")) as process:
+        assert asyncio.run(died()) == ""
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert asyncio.run(died()) == "ended by SIGKILL"
+    program.close()
 
 
 def test_what_a_dead_milter_leaves_is_not_tried(home: Path) -> None:

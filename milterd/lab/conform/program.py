@@ -70,6 +70,8 @@ class Program:
         if self._process is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), within)
+            if not self.death and _has_ended(self._process.pid):  # it only was not told yet
+                await self._process.wait()
         return self.death
 
     async def stop(self) -> None:
@@ -92,3 +94,11 @@ class Program:
             f"; its last words: {said}" if said else ""
         )
         return MilterError(Fault.GONE, text, "connection")
+
+
+def _has_ended(pid: int) -> bool:
+    """What the kernel says of a child; it stays to be waited for."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
