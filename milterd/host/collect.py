@@ -14,6 +14,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 
 from milterd.core.mail import (
+    CRLF,
     Client,
     Direction,
     Envelope,
@@ -22,6 +23,7 @@ from milterd.core.mail import (
     Mail,
     Recipient,
     Session,
+    join_header,
 )
 from milterd.host.memory import Memory, Share
 from milterd.host.options import Options
@@ -88,6 +90,10 @@ class Collector:
         self._head_size = 0
         self._spool = self._new_spool()
         self._failure: Exception | None = None
+
+    def _head(self) -> bytes:
+        """The header as :meth:`mail` has it."""
+        return join_header(self._headers) + CRLF
 
     def _new_spool(self) -> Spool:
         options = self._options
@@ -171,7 +177,7 @@ class Collector:
             self._fail(TooLargeError(f"over size_limit ({self._options.size_limit} octets)"))
             return
         try:
-            self._spool.write(octets)
+            self._spool.write(octets, self._head)
         except OSError as error:
             self._fail(error)
 

@@ -4,6 +4,7 @@ mails have the memory."""
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -19,8 +20,9 @@ class Spool:
     """Takes octets, gives a :class:`~milterd.core.mail.Body`.
 
     The file has no name (O_TMPFILE, or unlinked at once), so nothing is left behind
-    by a crash.  `write` and `body` raise OSError when the disk does not take it.  Octets in
-    memory are taken from `memory`, and given back when nobody needs them any more.
+    by a crash.  It begins with the header, so that a scanner can be given it as it is.
+    `write` and `body` raise OSError when the disk does not take it.  Octets in memory are
+    taken from `memory`, and given back when nobody needs them any more.
     """
 
     def __init__(self, memory_limit: int, directory: Path | None, memory: Share) -> None:
@@ -29,10 +31,11 @@ class Spool:
         self._memory, self._taken = memory, 0
         self._pieces: list[bytes | bytearray] = []
         self._file: BinaryIO | None = None
+        self._offset = 0
         self.size = 0
 
-    def write(self, octets: bytes) -> None:
-        """Append `octets`."""
+    def write(self, octets: bytes, head: Callable[[], bytes] = bytes) -> None:
+        """Append `octets`; `head` is what goes before all of them in a file."""
         self.size += len(octets)
         if self._file is not None:
             self._file.write(octets)
@@ -41,7 +44,7 @@ class Spool:
             if octets:
                 self._keep(octets)
         else:
-            self._move_to_file(octets)
+            self._move_to_file(octets, head())
 
     def _keep(self, octets: bytes) -> None:
         """Large pieces as they are, small ones together: an MTA may send octets one by one."""
@@ -51,11 +54,11 @@ class Spool:
         else:
             self._pieces.append(octets if not last or len(octets) >= _LARGE else bytearray(octets))
 
-    def _move_to_file(self, octets: bytes) -> None:
+    def _move_to_file(self, octets: bytes, head: bytes) -> None:
         file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  # closed by close()
         self._file = cast(BinaryIO, file)
-        self._file.writelines(self._pieces)
-        self._file.write(octets)
+        self._file.writelines((head, *self._pieces, octets))
+        self._offset = len(head)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -75,7 +78,7 @@ class Spool:
             self._pieces = [whole]
             return BytesBody(whole)
         self._file.flush()
-        return FileBody(self._file, 0, self.size)
+        return FileBody(self._file, self._offset, self.size)
 
     def close(self) -> None:
         """Let go of the octets.  Nobody may read a body of this spool any more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import socket
 import tracemalloc
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milterd.core.mail import Family, body_octets
+from milterd.core.mail import Family, FileBody, body_octets
 from milterd.host.collect import Collector, NoMemoryError, TooLargeError
 from milterd.host.memory import BLOCK, Memory, Share
 from milterd.host.options import Options
@@ -244,6 +245,17 @@ def test_mails_share_the_memory_of_their_process() -> None:
     assert memory.left == OPTIONS.memory_total
     third = begun(memory, (b"A", b"z" * 20_000))
     assert len(third.mail().headers) == 1
+
+
+def test_a_file_is_the_whole_mail_so_that_a_scanner_can_have_it() -> None:
+    memory = Memory(OPTIONS.memory_total)
+    mail = begun(memory, (b"A", b" 1"), (b"B", b" 2\n\tfolded"), body=b"x" * 20_000)
+    mail.body(b"y" * 70_000)
+    found = mail.mail()
+    assert isinstance(found.body, FileBody)
+    assert os.pread(found.body.file.fileno(), 100_000, 0) == b"".join(found.pieces())
+    assert body_octets(found.body) == b"x" * 20_000 + b"y" * 70_000
+    mail.forget()
 
 
 @pytest.mark.parametrize(
