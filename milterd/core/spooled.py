@@ -1,4 +1,4 @@
-"""A body in a file with what was seen of it as it was written, so that nobody reads it for that.
+"""Bodies with what was seen of them as they came in, so that nobody looks again for that.
 
 Whoever makes one has seen to it that every line, the last one too, ends in CRLF, and that there is
 no other CR or LF and no NUL.
@@ -9,10 +9,22 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 
-from milterd.core.mail import FileBody
+from milterd.core.mail import BytesBody, FileBody
 
 LONGEST = 998
 """Octets of a line without its CRLF beyond which it is a long one (RFC 5322 section 2.1.1)."""
+
+
+class WholeBody(BytesBody):
+    """A body in memory; equal to any other of the same octets."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self.octets == other.octets if isinstance(other, BytesBody) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.octets,))  # as the other's
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +39,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class SeenBody(FileBody):
-    """The body; see the module's contract."""
+    """A body in a file."""
 
     seen: Seen
 

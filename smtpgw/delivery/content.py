@@ -68,7 +68,7 @@ def look_at(octets: bytes, limit: int) -> Traits:
 
 def at_hand(job: Job) -> bytes | None:
     """A message that is in memory and not large, in one piece."""
-    if type(job.body) is not BytesBody:
+    if not isinstance(job.body, BytesBody):
         return None
     head, octets = job.head, job.body.octets
     return head + octets if len(head) + len(octets) < AT_HAND else None

@@ -131,10 +131,13 @@ def is_whole(text: bytes) -> bool:
     return text.endswith(b"\r\n") and _without_strays(text) is text
 
 
-def stuffed(message: bytes) -> bytes:
-    """What goes after DATA for a whole message, as :class:`DotStuffer` makes it without a limit."""
+def stuffed(message: bytes, whole_from: int | None = None) -> bytes:
+    """What goes after DATA for a whole message, as :class:`DotStuffer` makes it without a limit.
+    All from the octet `whole_from` on is known to be as :func:`is_whole`."""
     if message.endswith(b"\r\n"):
-        data = _without_strays(message)
+        doubtful = message[:whole_from]
+        clean = _without_strays(doubtful)
+        data = message if clean is doubtful else clean + message[len(doubtful) :]
     else:
         ends = LineEnds()
         data = ends.feed(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from milterd.core.spooled import SeenBody
+from milterd.core.spooled import SeenBody, WholeBody
 from smtpgw.delivery import content
 from smtpgw.delivery.content import outgoing
 from smtpgw.delivery.emit import DotStuffer, LineEnds, is_whole, stuffed
@@ -61,4 +61,5 @@ class Message:
         """The same in one piece, where it is small and goes as it is."""
         if self.octets is None or self.plan is not None or self.fold:
             return None
-        return stuffed(self.octets)
+        job = self.job
+        return stuffed(self.octets, len(job.head) if isinstance(job.body, WholeBody) else None)

@@ -7,7 +7,8 @@ line here: every step is one search or one replacement over a whole piece.
 
 from __future__ import annotations
 
-from milterd.core.mail import CRLF, BytesBody, split_header
+from milterd.core.mail import CRLF, split_header
+from milterd.core.spooled import WholeBody
 from smtpgw.edge.content import Content
 from smtpgw.edge.framing import LineEnds, ends_clean
 from smtpgw.edge.options import ContentOptions
@@ -16,6 +17,9 @@ from smtpgw.edge.sink import MAILBOX_LINES, ContentSink
 
 _DOT = "\r\n."
 _END = "\r\n.\r\n"
+_LAST = _END.encode()
+_BEHIND = 512
+"""Octets at the end of what came, in which the end of a message is looked for first."""
 
 _UNDECIDED = (b"\r\n.\r", b"\r\n.", b"\n", b"\r")
 """How a piece may end so that the next one decides what it means; of a line end that is whole it is
@@ -30,8 +34,11 @@ DRAIN_FACTOR = 2
 
 def whole(data: bytes, options: ContentOptions) -> tuple[Content, int] | None:
     """The message that `data` begins with, and how many octets of it that takes with the end of
-    data; None where it is not all there, or there is anything about it that is to be refused,
-    mended or noted: :class:`DataReader` sees to that, and makes the same of any other."""
+    data; None where it is not all there, has much behind it, or there is anything about it that is
+    to be refused, mended or noted: :class:`DataReader` sees to that, and makes the same of any
+    other."""
+    if _LAST not in data[-_BEHIND:]:  # the beginning of a longer one, mostly
+        return None
     text = str(data, "latin-1")
     dot = end = text.find(_DOT)
     if dot >= 0 and not text.startswith(_END, dot):
@@ -47,7 +54,7 @@ def whole(data: bytes, options: ContentOptions) -> tuple[Content, int] | None:
     fields, separator, begins = split_header(octets)
     if not separator or begins > options.header_size_limit or len(fields) > options.hopcount_limit:
         return None
-    return Content(fields, separator, BytesBody(octets[begins:]), len(octets)), after
+    return Content(fields, separator, WholeBody(octets[begins:]), len(octets)), after
 
 
 class _Reader:

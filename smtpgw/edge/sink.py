@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from milterd.core.mail import CRLF, Body, BytesBody, HeaderField, split_header
-from milterd.core.spooled import SeenBody, Watch
+from milterd.core.mail import CRLF, Body, HeaderField, split_header
+from milterd.core.spooled import SeenBody, Watch, WholeBody
 from smtpgw.edge.content import Content
 from smtpgw.edge.options import ContentOptions
 from smtpgw.edge.road import Answer
@@ -210,7 +210,7 @@ class _Spool:
     def finish(self) -> Body:
         """The body as written.  Raises OSError."""
         if self._file is None:
-            return BytesBody(bytes(self._memory))
+            return WholeBody(bytes(self._memory))
         self._file.flush()
         return SeenBody(self._file, 0, self._size, self._watch.seen())
 

@@ -90,8 +90,9 @@ class Promise:
 
 
 def _leased(new: NewMail, rows: Prepared, until: float) -> tuple[Lease, Content]:
-    head, body, *_ = rows.content
-    content = Content(head, BytesBody(body or b""))
+    head, octets, *_ = rows.content
+    body = new.mail.body
+    content = Content(head, body if isinstance(body, BytesBody) else BytesBody(octets or b""))
     return Lease(_queued(new, content.size), 1, until), content
 
 

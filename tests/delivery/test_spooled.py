@@ -10,8 +10,8 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from milterd.core.mail import FileBody
-from milterd.core.spooled import SeenBody, Watch
+from milterd.core.mail import BytesBody, FileBody
+from milterd.core.spooled import SeenBody, Watch, WholeBody
 from smtpgw.delivery import content, emit
 from smtpgw.delivery.message import Message
 from smtpgw.delivery.outcome import Job, Target
@@ -79,3 +79,29 @@ def test_no_look_is_taken_for_strays_in_it(body: SeenBody, monkeypatch: pytest.M
     for _ in Message(_job(body, head), None, True, False, 0).stuffed():
         pass
     assert sum(looked) == len(head)
+
+
+@pytest.mark.parametrize("head", [b"", b"S: x\r\n\r\n", b"S: x\ny\r\n\r\n", b".\r\n", b"S: \r"])
+@pytest.mark.parametrize("body", [b"", b"a\r\n", b".\r\n.\r\n"])
+def test_a_body_that_was_seen_to_be_whole_lines_leaves_as_any_other(
+    head: bytes, body: bytes
+) -> None:
+    sent = []
+    for each in (BytesBody(body), WholeBody(body)):
+        job = Job("q", b"a@x", (), (Target(0, b"u@x"),), head, each)
+        message = Message(job, None, True, False, 0, content.at_hand(job))
+        sent.append(message.whole())
+    assert sent[0] == sent[1] == emit.stuffed(head + body)
+
+
+def test_no_look_is_taken_for_strays_in_one_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bytes] = []
+
+    def counted(data: bytes) -> bytes:
+        looked.append(data)
+        return data
+
+    monkeypatch.setattr(emit, "_without_strays", counted)
+    job = Job("q", b"a@x", (), (Target(0, b"u@x"),), b"S: x\r\n\r\n", WholeBody(b"a\r\n"))
+    Message(job, None, True, False, 0, content.at_hand(job)).whole()
+    assert looked == [job.head]

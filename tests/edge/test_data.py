@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from milterd.core.mail import BytesBody, body_octets, join_header
-from milterd.core.spooled import Seen, SeenBody
+from milterd.core.spooled import Seen, SeenBody, WholeBody
 from smtpgw.edge.content import Content
 from smtpgw.edge.data import BdatReader, DataReader, whole
 from smtpgw.edge.framing import BARE_CR, BARE_LF, BARE_LF_NOTE, NUL
@@ -207,6 +207,8 @@ def test_most_messages_are_read_at_once(message: bytes, content: bytes) -> None:
     assert octets_of(found[0]) == content
     assert found[1] == len(message) + 3
     assert whole(message + b".\r", OPTIONS) is None
+    assert whole(message + b".\r\n" + b"NOOP\r\n" * 100, OPTIONS) is None
+    assert isinstance(found[0].body, WholeBody)
 
 
 def test_bare_lf_is_refused_where_the_postmaster_says_so() -> None:  # A10

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from milterd.core.spooled import LONGEST, Seen, Watch, joined
+from milterd.core.mail import BytesBody
+from milterd.core.spooled import LONGEST, Seen, Watch, WholeBody, joined
 
 _LINES = st.lists(
     st.one_of(
@@ -39,3 +40,11 @@ def test_a_watch_sees_what_is_there_wherever_pieces_end(
 def test_the_checksum_of_two_is_that_of_both_as_one(first: bytes, second: bytes) -> None:
     found = joined(zlib.crc32(first), zlib.crc32(second), len(second))
     assert found == zlib.crc32(first + second)
+
+
+def test_a_whole_body_is_any_body_of_its_octets() -> None:
+    whole, plain = WholeBody(b"a\r\n"), BytesBody(b"a\r\n")
+    assert whole == plain == whole
+    assert hash(whole) == hash(plain)
+    assert whole != WholeBody(b"b\r\n")
+    assert whole != b"a\r\n"
