@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from milterd.base import logs
+from milterd.core.actions import AddHeader, ChangeHeader
 from milterd.core.decision import Decision, Reply, Verdict
 from milterd.core.filter import Need
 from milterd.core.mail import Family, Mail
@@ -110,10 +111,10 @@ class Wired(asyncio.Transport):
 class Talk:
     """One connection with a mail that its filter has begun to look at."""
 
-    def __init__(self, filter_: Begun) -> None:
+    def __init__(self, filter_: Begun, options: Options | None = None) -> None:
         self.filter, self.meter = filter_, Counting()
         around = Surroundings(logs.get("filter"), lambda: "trace", self.meter)
-        judge = Judge(filter_, Options(), around)
+        judge = Judge(filter_, options or Options(), around)
         self.pool = ThreadPoolExecutor(1)
         self.connection = Connection(judge, around, self.pool, lambda: None)
         self.transport, self.wire = Wired(), MtaConnection()
@@ -155,6 +156,44 @@ async def test_its_facts_are_answered_at_once_and_the_next_mail_is_taken() -> No
     talk.connection.data_received(talk.wire.send(m.Abort()) + talk.mail())
     talk.come("bad")
     assert isinstance(talk.replies()[0], m.ReplyCode)
+
+
+class Marking(Begun):
+    """Has few decisions, which it makes again and again."""
+
+    needs = Need.HEADERS | Need.ADD_HEADERS
+    made: Mapping[str, Decision] = {
+        "mark": Decision(edits=(AddHeader(b"X-Mark", b" 1"),)),
+        "other": Decision(edits=(AddHeader(b"X-Mark", b" 2"),)),
+        "long": Decision(edits=(AddHeader(b"X-Long", b" " + b"x" * 500),)),
+        "unsayable": Decision(edits=(ChangeHeader(b"From", 1, b""),)),
+        "bad": BAD,
+    }
+
+    def decide(self, _: Mail, facts: str) -> Decision:
+        return self.made[facts]
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+@in_loop
+async def test_a_decision_that_comes_again_is_answered_as_it_was(shadow: bool) -> None:
+    talk = Talk(Marking(), Options(shadow=shadow))
+    first: dict[str, list[Any]] = {}
+    order = "mark mark other mark bad mark long long unsayable mark unsayable bad other other"
+    for word in order.split():
+        talk.come(word)
+        replies = talk.replies()
+        assert replies == first.setdefault(word, replies)
+        talk.connection.data_received(talk.wire.send(m.Abort()) + talk.mail())
+    if shadow:
+        assert all(each == [m.Continue()] for each in first.values())
+    else:
+        assert first["mark"] == [m.AddHeaderReply(b"X-Mark", b" 1"), m.Continue()]
+        assert first["other"] == [m.AddHeaderReply(b"X-Mark", b" 2"), m.Continue()]
+        assert first["unsayable"][0].text.startswith(b"451 4.3.0 ")
+    counted = {"bad": "reject", "unsayable": "tempfail"}
+    said = [each for each in talk.meter.decisions if not each.endswith("failed")]
+    assert said == [counted.get(word, "edit") for word in order.split()]
 
 
 @in_loop
