@@ -116,6 +116,8 @@ class MilterClient(asyncio.Protocol):
         self._silence()
 
     def _silence(self) -> None:
+        """The connection is over: hold on to nobody who holds on to this."""
+        self._transport, self.failed = None, _nobody_told
         if self._alarm is not None:
             self._alarm.close()
 

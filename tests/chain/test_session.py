@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -45,6 +47,26 @@ def test_a_session_keeps_its_connections_and_leaves_with_quit() -> None:
             await chain.close()
 
     run(main())
+
+
+def test_a_connection_that_is_over_needs_no_garbage_collector() -> None:
+    async def main() -> None:
+        async with scripted() as one:
+            chain = chain_of(one.options())
+            await walk(chain)
+            client = weakref.ref(chain._members[0]._client)
+            assert client() is not None
+            await transact(chain)
+            await chain.close()
+            del chain
+            await until(lambda: one.ended and client() is None)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main())
+    finally:
+        gc.enable()
 
 
 def test_a_milter_restarted_between_messages_is_not_reconnected_to() -> None:
