@@ -180,7 +180,7 @@ class _Dialogue:
         if not await self._say("connect", session.connect()):
             return self._heard
         if asked.tls or tls_required:
-            session.secured(PRETENDED)
+            await session.secured(PRETENDED)
         helo = asked.helo.encode()
         if not await self._say(f"EHLO {asked.helo}", session.hello(helo, esmtp=True)):
             return self._heard

@@ -48,7 +48,7 @@ class FootedRoad:
     async def helo(self, hello: Hello) -> Answer | None:
         return await self._foot(await self.inner.helo(hello))
 
-    async def login(self, login: Login) -> Answer | None:
+    async def login(self, login: Login | None) -> Answer | None:
         return await self._foot(await self.inner.login(login))
 
     async def readmit(self, connection: Connection, login: Login | None) -> Answer | None:

@@ -116,7 +116,7 @@ class GatewaySession(PromptSteps):
         excess: Excess | None = await count()
         return None if excess is None else self._exceeds(what.upper(), excess)
 
-    async def login(self, login: Login) -> Answer | None:
+    async def login(self, login: Login | None) -> Answer | None:
         self._hello = replace(self._hello, login=login)
         self._admission.login(login)
         return None

@@ -311,7 +311,7 @@ class GatewaySMTP(MessageVerbs):
         if too_often is not None:
             await self._part(too_often)
         objection = missing_certificate(tls) if self.options.tls_certificate else None
-        self.dialogue.secured(tls)
+        await self.dialogue.secured(tls)
         if objection is not None:
             if ready is not None:
                 await self.next_line()  # an answer is heard only after a command

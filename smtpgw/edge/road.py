@@ -226,8 +226,9 @@ class SessionRoad(Protocol):
         often.  Those to `connection` and `newtls` close the connection."""
         ...
 
-    async def login(self, login: Login) -> Answer | None:
-        """AUTH has succeeded; an answer says that it counts for nothing."""
+    async def login(self, login: Login | None) -> Answer | None:
+        """AUTH has succeeded; an answer says that it counts for nothing.  None: TLS has begun, and
+        a login before it counts no more."""
         ...
 
     async def readmit(self, connection: Connection, login: Login | None) -> Answer | None:

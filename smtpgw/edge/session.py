@@ -215,13 +215,15 @@ class Session:
         self._login = login
         return None
 
-    def secured(self, tls: Tls) -> None:
+    async def secured(self, tls: Tls) -> None:
         """TLS is on: all that was said before is forgotten (RFC 3207 section 4.2).
 
         There is no transaction to give up: STARTTLS is refused during one.
         """
         self._tls = tls
-        self._login = None
+        before, self._login = self._login, None
+        if before is not None:  # MAIL may come before EHLO
+            await self._ask(self._road.login(None))
         self.state = State.START
         self.announced = frozenset()
 

@@ -110,10 +110,10 @@ class RecordingRoad:
     async def attempt(self, what: Attempt) -> Answer | None:
         return self.step(what)
 
-    async def login(self, login: Login) -> Answer | None:
+    async def login(self, login: Login | None) -> Answer | None:
         if self.hello is not None:
             self.hello = replace(self.hello, login=login)
-        return self.step("login")
+        return self.step("login" if login is not None else "logout")
 
     async def readmit(self, connection: Connection, login: Login | None) -> Answer | None:
         self.connection, self.hello = connection, None

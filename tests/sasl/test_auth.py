@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,15 +163,18 @@ def test_only_over_tls(tmp_path: Path, parrot: Parrot) -> None:
             assert parrot.circumstances.tls is not None
 
 
-def test_starttls_forgets_the_login(tmp_path: Path, parrot: Parrot) -> None:
-    listener = edge(options(parrot), certificate(tmp_path))
+@pytest.mark.parametrize("greets", [True, False])
+def test_starttls_forgets_the_login(tmp_path: Path, parrot: Parrot, greets: bool) -> None:
+    listener = replace(edge(options(parrot), certificate(tmp_path)), helo_required=greets)
     with Server(listener) as server, session(server) as client:
         client.command(PLAIN, 235)
         start_tls(client)
-        client.command(b"EHLO x", 250)
+        if greets:
+            client.command(b"EHLO x", 250)
         client.begin()
         client.command(b"Subject: x\r\n\r\n.", 250)
         client.command(PLAIN, 235)
+    assert server.ledger.calls.count("logout") == 1
     assert server.accepted[0].hello is not None
     assert server.accepted[0].hello.login is None
 
