@@ -70,7 +70,12 @@ def body(body: Body, before: bytes) -> Iterator[tuple[bytes, Octets]]:
     """The body in pieces that one packet holds, each with what goes before it; copied only where
     it has to be read from a file."""
     for piece in _pieces(body):
-        yield b"%b%bB" % (before, _LENGTH.pack(len(piece) + 1)), piece
+        yield before + body_head(len(piece)), piece
+
+
+def body_head(size: int) -> bytes:
+    """What goes before a piece of so many octets, CHUNK at most."""
+    return _LENGTH.pack(size + 1) + Command.BODY
 
 
 def _pieces(body: Body) -> Iterator[Octets]:

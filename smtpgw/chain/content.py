@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from milterd.core.mail import HeaderField, Mail
+from milterd.core.mail import BytesBody, HeaderField, Mail
 from milterd.wire import bulk
+from milterd.wire.constants import CHUNK
 from milterd.wire.constants import Command as Code
 from milterd.wire.messages import BodyChunk, EndOfHeaders, EndOfMessage, Header
 from milterd.wire.states import CommandType
@@ -107,9 +108,14 @@ class Content:
 
     def _pieces(self) -> Sequence[bulk.Octets]:
         """The body's frames."""
-        if not self._body:
-            self._body += [part for chunk in bulk.body(self.mail.body, b"") for part in chunk]
-        return self._body
+        made, body = self._body, self.mail.body
+        if made:
+            return made
+        if self._size <= CHUNK and isinstance(body, BytesBody):
+            made += bulk.body_head(self._size), body.octets
+        else:
+            made += [part for chunk in bulk.body(body, b"") for part in chunk]
+        return made
 
     def headers(self, hearing: Hearing, leading_space: bool) -> bytes:
         """All header fields that milters see."""

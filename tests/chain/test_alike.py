@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from milterd.core.decision import Verdict
-from milterd.core.mail import BytesBody, Direction, Mail
+from milterd.core.mail import BytesBody, Direction, Mail, PiecedBody
 from milterd.wire import messages as m
-from milterd.wire.constants import Protocol, Stage
+from milterd.wire.constants import CHUNK, Protocol, Stage
 from milterd.wire.messages import BodyChunk, Header
 from smtpgw.chain.chain import Chain
 from smtpgw.chain.content import Content
@@ -269,6 +269,24 @@ def test_a_milter_that_wants_no_header_changes_nothing_for_one_that_does(first: 
             assert [each.kinds.count("Header") for each in (one, two)] == wanted
 
     run(main())
+
+
+@pytest.mark.parametrize("size", [1, 40_000, CHUNK, CHUNK + 1, 3 * CHUNK])
+@pytest.mark.parametrize("pieced", [False, True])
+def test_a_message_shown_at_once_is_that_shown_piece_by_piece(size: int, pieced: bool) -> None:
+    octets = b"x" * size
+    body = PiecedBody((octets[:1], octets[1:])) if pieced else BytesBody(octets)
+    hearing = Hearing(QUEUE_ID, "")
+    content = Content(replace(MAIL, body=body), {"i": b"Q1"})
+    parts = [
+        *content.fields(hearing, hearing.leading_space),
+        content.end_of_headers(hearing),
+        *[part for chunk in content.chunks(hearing) for part in chunk],
+        content.end(hearing),
+    ]
+    kinds, whole = content.whole(hearing)
+    assert b"".join(whole) == b"".join(parts)
+    assert kinds == (Header, m.EndOfHeaders, BodyChunk, m.EndOfMessage)
 
 
 def test_a_nul_in_a_macro_is_told_as_a_question_mark() -> None:
