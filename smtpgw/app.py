@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from milterd.base import logs, metrics
@@ -28,6 +28,7 @@ from smtpgw.dns.hosts_file import HostsFile
 from smtpgw.edge.listener import Listener
 from smtpgw.edge.options import EdgeOptions
 from smtpgw.fastflush import FastFlush
+from smtpgw.filters import Filters
 from smtpgw.local_mail import LocalMeans
 from smtpgw.logins import LoginRoom
 from smtpgw.pickup import Pickup, PickupOptions
@@ -75,6 +76,7 @@ class App:
         self._reporting: asyncio.Task[None] | None = None
         self._clock, self._settings = clock, settings
         self._addresses: Addresses | None = None
+        self._filters = Filters()
         self._retiring = Retiring()
         self._logins = LoginRoom(logs.get("sasl"))
         self._takeover = Takeover(
@@ -129,7 +131,7 @@ class App:
         post = await Post.open(shard, self._settings, self._clock, 0.0)
         assert self._addresses is not None  # noqa: S101 - it looks for others' queues after apply()
         try:
-            post.deliver(self._settings, self._addresses, failed)
+            post.deliver(self._settings, self._addresses, failed, self._filters)
         except BaseException:
             await post.close()
             raise
@@ -142,6 +144,8 @@ class App:
         Raises ConfigError, and has changed nothing then.
         """
         settings = orders.settings.smtpgw
+        # In a thread, for keys and large tables take their time.
+        filters = await asyncio.to_thread(Filters.open, orders.settings)
         addresses = await self._opened(settings)
         edges: dict[str, tuple[EdgeOptions, EdgeOptions]] = {}
         plans: dict[str, Plan] = {}
@@ -149,8 +153,10 @@ class App:
         for each in settings.listener:
             pair = wiring.edges(settings, each, addresses.doors[each.name])
             edges[each.name] = self._logins.equip(pair, settings, each, addresses.mynetworks)
-            plans[each.name] = wiring.plan(settings, each, addresses)
-            stressed[each.name] = wiring.plan(settings, each, addresses, stress=True)
+            usual = wiring.plan(settings, each, addresses)
+            plans[each.name] = filters.equip_plan(usual)
+            strict = wiring.plan(settings, each, addresses, stress=True)
+            stressed[each.name] = filters.equip_plan(strict)
         self._logins.settle()
         await self._screening.open(settings, addresses.mynetworks, edges)
         self._world.apply(settings, addresses)
@@ -163,13 +169,13 @@ class App:
         )
         if self._addresses is not None:
             self._retiring.replaced(self._addresses)
-        self._addresses = addresses
+        self._addresses, self._filters = addresses, filters
         for shard, taken in self._takeover.posts.items():
-            taken.deliver(settings, addresses, self._takeover.failure_of(shard))
+            taken.deliver(settings, addresses, self._takeover.failure_of(shard), filters)
         self._road.plans = {**self._road.plans, **plans}
         self._road.stressed = {**self._road.stressed, **stressed}
         for post in self.posts:
-            post.deliver(settings, addresses, failed)
+            post.deliver(settings, addresses, failed, filters)
         await self._pick_up(settings, addresses, failed)
         await self._counting.apply(settings)
         await self._open_doors(edges, orders.listeners)
@@ -197,6 +203,8 @@ class App:
     ) -> None:
         """Take local mail by these settings, if the queue's first part is ours."""
         options = wiring.pickup(settings, addresses.standard.origin.decode())
+        local = replace(options.local, milters=self._filters.equip(options.local.milters))
+        options = replace(options, local=local)
         post = next((each for each in self.posts if each.shard == 0), None)
         if post is None or options == self._pickup_options:
             return

@@ -20,6 +20,7 @@ from milterd.base.toml_file import ConfigError
 from milterd.wire.mta import MtaConnection
 from smtpgw import (
     check_certificates,
+    check_filters,
     check_logins,
     check_tables,
     config,
@@ -28,6 +29,7 @@ from smtpgw import (
 )
 from smtpgw.chain import connecting
 from smtpgw.chain.faults import MilterFault
+from smtpgw.chain.options import INSIDE
 from smtpgw.config import GatewaySettings, Milter, Smtpgw
 from smtpgw.delivery.hosts import NoHosts
 from smtpgw.delivery.nexthop import parse
@@ -60,7 +62,8 @@ def examine(path: Path) -> tuple[list[Finding], bool]:
     found += _metrics(settings)
     found += _open_files(settings.smtpgw)
     tables, usable = check_tables.examine(settings.smtpgw, path)
-    return [*found, *tables, *asyncio.run(_peers(settings.smtpgw))], usable
+    inside, fit = check_filters.examine(settings)
+    return [*found, *tables, *inside, *asyncio.run(_peers(settings.smtpgw))], usable and fit
 
 
 def _listeners(settings: Smtpgw) -> list[Finding]:
@@ -140,7 +143,8 @@ def _open_files(settings: Smtpgw) -> list[Finding]:
 async def _peers(settings: Smtpgw) -> list[Finding]:
     default = settings.delivery.default or settings.mailbox_transport
     texts = {default, *settings.transport.values()}
-    work: list[Awaitable[Finding]] = [_milter(settings, each) for each in settings.milter]
+    outside = (each for each in settings.milter if not each.address.startswith(INSIDE))
+    work: list[Awaitable[Finding]] = [_milter(settings, each) for each in outside]
     work += [_destination(settings, parse_destination(each), each) for each in sorted(texts)]
     return [*await asyncio.gather(*work), *await check_logins.examine(settings)]
 

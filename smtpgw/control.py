@@ -13,7 +13,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from smtpgw.config import GatewaySettings
+from smtpgw.config import Loaded
 
 CHANNEL = "GATEPOST_CHANNEL"
 """The environment variable with the number of the worker's end."""
@@ -36,7 +36,7 @@ class SupervisorGone(Exception):  # noqa: N818 - the name says what happened
 class Orders:
     """Settings, and the open listening socket of each listener in them by name."""
 
-    settings: GatewaySettings
+    settings: Loaded
     listeners: Mapping[str, socket.socket]
 
 
@@ -74,7 +74,7 @@ def receive_orders(channel: socket.socket) -> Orders:
     listeners = [socket.socket(fileno=each) for each in rest]
     for each in listeners:
         each.set_inheritable(False)
-    settings = GatewaySettings.model_validate_json(text)
+    settings = Loaded.model_validate_json(text)
     return Orders(settings, dict(zip(json.loads(names), listeners, strict=True)))
 
 

@@ -26,6 +26,7 @@ from smtpgw.delivery.maildir import MaildirDelivery
 from smtpgw.delivery.outcome import Deliverer, Destination
 from smtpgw.delivery.pool import Pool
 from smtpgw.dns.resolver import DnsOptions, DnsResolver
+from smtpgw.filters import Filters
 from smtpgw.generic import GenericDelivery
 from smtpgw.intake import Intake
 from smtpgw.quarantine.keeper import Keeper, KeeperOptions
@@ -124,12 +125,16 @@ class Post:
                 await asyncio.sleep(_LOOK_AGAIN)
 
     def deliver(
-        self, settings: Smtpgw, addresses: Addresses, failed: Callable[[BaseException], None]
+        self,
+        settings: Smtpgw,
+        addresses: Addresses,
+        failed: Callable[[BaseException], None],
+        filters: Filters = Filters(),  # noqa: B008 - none, and nobody adds any
     ) -> None:
         """Deliver by these settings from now on; what is under way ends by the old ones.
 
         `failed` is called if the courier cannot go on.  The tables of `addresses` are in use
-        until what goes by them has ended.
+        until what goes by them has ended; `filters` are asked about mail that is released.
         """
         if self._courier is not None:
             leaving = asyncio.ensure_future(self._courier.drain(settings.stop_timeout))
@@ -152,16 +157,16 @@ class Post:
         self._running.add_done_callback(ended)
         if self._keeping is not None:
             self._keeping.cancel()  # what milters are being asked about begins anew
-        self._keeping = asyncio.ensure_future(_keep(self._keeper(settings), self._keeping))
+        self._keeping = asyncio.ensure_future(_keep(self._keeper(settings, filters), self._keeping))
         self._keeping.add_done_callback(ended)
 
-    def _keeper(self, settings: Smtpgw) -> Keeper:
+    def _keeper(self, settings: Smtpgw, filters: Filters) -> Keeper:
         log = logs.get("quarantine").bind(shard=self.shard)
         return Keeper(
             self.store,
             self.intake,
             self._clock,
-            releasing.again(settings, self._health, log),
+            releasing.again(settings, self._health, log, filters),
             KeeperOptions(settings.quarantine.lifetime),
             log,
             _count_kept,

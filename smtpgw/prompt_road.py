@@ -12,7 +12,7 @@ from smtpgw.address.path import Path
 from smtpgw.client_name import Naming
 from smtpgw.edge.road import Hello
 from smtpgw.message import Transaction
-from smtpgw.presence import NOBODY, Presence
+from smtpgw.presence import Presence
 from smtpgw.rates.limits import ClientLimiter
 
 TO_QUEUE = {"rcpt_mailer": b"smtp"}
@@ -56,8 +56,9 @@ class PromptSteps(Presence):
 
     def close_now(self) -> bool:
         """Where the client's name is not being looked for any more, it is not counted, and there
-        are no milters."""
-        return self._naming is None and self._chain is NOBODY and self._limiter.close_now()
+        are no milters to say so to."""
+        alone = self._naming is None and self._chain.alone
+        return alone and self._limiter.close_now()
 
     def _begun(self, queue_id: str, sender: Path, params: MailParams) -> Transaction:
         """What MAIL begins."""

@@ -11,20 +11,23 @@ from smtpgw.chain.health import Health
 from smtpgw.chain.options import EditLimits
 from smtpgw.cleanup import MAIL_NAME
 from smtpgw.config import Smtpgw
+from smtpgw.filters import Filters
 from smtpgw.local_mail import LISTENER
 from smtpgw.quarantine.again import Again, Way
 
 
-def again(settings: Smtpgw, health: Health, log: FilteringBoundLogger) -> Again:
+def again(settings: Smtpgw, health: Health, log: FilteringBoundLogger, filters: Filters) -> Again:
     """The milters of each listener, and those of local mail.  Mail of a listener that is no more
     goes past all there are."""
     limits = EditLimits(body_size=settings.message_size_limit)
     local = wiring.pickup(settings, "").local
     ways = {
-        each.name: Way(wiring.milters(settings, each), wiring.macros(settings, each), limits)
+        each.name: Way(
+            filters.equip(wiring.milters(settings, each)), wiring.macros(settings, each), limits
+        )
         for each in settings.listener
     }
-    ways[LISTENER] = Way(local.milters, local.macros, limits)
+    ways[LISTENER] = Way(filters.equip(local.milters), local.macros, limits)
     plain = {"j": settings.hostname.encode(), "v": MAIL_NAME}
-    other = Way(wiring.all_milters(settings), plain, limits)
+    other = Way(filters.equip(wiring.all_milters(settings)), plain, limits)
     return Again(ways, other, health, log, time.monotonic)

@@ -24,7 +24,7 @@ from milterd.base.settings import placed
 from milterd.base.supervise import Backoff, Child, Supervisor
 from milterd.base.toml_file import ConfigError, Problem
 from smtpgw import config, control, counting, supervisor_files, trial, wiring, worker
-from smtpgw.config import GatewaySettings
+from smtpgw.config import GatewaySettings, Loaded
 from smtpgw.listening import Listening, StartError, assign, shown
 from smtpgw.queue import handover
 from smtpgw.rates import service
@@ -45,7 +45,7 @@ _LOOK_AGAIN = 0.1
 class Gateway:
     """A supervisor for the settings in a file."""
 
-    def __init__(self, path: Path, settings: GatewaySettings, birth: Nursery | None = None) -> None:
+    def __init__(self, path: Path, settings: Loaded, birth: Nursery | None = None) -> None:
         self._path, self._settings, self._nursery = path, settings, birth
         self._log = logs.get("supervisor")
         self._lock = supervisor_files.lock(settings.smtpgw.queue.directory)
@@ -210,7 +210,7 @@ class Gateway:
             else:
                 self._take(self._supervisor, new, listeners)
 
-    async def _looked_at(self) -> GatewaySettings:
+    async def _looked_at(self) -> Loaded:
         """What the file says now, its tables opened once.  Raises ConfigError."""
         new = config.load(self._path)
         _usable(self._path, new)
@@ -221,7 +221,7 @@ class Gateway:
         return new
 
     def _take(
-        self, supervisor: Supervisor, new: GatewaySettings, listeners: dict[str, socket.socket]
+        self, supervisor: Supervisor, new: Loaded, listeners: dict[str, socket.socket]
     ) -> None:
         self._settings, self._listening.of = new, listeners
         self._counts.counts.unit = new.smtpgw.anvil_rate_time_unit
@@ -284,7 +284,7 @@ def run(path: Path) -> int:
     return 130
 
 
-async def _run(path: Path, settings: GatewaySettings, birth: Nursery) -> int:
+async def _run(path: Path, settings: Loaded, birth: Nursery) -> int:
     problems = await trial.opened(settings, birth)
     if problems:
         raise _in_file(path, problems)

@@ -1,4 +1,5 @@
-"""The tables of new settings are opened once before anybody works by them.
+"""The tables of new settings are opened once, and the filters built that workers run themselves,
+before anybody works by them.
 
 That is the work of a process of its own (`python -m smtpgw.trial`), which ends when it has
 done so: the supervisor neither waits for a large file nor keeps what is in it.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from milterd.base import logs
@@ -17,7 +18,8 @@ from milterd.base.asked import ask
 from milterd.base.nursery import Nursery
 from milterd.base.toml_file import ConfigError, Problem
 from smtpgw.addresses import open_addresses
-from smtpgw.config import GatewaySettings, Smtpgw
+from smtpgw.config import Loaded, Smtpgw
+from smtpgw.filters import Filters
 from smtpgw.tables import spec
 from smtpgw.tables.catalogue import TYPES
 
@@ -37,10 +39,10 @@ def reads_files(settings: Smtpgw) -> bool:
     return False
 
 
-async def opened(settings: GatewaySettings, nursery: Nursery | None) -> tuple[Problem, ...]:
-    """What is wrong with the tables, found out while others go on.  Takes as long as reading
-    them takes."""
-    if not reads_files(settings.smtpgw):
+async def opened(settings: Loaded, nursery: Nursery | None) -> tuple[Problem, ...]:
+    """What is wrong with tables and filters, found out while others go on.  Takes as long as
+    reading them takes."""
+    if not (settings.filters or reads_files(settings.smtpgw)):
         return _here(settings)
     text = settings.model_dump_json().encode()
     try:
@@ -50,7 +52,7 @@ async def opened(settings: GatewaySettings, nursery: Nursery | None) -> tuple[Pr
     return _problems(said.status, said.output, said.errors)
 
 
-def _here(settings: GatewaySettings) -> tuple[Problem, ...]:
+def _here(settings: Loaded) -> tuple[Problem, ...]:
     """Without files there is nothing to read, and nothing to keep."""
     try:
         open_addresses(settings.smtpgw, logs.get("tables"))
@@ -75,14 +77,18 @@ def main(_words: Sequence[str] = ()) -> int:
     """Open what the settings on standard input name, and say on standard output what cannot
     be."""
     with os.fdopen(0, "rb", closefd=False) as paper:
-        settings = GatewaySettings.model_validate_json(paper.read())
+        settings = Loaded.model_validate_json(paper.read())
     # Lines that are skipped are told by those who work by the table.
     logs.setup(settings.log.format, "error", daemon="smtpgw")
-    problems: Iterable[Problem] = ()
-    try:
-        open_addresses(settings.smtpgw, logs.get("tables"))
-    except ConfigError as error:
-        problems = error.problems
+    problems: list[Problem] = []
+    for step in (
+        lambda: Filters.open(settings),
+        lambda: open_addresses(settings.smtpgw, logs.get("tables")),
+    ):
+        try:
+            step()
+        except ConfigError as error:
+            problems += error.problems
     sys.stdout.write(json.dumps([asdict(each) for each in problems]))
     sys.stdout.flush()
     logs.flush()

@@ -76,12 +76,39 @@ def sessions(tables: Mapping[str, Any]) -> dict[str, int]:
     )
     found: dict[str, int] = {}
     for each in _list(gateway, "milter"):
-        name = own.get(_address(each.get("address"), "")) if isinstance(each, Mapping) else None
+        name = _asked(each, own) if not _inside(each) else None
         listeners = _listeners(gateway, each) if name else None
         if name and listeners is not None:
             number = len(listeners) or len(_list(gateway, "listener"))
             found[name] = found.get(name, 0) + number * clients
     return found
+
+
+def unknown(tables: Mapping[str, Any]) -> list[Problem]:
+    """Filters that the gateway is to run itself and that have no table; file and line are still
+    to be put in."""
+    known = _filters(tables)
+    return [
+        Problem(
+            "", 0, f"smtpgw.milter[{at}].address", repr(f"filter:{name}"), f"[filter.{name}] too"
+        )
+        for at, each in enumerate(_list(_table(tables, "smtpgw"), "milter"))
+        if (name := _inside(each)) and name not in known
+    ]
+
+
+def _inside(milter: object) -> str:
+    """The filter that the gateway runs itself in this place; empty where it asks at a socket."""
+    address = milter.get("address") if isinstance(milter, Mapping) else None
+    found = isinstance(address, str) and address.startswith("filter:")
+    return str(address).removeprefix("filter:") if found else ""
+
+
+def _asked(milter: object, own: Mapping[str, str]) -> str | None:
+    """Our filter in this place, by our filters' addresses; None for anybody else's milter."""
+    if not isinstance(milter, Mapping):
+        return None
+    return _inside(milter) or own.get(_address(milter.get("address"), ""))
 
 
 def smtpd_milters(addresses: Mapping[str, str]) -> str:
@@ -153,7 +180,7 @@ def _row(tables: Mapping[str, Any], looked_at: Container[str]) -> Iterator[Asked
     own = filters_at(tables)
     gateway = _table(tables, "smtpgw")
     for at, each in enumerate(_list(gateway, "milter")):
-        name = own.get(_address(each.get("address"), "")) if isinstance(each, Mapping) else None
+        name = _asked(each, own)
         settings = _filters(tables).get(name or "", {})
         if name in looked_at and name and _mode(settings) != "shadow":
             listeners = _listeners(gateway, each)

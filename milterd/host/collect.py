@@ -10,8 +10,10 @@ CRLF, the one leading space restored that the protocol eats without HDR_LEADSPC.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 
 from milterd.core.mail import (
     CRLF,
@@ -43,6 +45,16 @@ class NoMemoryError(Exception):
     """The mails that come in have all of `memory_total`, and a header has nowhere else to go."""
 
 
+def over_size(limit: int) -> str:
+    """Why a mail is too large for `size_limit`."""
+    return f"over size_limit ({limit} octets)"
+
+
+def over_header(limit: int) -> str:
+    """The same for `header_limit`."""
+    return f"over header_limit ({limit} octets)"
+
+
 def plain_macros(macros: Iterable[tuple[bytes, bytes]]) -> dict[str, bytes]:
     """Macros by name without braces; names that are no ASCII are dropped."""
     return {name.strip(b"{}").decode("ascii"): value for name, value in macros if name.isascii()}
@@ -64,6 +76,31 @@ def normal_address(family: Family, address: bytes) -> bytes:
     except ValueError:
         return address
     return str(mapped).encode() if mapped else address
+
+
+def direction_of(
+    options: Options, macros: Mapping[str, bytes], trusted: Callable[[], bool]
+) -> Direction:
+    """Whose mail it is, by what the MTA says of it; `trusted` whether its client's network is."""
+    if macros.get("auth_authen") or macros.get("auth_type"):
+        return Direction.ORIGINATING
+    if macros.get("daemon_name") in options.daemon_names or trusted():
+        return Direction.ORIGINATING
+    return Direction.INBOUND
+
+
+@functools.lru_cache(maxsize=1024)
+def is_trusted(
+    family: Family, address: bytes, networks: tuple[IPv4Network | IPv6Network, ...]
+) -> bool:
+    """Whether a client's address is in one of these networks."""
+    if family not in (Family.INET, Family.INET6):
+        return False
+    try:
+        found = ipaddress.ip_address(address.decode("ascii", "replace"))
+    except ValueError:
+        return False
+    return any(found in each for each in networks)
 
 
 class Collector:
@@ -174,7 +211,7 @@ class Collector:
         if self._failure is not None:
             return
         if self._head_size + self._spool.size + len(octets) > self._options.size_limit:
-            self._fail(TooLargeError(f"over size_limit ({self._options.size_limit} octets)"))
+            self._fail(TooLargeError(over_size(self._options.size_limit)))
             return
         try:
             self._spool.write(octets, self._head)
@@ -218,31 +255,14 @@ class Collector:
     # --- details --------------------------------------------------------------------
 
     def _direction(self, macros: Mapping[str, bytes]) -> Direction:
-        options = self._options
-        if macros.get("auth_authen") or macros.get("auth_type"):
-            return Direction.ORIGINATING
-        if macros.get("daemon_name") in options.daemon_names:
-            return Direction.ORIGINATING
-        if self._trusted is None:  # asked once for all mails of a client
-            self._trusted = self._is_trusted()
-        if self._trusted:
-            return Direction.ORIGINATING
-        return Direction.INBOUND
+        return direction_of(self._options, macros, self._is_trusted)
 
     def _is_trusted(self) -> bool:
         """The same for all mails of a client."""
         if self._trusted is None:
-            self._trusted = self._in_trusted_networks()
+            client, networks = self._client, self._options.trusted_networks
+            self._trusted = is_trusted(client.family, client.address, networks)
         return self._trusted
-
-    def _in_trusted_networks(self) -> bool:
-        if self._client.family not in (Family.INET, Family.INET6):
-            return False
-        try:
-            address = ipaddress.ip_address(self._client.address.decode("ascii", "replace"))
-        except ValueError:
-            return False
-        return any(address in each for each in self._options.trusted_networks)
 
     def _count_head(self, octets: int, texts: int) -> bool:
         """Whether that much more header or envelope may be kept, in so many texts."""
@@ -250,8 +270,7 @@ class Collector:
         if self._failure is not None:
             return False
         if self._head_size > self._options.header_limit:
-            limit = self._options.header_limit
-            self._fail(TooLargeError(f"over header_limit ({limit} octets)"))
+            self._fail(TooLargeError(over_header(self._options.header_limit)))
             return False
         taken = octets + texts * _BESIDE
         if not self._memory.take(taken):

@@ -24,7 +24,7 @@ from milterd.core.filter import Beginning, Filter, Foreseeing, Need, Prompt
 from milterd.core.finding import AWAITED, Finding
 from milterd.core.mail import Client, Direction, Mail
 from milterd.host import emit, negotiation
-from milterd.host.collect import Collector, TooLargeError
+from milterd.host.collect import Collector, TooLargeError, over_header, over_size
 from milterd.host.memory import Memory
 from milterd.host.options import Fault, OnFailure, Options
 from milterd.wire.constants import Actions
@@ -126,6 +126,22 @@ class Judge:
             return self.filter.decide(mail, self.filter.gather(mail))
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a filter's fault must not end its process
             return self.failure("filter", error, self._on_error(mail.session.direction))
+
+    def too_large(self, mail: Mail) -> Decision | None:
+        """The decision about a mail beyond the limits, which the filter is not shown; None for
+        any other."""
+        envelope, limit = mail.envelope, self.options.header_limit
+        head = sum([len(each.name) + len(each.value) + 3 for each in mail.headers])
+        # As on a socket, where addresses stand in brackets.
+        head += len(envelope.sender) + 2 + sum(map(len, envelope.sender_args))
+        for each in envelope.recipients:
+            head += len(each.address) + 2 + sum(map(len, each.args))
+        if head > limit:
+            return self._oversize(over_header(limit), mail.session.direction)
+        limit = self.options.size_limit
+        if mail.body.size and head + mail.body.size > limit:
+            return self._oversize(over_size(limit), mail.session.direction)
+        return None
 
     def _foreseen(self, mail: Mail, filter_: Foreseeing) -> Decision:
         """The decision, made by the usual facts while the filter waits for them."""

@@ -93,3 +93,9 @@ def macro_names(stage: Stage | None) -> Mapping[bytes, str]:
     """A stage's names without braces: as they are on the wire, and as a mail's session has them."""
     names = [each.strip("{}") for each in read_macros(stage)] if stage is not None else []
     return {each.encode("ascii"): each for each in names}
+
+
+@functools.cache
+def all_names() -> tuple[str, ...]:
+    """Those of all stages, without braces."""
+    return tuple({name: None for stage in Stage for name in macro_names(stage).values()})

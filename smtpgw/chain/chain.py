@@ -19,6 +19,7 @@ from milterd.core.mail import Client, Direction, Mail, Session
 from milterd.wire import messages as wire
 from smtpgw.chain.events import Event, Said
 from smtpgw.chain.health import Health
+from smtpgw.chain.inside import InsideMember
 from smtpgw.chain.macros import client_facts, recipient_facts, sender_facts
 from smtpgw.chain.member import PUT_OFF, Member
 from smtpgw.chain.opening import open_all
@@ -81,7 +82,9 @@ class Chain:
         self._listener = listener
         self._shared = shared
         self._milters = concerned(milters, listener)
+        self._row: list[Member | InsideMember] = []
         self._members: list[Member] = []
+        self._passed: list[Member | InsideMember] = []
         self._log = log
         self._direction = Direction.INBOUND
         self._transaction: dict[str, bytes] = {}
@@ -162,26 +165,26 @@ class Chain:
         self._serve(direction)
         self._begun = True
         self._transaction = sender_facts(sender, macros)
-        return self._put_off_session(
+        return not self._serving or self._put_off_session(
             self._event("mail", wire.MailFrom(_path(sender), tuple(args)), {})
         )
 
     def rcpt_now(self, address: bytes, args: Sequence[bytes], macros: Mapping[str, bytes]) -> bool:
         """As :meth:`rcpt`, in the same way."""
-        if not self._milters:
+        if not self._serving:
             return True
         command = wire.RcptTo(_path(address), tuple(args))
         return self._put_off("rcpt", command, recipient_facts(address, macros))
 
     def data_now(self) -> bool:
         """As :meth:`data`, in the same way."""
-        return not self._milters or self._put_off("data", wire.Data(), {})
+        return not self._serving or self._put_off("data", wire.Data(), {})
 
     async def rcpt(
         self, address: bytes, args: Sequence[bytes] = (), macros: Mapping[str, bytes] = NOTHING
     ) -> StageResult:
         """RCPT; a refusal is of this recipient only."""
-        if not self._milters:
+        if not self._serving:
             return GO_ON
         facts = recipient_facts(address, macros)
         return await self._stage("rcpt", wire.RcptTo(_path(address), tuple(args)), facts)
@@ -208,7 +211,7 @@ class Chain:
 
     async def data(self) -> StageResult:
         """DATA, or the first BDAT."""
-        if not self._milters:
+        if not self._serving:
             return GO_ON
         return await self._stage("data", wire.Data(), {})
 
@@ -244,8 +247,13 @@ class Chain:
         """The session is over."""
         async with self._lock:
             self._end()
-            for member in self._members:
+            for member in self._row:
                 member.close()
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody has to be told of the session's end, and nothing is under way."""
+        return not (self._members or self._begun or self._lock.locked())
 
     def _learn(self, macros: Mapping[str, bytes]) -> None:
         """Facts of the session; events keep those they were made with."""
@@ -253,14 +261,21 @@ class Chain:
 
     def _serve(self, direction: Direction) -> None:
         """Whose mail it is decides who is asked."""
-        if self._members and direction is self._direction:
+        if self._row and direction is self._direction:
             return
-        if self._members:
+        if self._row:
             Member.tell_apart(self._members)
         else:
-            self._members = [Member(each, self._shared) for each in self._milters]
+            self._row = [self._member(each) for each in self._milters]
+            self._members = [each for each in self._row if isinstance(each, Member)]
         self._direction, self._said = direction, None
-        self._serving = [each for each in self._members if direction in each.options.directions]
+        self._passed = [each for each in self._row if direction in each.options.directions]
+        self._serving = [each for each in self._passed if isinstance(each, Member)]
+
+    def _member(self, options: MilterOptions) -> Member | InsideMember:
+        if options.inside is not None:
+            return InsideMember(options, options.inside, self._shared)
+        return Member(options, self._shared)
 
     async def _open(self) -> None:
         """Reach those that are not connected yet, all at the same time."""
@@ -328,6 +343,10 @@ class Chain:
             return
         self._begun = False
         Member.abort_all(self._members)
+        if len(self._members) < len(self._row):
+            for each in self._row:
+                if isinstance(each, InsideMember):
+                    each.over()
         self._transaction, self._quarantine, self._discarded = {}, None, ()
         self._found = ()
         if self._said is not None and not self._said.whole:
@@ -337,7 +356,7 @@ class Chain:
         if self._discarded:
             return ChainResult(mail, Verdict.DISCARD, reasons=self._discarded)
         before = StageResult(quarantine=self._quarantine, found=self._found)
-        passage = Passage(self._serving, mail, {**self._facts.macros, **facts}, before, self._log)
+        passage = Passage(self._passed, mail, {**self._facts.macros, **facts}, before, self._log)
         return await passage.run()
 
 

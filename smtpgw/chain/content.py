@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from milterd.core.mail import BytesBody, HeaderField, Mail
+from milterd.core.mail import BytesBody, Envelope, HeaderField, Mail
 from milterd.wire import bulk
 from milterd.wire.constants import CHUNK
 from milterd.wire.constants import Command as Code
@@ -36,12 +36,13 @@ class Content:
         "_older",
         "_older_shown",
         "_rests",
-        "_shown",
         "_size",
         "_strings",
         "_wholes",
+        "envelope",
         "facts",
         "mail",
+        "shown",
         "small",
     )
 
@@ -49,12 +50,15 @@ class Content:
         self, mail: Mail, facts: Mapping[str, bytes], older: Content | None = None
     ) -> None:
         self.mail, self.facts = mail, facts
-        self._shown = [each for each in mail.headers if not each.hidden]
+        self.envelope: Envelope = older.envelope if older else mail.envelope
+        """As the client gave it: what milters make of it, others are not told."""
+        self.shown = [each for each in mail.headers if not each.hidden]
+        """The fields that milters see."""
         self._headers: dict[bool, list[bytes]] = {}
         self._wholes: dict[tuple[object, object], Pieces] = {}
         self._strings: dict[Chosen, tuple[bytes, bytes]] = older._strings if older else {}
         self._older: Mapping[bool, list[bytes]] = older._headers if older else {}
-        self._older_shown: list[HeaderField] = older._shown if older else []
+        self._older_shown: list[HeaderField] = older.shown if older else []
         same = older if older is not None and mail.body is older.mail.body else None
         self._size: int = same._size if same else mail.body.size
         self._body: list[bulk.Octets] = same._body if same else []
@@ -84,7 +88,7 @@ class Content:
             return wholes[key]
         rests = self._rests
         kinds, parts = made = rests[hearing.rest] if hearing.rest in rests else self._rest(hearing)
-        if Header not in hearing.unsent and self._shown:
+        if Header not in hearing.unsent and self.shown:
             header = self._frames(hearing.leading_space)
             told = self.packet(Code.HEADER, hearing), *header, parts[0]
             made = (Header, *kinds), [b"".join(told), *parts[1:]]
@@ -131,7 +135,7 @@ class Content:
 
     def _header_frames(self, leading_space: bool) -> list[bytes]:
         """Those of the mail as it was, but for the fields that are not the same objects."""
-        new, old = self._shown, self._older_shown
+        new, old = self.shown, self._older_shown
         if leading_space not in self._older:
             return bulk.header_frames(new, leading_space, b"")
         made = self._older[leading_space]
@@ -147,7 +151,7 @@ class Content:
     def fields(self, hearing: Hearing, leading_space: bool) -> Iterator[bytes]:
         """The same one by one."""
         before = self.packet(Code.HEADER, hearing)
-        for each in self._shown:
+        for each in self.shown:
             yield from bulk.header_frames((each,), leading_space, before)
             before = b""
 

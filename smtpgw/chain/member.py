@@ -41,6 +41,9 @@ class Member(Link):
         self._began = 0.0
         self._dirty = self._ended = self._hidden = False
 
+    answered = False
+    """A milter behind a socket never has answered when it has just been asked."""
+
     @staticmethod
     def abort_all(members: Sequence[Member]) -> None:
         """The transaction is over: ABORT to those who were told of one."""

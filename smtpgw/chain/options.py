@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from milterd.base.sockets import SocketAddress, parse
-from milterd.core.mail import Direction
+from milterd.core.actions import Edit
+from milterd.core.mail import Direction, Mail
+from milterd.wire.messages import FinalReply
 
 BOTH = frozenset(Direction)
+INSIDE = "filter:"
+"""What the address of a filter of ours in this process begins with."""
+
+Word = tuple[FinalReply, tuple[Edit, ...]]
+"""The last reply of a filter in this process, and its edits as an MTA hears them."""
+
+
+class Filter(Protocol):
+    """A filter in this process."""
+
+    @property
+    def edits(self) -> bool:
+        """Whether it may change a mail."""
+        ...
+
+    def ask(
+        self, mail: Mail, macros: Mapping[str, bytes], then: Callable[[Word], None]
+    ) -> tuple[Word | None, Callable[[], None] | None]:
+        """What it says to a mail of which it is to see everything; or what calls it off, and
+        `then` is called with its word once, by the running event loop.  `macros` are by name
+        without braces.  Raises nothing for what the filter does."""
+        ...
 
 
 class DefaultAction(enum.StrEnum):
@@ -26,7 +51,8 @@ class DefaultAction(enum.StrEnum):
 class MilterOptions:
     """One milter.  Timeouts are seconds.
 
-    `address` is `unix:PATH` or `inet:PORT@HOST`.  `connect_timeout` covers the
+    `address` is `unix:PATH` or `inet:PORT@HOST`, or `filter:NAME` for one that is `inside`, in
+    this process.  `connect_timeout` covers the
     connection and each retry while the milter's backlog is full;
     `command_timeout` the wait for one reply before the content, negotiation
     included; `content_timeout` the wait for one reply, or for room to write,
@@ -48,11 +74,12 @@ class MilterOptions:
     listeners: frozenset[str] = frozenset()
     directions: frozenset[Direction] = BOTH
     macro_daemon_name: str = ""
+    inside: Filter | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a milter needs a name")
-        if not self.endpoint.path and not self.endpoint.port:
+        if not self.filter and not self.endpoint.path and not self.endpoint.port:
             raise ValueError(f"milter {self.name}: expected a port from 1 to 65535")
         DefaultAction(self.default_action)
         times = (
@@ -63,6 +90,11 @@ class MilterOptions:
         )
         if min(times) <= 0:
             raise ValueError(f"milter {self.name}: a timeout must be more than 0 seconds")
+
+    @property
+    def filter(self) -> str:
+        """The name of the filter of ours that it is, in this process; empty for any other."""
+        return self.address.removeprefix(INSIDE) if self.address.startswith(INSIDE) else ""
 
     @property
     def endpoint(self) -> SocketAddress:

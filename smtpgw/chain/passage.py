@@ -8,7 +8,8 @@ of the event loop.  Whoever waits for the passage wakes once, when all have spok
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from milterd.core.actions import Edit
 from milterd.core.apply import apply
@@ -16,9 +17,37 @@ from milterd.core.decision import Reason, Verdict
 from milterd.core.mail import Mail
 from smtpgw.chain.concluding import Answer
 from smtpgw.chain.content import Content
-from smtpgw.chain.member import Member
 from smtpgw.chain.results import ChainResult, StageResult
 from smtpgw.chain.shared import GO_ON, Log, both
+
+
+class Passed(Protocol):
+    """A milter that a message passes (:class:`~smtpgw.chain.member.Member`), or a filter in this
+    process (:class:`~smtpgw.chain.inside.InsideMember`)."""
+
+    name: str
+    may_edit: bool
+    begun: bool
+
+    @property
+    def asked(self) -> bool: ...
+
+    @property
+    def answered(self) -> bool:
+        """Whether :meth:`take` has what is due already."""
+        ...
+
+    def begin(self, content: Content, heard: Callable[[], None] | None = None) -> bool: ...
+
+    def take(self, content: Content, /) -> Answer | None: ...
+
+    def listen(self, heard: Callable[[], None]) -> None: ...
+
+    def dismiss(self) -> None: ...
+
+    def break_off(self) -> None: ...
+
+    async def message(self, content: Content) -> Answer: ...
 
 
 class Passage:
@@ -43,7 +72,7 @@ class Passage:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[Passed],
         mail: Mail,
         facts: Mapping[str, bytes],
         before: StageResult,
@@ -58,7 +87,7 @@ class Passage:
         self._applied: list[tuple[str, tuple[Edit, ...]]] = []
         self._at = self._begun = 0
         self._end = len(members)
-        self._listened: Member | None = None
+        self._listened: Passed | None = None
         self._woken: asyncio.Future[None] | None = None
 
     async def run(self) -> ChainResult:
@@ -70,7 +99,7 @@ class Passage:
                 self._heard(member, await member.message(self._content))
         return self._result()
 
-    def _go_on(self) -> Member | None:
+    def _go_on(self) -> Passed | None:
         """Go on as far as it takes no waiting; whose answer is due then, if anybody's is."""
         members = self._members
         while self._at < self._end:
@@ -98,7 +127,8 @@ class Passage:
             member = members[at]
             self._begun = at + 1
             if at == self._at:
-                begun = waited_for = member.begin(content, self._more)
+                begun = member.begin(content, self._more)
+                waited_for = begun and not member.answered
                 self._listened = member
             else:
                 begun = member.begin(content)
@@ -106,7 +136,7 @@ class Passage:
                 break
         return waited_for
 
-    def _heard(self, member: Member, answer: Answer) -> None:
+    def _heard(self, member: Passed, answer: Answer) -> None:
         """Take what a milter said to the message."""
         result, edits = answer
         self._last = result
@@ -123,7 +153,7 @@ class Passage:
             self._mail = apply(self._mail, edits)
             self._applied.append((member.name, edits))
 
-    async def _heard_of(self, member: Member) -> None:
+    async def _heard_of(self, member: Passed) -> None:
         """Until no milter that was begun is to be waited for."""
         self._woken = asyncio.get_running_loop().create_future()
         if self._listened is not member:  # it was not begun with somebody who listens
@@ -150,7 +180,7 @@ class Passage:
         elif self._listened is not member:
             self._listen_to(member)
 
-    def _listen_to(self, member: Member) -> None:
+    def _listen_to(self, member: Passed) -> None:
         self._listened = member
         member.listen(self._more)
 

@@ -32,7 +32,7 @@ from smtpgw.config.reception import (
     expandable,
     resolved,
 )
-from smtpgw.config.types import Address, Destination, Domain, IpAddress, Name
+from smtpgw.config.types import Address, Destination, Domain, IpAddress, MilterAddress, Name
 from smtpgw.config.verify import Verification
 
 
@@ -95,8 +95,9 @@ class Milter(settings.Table):
     """A milter, ours or anybody's, asked in the order of these tables."""
 
     name: Name = Field(description="its name in log and metrics", examples=["clamav"])
-    address: Address = Field(
-        description='"unix:/path" or "inet:port@host"',
+    address: MilterAddress = Field(
+        description='"unix:/path" or "inet:port@host"; "filter:NAME" is the filter of this '
+        "file's [filter.NAME], which each worker runs itself: no milterd and no socket between",
         examples=["unix:/var/spool/postfix/milterd/clamav.sock"],
     )
     connect_timeout: Duration = Field(
@@ -307,6 +308,12 @@ class Smtpgw(Addresses, Reception, Counting, Verification):
         return self
 
     @property
+    def filters_inside(self) -> tuple[str, ...]:
+        """The filters that each worker runs itself."""
+        named = (each.address.partition(":") for each in self.milter)
+        return tuple(dict.fromkeys(name for scheme, _, name in named if scheme == "filter"))
+
+    @property
     def listening(self) -> tuple[Listener | PolicyListener, ...]:
         """Everything that needs a socket."""
         return (*self.listener, *self.policy_listener)
@@ -347,15 +354,27 @@ class GatewaySettings(settings.CommonSettings):
     smtpgw: Smtpgw = Smtpgw()
 
 
-def load(path: str | Path) -> GatewaySettings:
+class Loaded(GatewaySettings):
+    """The same, and for the filters that workers run themselves what the file says of those."""
+
+    filters: str = ""
+
+
+def load(path: str | Path) -> Loaded:
     """The settings in a file.  Raises :class:`milterd.base.toml_file.ConfigError`."""
     return parse(toml_file.read(Path(path)), file=str(path))
 
 
-def parse(text: str, *, file: str = "settings") -> GatewaySettings:
+def parse(text: str, *, file: str = "settings") -> Loaded:
     """The same, from the text of a file."""
     found = settings.parse(text, GatewaySettings, file=file)
-    problems = [*name_problems(found.smtpgw), *row.problems(toml_file.tables(text))]
+    tables = toml_file.tables(text)
+    problems = [*name_problems(found.smtpgw), *row.unknown(tables), *row.problems(tables)]
     if problems:
         raise ConfigError(settings.placed(problems, text, file=file))
-    return found
+    filters = ""
+    if found.smtpgw.filters_inside:
+        from milterd import inside
+
+        filters = inside.settings(text, file=file)
+    return Loaded(**dict(found), filters=filters)

@@ -25,6 +25,16 @@ def _address(value: str) -> str:
     return value
 
 
+def _milter(value: str) -> str:
+    scheme, _, name = value.partition(":")
+    if scheme == "filter":
+        return f"filter:{_name(name)}"
+    try:
+        return _address(value)
+    except ValueError as error:
+        raise ValueError(f'{error}; or "filter:NAME" for the filter of [filter.NAME]') from None
+
+
 def check_network(value: str) -> str:
     """A network in CIDR form.  Raises ValueError saying what was expected."""
     try:
@@ -92,6 +102,7 @@ def _nameserver(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address), Kind("address")]
+MilterAddress = Annotated[str, AfterValidator(_milter), Kind("address")]
 Network = Annotated[str, AfterValidator(check_network), Kind("network")]
 IpAddress = Annotated[str, AfterValidator(_ip_address), Kind("IP address")]
 Domain = Annotated[str, AfterValidator(check_domain), Kind("domain")]

@@ -70,9 +70,11 @@ def ours(
     tls: Path | None = None,
     more: str = "",
     environ: Mapping[str, str] | None = None,
+    sockets: bool = False,
 ) -> Iterator[Side]:
-    """Both daemons, with a worker for each core unless told otherwise, `clam` for a scanner,
-    the certificate `tls`, and `more` keys of smtpgw."""
+    """The gateway, with a worker for each core unless told otherwise, `clam` for a scanner,
+    the certificate `tls`, and `more` keys of smtpgw; its filters in the workers, or in milterd
+    behind `sockets`."""
     delivery = f"lmtp:inet:127.0.0.1:{sink_port}"
     workers = workers or len(os.sched_getaffinity(0))
     with ExitStack() as stack:
@@ -85,6 +87,7 @@ def ours(
                 filters=filters,
                 measured=True,
                 scanner=clam.socket if clam else None,
+                sockets=sockets,
             )
         )
         if tls:

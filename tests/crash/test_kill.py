@@ -101,7 +101,8 @@ def test_no_accepted_mail_is_lost_whatever_is_killed(
     settings: str, record_property: Callable[[str, object], None]
 ) -> None:
     dice = random.Random(f"{SEED} {settings}")
-    with town(workers=2, measured=settings == "as-measured") as place:
+    measured = settings == "as-measured"
+    with town(workers=2, measured=measured, sockets=not measured) as place:
         ledger, killer = asyncio.run(_storm(place, dice))
         twice = ledger.twice()
         record_property(

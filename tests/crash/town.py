@@ -116,12 +116,14 @@ def town(
     filters: bool = True,
     measured: bool = False,
     scanner: Path | None = None,
+    sockets: bool = True,
 ) -> Iterator[Town]:
     """Lay it out, with a clamd that is not killed; whatever still runs at the end is.
 
     `delivery` is where mail goes, the sink's socket if empty; `scanner` the socket of a clamd
     that is there already.  `measured`: with the settings that the benchmarks of the whole road
-    have, which also log as they do by default and sign with RSA.
+    have, which also log as they do by default and sign with RSA.  Without `sockets` the workers
+    run the filters themselves, and there is no milterd.
     """
     deliveries = MEASURED if measured else DELIVERIES
     with ExitStack() as stack:
@@ -144,22 +146,24 @@ def town(
                 port=port,
                 workers=workers,
                 tables=tables,
-                milters="".join(_milter(home, each) for each in names),
+                milters="".join(_milter(home, each, sockets) for each in names),
                 deliveries=deliveries,
                 delivery=delivery or f"lmtp:unix:{home}/sink",
             )
         )
         daemons = [
             Daemon(("-m", name, "run", "--config", str(settings)), home / f"{name}.log")
-            for name in (("milterd", "smtpgw") if filters else ("smtpgw",))
+            for name in (("milterd", "smtpgw") if filters and sockets else ("smtpgw",))
         ]
         try:
-            yield Town(home, settings, port, daemons, names, deliveries)
+            listening = names if sockets else ()
+            yield Town(home, settings, port, daemons, listening, deliveries)
         finally:
             for each in daemons:
                 for pid in reversed(each.tree()):
                     Killer([]).kill(each, pid)
 
 
-def _milter(home: Path, name: str) -> str:
-    return f'[[smtpgw.milter]]\nname = "{name}"\naddress = "unix:{home}/m/{name}.sock"\n'
+def _milter(home: Path, name: str, sockets: bool) -> str:
+    address = f"unix:{home}/m/{name}.sock" if sockets else f"filter:{name}"
+    return f'[[smtpgw.milter]]\nname = "{name}"\naddress = "{address}"\n'

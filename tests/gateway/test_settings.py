@@ -250,7 +250,7 @@ def test_a_number_that_postfix_takes_for_days_needs_a_unit(table: str, key: str,
         (problem,) = error.value.problems
         assert (problem.line, f"it would be {unit} in Postfix" in str(error.value)) == (2, True)
     found = config.parse(f'[{table}]\n{key} = "5h"\n')
-    assert GatewaySettings.model_validate_json(found.model_dump_json()) == found
+    assert config.Loaded.model_validate_json(found.model_dump_json()) == found
 
 
 def test_times_whose_unit_postfix_leaves_to_us_are_bare_seconds() -> None:

@@ -28,6 +28,9 @@ from milterd.core.mail import (
     parse_message,
 )
 from milterd.filters import CheckedFilter
+from milterd.host.inside import Inside
+from milterd.host.judge import Judge, Surroundings
+from milterd.host.options import Options
 from milterd.lab.client import Played, play
 from smtpgw.chain.chain import Chain
 from smtpgw.chain.options import MilterOptions
@@ -41,6 +44,8 @@ from tests.golden.filters import NAMES
 from tests.peers.process import directory
 
 pytestmark = pytest.mark.xdist_group("golden")  # one house for all
+INSIDE = "inside"
+"""In the gateway's own process, without a socket."""
 BATCH = 16
 """Mails under way at once: the hosts serve many MTAs at a time."""
 
@@ -114,7 +119,7 @@ def _after_all(house: House, mail: Mail) -> Mail:
 
 async def _queue_all(house: House, host: str, mails: list[Mail]) -> list[bytes]:
     """The octets that stand in the queue after the chain and the intake."""
-    milters = [MilterOptions(name, house.hosted[host, name]) for name in NAMES]
+    milters = [_milter(house, host, name) for name in NAMES]
     with directory("queue") as home:
         store = SqliteStore.open(home, SqliteOptions(queue_minfree=0))
         clock = QueueClock(SystemClock())
@@ -136,6 +141,14 @@ async def _queue_all(house: House, host: str, mails: list[Mail]) -> list[bytes]:
     return queued
 
 
+def _milter(house: House, host: str, name: str) -> MilterOptions:
+    if host != INSIDE:
+        return MilterOptions(name, house.hosted[host, name])
+    around = Surroundings(structlog.get_logger(), lambda: "trace")
+    judge = Judge(house.pure[name], Options(), around)
+    return MilterOptions(name, f"filter:{name}", inside=Inside(judge, around))
+
+
 async def _ask(milters: list[MilterOptions], mail: Mail, queue_id: str) -> ChainResult:
     chain = Chain(milters, log=structlog.get_logger())
     session, envelope = mail.session, mail.envelope
@@ -151,7 +164,7 @@ async def _ask(milters: list[MilterOptions], mail: Mail, queue_id: str) -> Chain
     return result
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", [*HOSTS, INSIDE])
 def test_the_queue_holds_the_mail_with_its_edits_and_nothing_else(house: House, host: str) -> None:
     ours = HeaderField(b"Received", b" from client\r\n\tby mx.example.net; now", hidden=True)
     mails = [mail.with_headers((ours, *mail.headers)) for _, mail in GOLDEN]
