@@ -12,21 +12,24 @@ import functools
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 from milterd.core.actions import AddHeader, ChangeHeader, Edit, InsertHeader
 from milterd.core.decision import Decision
 from milterd.core.filter import Need
-from milterd.core.mail import BytesBody, Client, Family, Mail, Session
+from milterd.core.mail import BytesBody, Client, Direction, Envelope, Family, Mail, Session
 from milterd.host import emit, negotiation
 from milterd.host.collect import direction_of, is_trusted, normal_address
-from milterd.host.judge import CallOff, Judge, Later, Surroundings
-from milterd.wire.constants import Actions
+from milterd.host.judge import SHOWN, CallOff, Judge, Later, Surroundings, words_of
 from milterd.wire.convert import EditCollector
-from milterd.wire.messages import FinalReply
+from milterd.wire.messages import Continue, FinalReply
 
-Word = tuple[FinalReply, tuple[Edit, ...]]
-"""What a filter says to a mail: its last reply, and the edits before it as an MTA hears them."""
+Word = tuple[FinalReply, tuple[Edit, ...], str]
+"""What a filter says to a mail: its last reply, the edits before it as an MTA hears them, and
+its reasons."""
 Then = Callable[[Word], None]
+Known = dict[object, Any]
+"""What filters have made of a message, for those that see it after them; empty for a new one."""
 
 AT_ONCE = 262_144
 """Octets of the largest body that is judged in the event loop: others wait for it meanwhile."""
@@ -41,6 +44,10 @@ _EDITING = (
 )
 _FIELDS = (AddHeader, InsertHeader, ChangeHeader)
 _EMPTY = BytesBody()
+_WORDS = 400
+"""Characters of a filter's reasons that are told."""
+_HEAD = "octets of the header"
+_GO_ON: Word = Continue(), (), ""
 
 
 class Inside:
@@ -52,6 +59,16 @@ class Inside:
         self._waits = threads > 0
         self._pool = ThreadPoolExecutor(threads or _THREADS, "judge")
         self._agreed = negotiation.actions(judge.needs)
+        needs = judge.needs
+        self._whole = needs & SHOWN == SHOWN
+        self._recipients, self._headers = Need.RECIPIENTS in needs, Need.HEADERS in needs
+        self._body, self._helo = Need.BODY in needs, Need.HELO in needs
+        networks = judge.options.trusted_networks
+        self._trusted = functools.lru_cache(1024)(
+            lambda family, address: is_trusted(family, address, networks)
+        )
+        self._place = _place_of(networks, judge.options.daemon_names, self._helo)
+        self._usual: tuple[Decision | None, Word] = None, _GO_ON
         # Whoever asks may hold on to it longer than the settings do.
         weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True).atexit = False
 
@@ -61,35 +78,87 @@ class Inside:
         return bool(self._judge.needs & _EDITING)
 
     def ask(
-        self, mail: Mail, macros: Mapping[str, bytes], then: Then
+        self, mail: Mail, macros: Mapping[str, bytes], known: Known, then: Then
     ) -> tuple[Word | None, CallOff | None]:
         """What it says to a mail whose fields all are for its eyes; or what calls it off, and
         `then` is called once with that, by the running event loop.  `macros` are the MTA's, by
         name without braces.  Never raises for what a filter does."""
-        return _Asking(self._judge, self._around, self._agreed, then).begin(
-            self._shown(mail, macros), self._pool, self._waits
-        )
+        judge, started = self._judge, self._around.clock()
+        mail = self._shown(mail, macros, known)
+        small = mail.body.size <= AT_ONCE
+        decision = judge.too_large(mail, _head_size(mail, known))
+        if decision is None and small:
+            decision = judge.at_once(mail) if self._waits else judge.judge(mail)
+        if decision is not None:
+            return self.word(mail, decision, started), None
+        return None, _Asking(self, judge, mail, then, started).begin(self._pool, small)
 
-    def _shown(self, mail: Mail, macros: Mapping[str, bytes]) -> Mail:
+    def _shown(self, mail: Mail, macros: Mapping[str, bytes], known: Known) -> Mail:
         """The mail as the filter is to see it."""
-        needs, options = self._judge.needs, self._judge.options
+        session = known.get(self._place)
+        if session is None:
+            session = known[self._place] = self._session(mail.session, macros)
+        if self._whole:
+            return Mail(session, mail.envelope, mail.headers, mail.body)
+        envelope = mail.envelope
+        if not self._recipients:
+            envelope = Envelope(envelope.sender, envelope.sender_args, ())
+        headers = mail.headers if self._headers else ()
+        return Mail(session, envelope, headers, mail.body if self._body else _EMPTY)
+
+    def _session(self, session: Session, macros: Mapping[str, bytes]) -> Session:
+        """What milters know of it."""
         told = {name: macros[name] for name in negotiation.all_names() if name in macros}
-        client = mail.session.client
+        client = session.client
         if client.family is Family.INET6:
             client = _plain(client)
-        networks = options.trusted_networks
-        trusted = functools.partial(is_trusted, client.family, client.address, networks)
-        direction = direction_of(options, told, trusted)
-        helo = mail.session.helo if Need.HELO in needs else b""
-        envelope = mail.envelope
-        if Need.RECIPIENTS not in needs and envelope.recipients:
-            envelope = type(envelope)(envelope.sender, envelope.sender_args, ())
-        return Mail(
-            Session(client, helo, direction, told),
-            envelope,
-            mail.headers if Need.HEADERS in needs else (),
-            mail.body if Need.BODY in needs else _EMPTY,
-        )
+        trusted = functools.partial(self._trusted, client.family, client.address)
+        direction = direction_of(self._judge.options, told, trusted)
+        return Session(client, session.helo if self._helo else b"", direction, told)
+
+    def word(self, mail: Mail, decision: Decision, started: float) -> Word:
+        """What a decision comes to.  It is counted, and told by who asks; but in shadow nobody
+        else would tell what it is."""
+        judge, session = self._judge, mail.session
+        usual, word = self._usual
+        if decision is not usual:  # another one than to most mails
+            decision, word = self._new_word(decision, session.direction)
+            if not decision.edits:
+                self._usual = decision, word
+        if judge.options.shadow:
+            queue_id = session.macros.get("i", b"").decode("ascii", "replace")
+            judge.record(decision, session.client, queue_id, started)
+        else:
+            judge.counted(decision, started)
+        return word
+
+    def _new_word(self, decision: Decision, direction: Direction) -> tuple[Decision, Word]:
+        judge = self._judge
+        if decision.edits:
+            decision = judge.sayable(decision, self._agreed, direction, leading_space=True)
+        try:
+            reply, edits = _heard(judge.said(decision))
+        except OSError as error:  # a new body that cannot be read back
+            decision = judge.failure("emit", error)
+            reply, edits = _heard(judge.said(decision))
+        words = "in shadow" if judge.options.shadow else words_of(decision)
+        return decision, (reply, edits, words[:_WORDS])
+
+
+@functools.lru_cache(maxsize=64)
+def _place_of(*_what: object) -> object:
+    """One object for all that are equal: a key that is found without a look at what it stands
+    for."""
+    return object()
+
+
+def _head_size(mail: Mail, known: Known) -> int:
+    """Octets of the header, counted once for all who see the same."""
+    headers, size = known.get(_HEAD, (None, 0))
+    if headers is not mail.headers:
+        size = sum([len(each.name) + len(each.value) + 3 for each in mail.headers])
+        known[_HEAD] = mail.headers, size
+    return cast(int, size)
 
 
 @functools.lru_cache(maxsize=256)
@@ -101,31 +170,25 @@ def _plain(client: Client) -> Client:
 
 
 class _Asking:
-    """One mail before one filter."""
+    """One mail before a filter that has to be waited for."""
 
-    __slots__ = ("_agreed", "_around", "_judge", "_mail", "_over", "_started", "_then")
+    __slots__ = ("_filter", "_judge", "_mail", "_over", "_started", "_then")
 
-    def __init__(self, judge: Judge, around: Surroundings, agreed: Actions, then: Then) -> None:
-        self._judge, self._around, self._agreed, self._then = judge, around, agreed, then
-        self._started = around.clock()
+    def __init__(
+        self, filter_: Inside, judge: Judge, mail: Mail, then: Then, started: float
+    ) -> None:
+        self._filter, self._judge, self._mail, self._then = filter_, judge, mail, then
+        self._started = started
         self._over = False
 
-    def begin(
-        self, mail: Mail, pool: ThreadPoolExecutor, waits: bool
-    ) -> tuple[Word | None, CallOff | None]:
-        """See :meth:`Inside.ask`."""
-        self._mail, judge = mail, self._judge
-        small = mail.body.size <= AT_ONCE
-        decision = judge.too_large(mail)
-        if decision is None and small:
-            decision = judge.at_once(mail) if waits else judge.judge(mail)
-        if decision is not None:
-            return self._word(decision), None
+    def begin(self, pool: ThreadPoolExecutor, small: bool) -> CallOff:
+        """Ask; what is returned calls it off."""
+        judge, mail = self._judge, self._mail
         call_off = judge.begin(mail, lambda come: self._came(come, pool)) if small else None
         if call_off is None:
             self._in_thread(lambda: judge.judge(mail), pool)
-            return None, self._end
-        return None, lambda: self._called_off(call_off)
+            return self._end
+        return lambda: self._called_off(call_off)
 
     def _end(self) -> None:
         """Nobody wants to hear it any more; a thread goes on until it is done."""
@@ -163,23 +226,10 @@ class _Asking:
     def _say(self, decision: Decision) -> None:
         if not self._over:
             self._over = True
-            self._then(self._word(decision))
-
-    def _word(self, decision: Decision) -> Word:
-        judge, session = self._judge, self._mail.session
-        if decision.edits:
-            decision = judge.sayable(decision, self._agreed, session.direction, leading_space=True)
-        try:
-            word = _heard(judge.said(decision))
-        except OSError as error:  # a new body that cannot be read back
-            decision = judge.failure("emit", error)
-            word = _heard(judge.said(decision))
-        queue_id = session.macros.get("i", b"").decode("ascii", "replace")
-        judge.record(decision, session.client, queue_id, self._started)
-        return word
+            self._then(self._filter.word(self._mail, decision, self._started))
 
 
-def _heard(said: Decision) -> Word:
+def _heard(said: Decision) -> tuple[FinalReply, tuple[Edit, ...]]:
     """What an MTA would hear.  Raises OSError."""
     edits = emit.said_edits(said)
     if edits and not all(map(_is_heard_so, edits)):

@@ -127,11 +127,10 @@ class Judge:
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a filter's fault must not end its process
             return self.failure("filter", error, self._on_error(mail.session.direction))
 
-    def too_large(self, mail: Mail) -> Decision | None:
+    def too_large(self, mail: Mail, head: int) -> Decision | None:
         """The decision about a mail beyond the limits, which the filter is not shown; None for
-        any other."""
+        any other.  `head` are the octets of its header, as they are counted on a socket."""
         envelope, limit = mail.envelope, self.options.header_limit
-        head = sum([len(each.name) + len(each.value) + 3 for each in mail.headers])
         # As on a socket, where addresses stand in brackets.
         head += len(envelope.sender) + 2 + sum(map(len, envelope.sender_args))
         for each in envelope.recipients:
@@ -296,10 +295,14 @@ class Judge:
             client=_shown(client),
             queue_id=queue_id,
             outcome=outcome,
-            reason="; ".join([_reason(each) for each in decision.reasons]),
+            reason=words_of(decision),
             ms=round(seconds * 1000, 1),
             **self._mode,
         )
+
+    def counted(self, decision: Decision, started: float) -> None:
+        """Its count alone, for who tells of it himself."""
+        self._with.meter.decided(outcome_of(decision), self._with.clock() - started)
 
     def now(self) -> float:
         """The clock, for :meth:`record`."""
@@ -333,6 +336,11 @@ def _shown(client: Client) -> str:
     name = client.name.decode("utf-8", "replace")
     address = client.address.decode("utf-8", "replace")
     return f"{name}[{address}]" if address and name != f"[{address}]" else name
+
+
+def words_of(decision: Decision) -> str:
+    """Its reasons, in a line."""
+    return "; ".join([_reason(each) for each in decision.reasons])
 
 
 def _reason(reason: Reason) -> str:

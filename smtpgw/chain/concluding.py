@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from milterd.core.actions import Edit
 from milterd.core.decision import Verdict
 from smtpgw.chain.edits import review
@@ -27,16 +29,25 @@ def conclude(standing: Standing, shared: Shared, outcome: Outcome) -> Answer:
             shared.log.info(
                 "milter edits dropped", milter=standing.name, verdict=result.verdict.value
             )
-        return result, ()
+        return _explained(result, outcome.words), ()
     checked = review(outcome.edits, shared.limits)
     refused = (*outcome.refused, *checked.refused)
     if result.reasons or refused:
         result = _told(standing, shared, outcome, result, len(checked.edits), refused)
     else:
-        result = standing.content_with(outcome.stage, len(checked.edits))
+        result = standing.content_with(outcome.stage, len(checked.edits), outcome.words)
     if checked.quarantine is not None:
         result = standing.caught(result, outcome.stage, checked.quarantine)
     return result, checked.edits
+
+
+def _explained(result: StageResult, words: str) -> StageResult:
+    """The result with the milter's own reasons, where it has told them."""
+    if not words or not result.reasons:
+        return result
+    first, *others = result.reasons
+    first = replace(first, facts={**first.facts, "said": words})
+    return replace(result, reasons=(first, *others))
 
 
 def _told(
@@ -50,7 +61,7 @@ def _told(
     """The result with a reason for each thing that there is to tell."""
     reasons = list(result.reasons)
     if edits or not reasons:
-        reasons += standing.content_with(outcome.stage, edits).reasons
+        reasons += standing.content_with(outcome.stage, edits, outcome.words).reasons
     for each in refused:
         shared.log.warning("milter edit refused", milter=standing.name, edit=each)
         reasons.append(standing.reason("edit refused", outcome.stage, edit=each))

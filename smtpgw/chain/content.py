@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from milterd.core.mail import BytesBody, Envelope, HeaderField, Mail
 from milterd.wire import bulk
@@ -41,6 +42,7 @@ class Content:
         "_wholes",
         "envelope",
         "facts",
+        "known",
         "mail",
         "shown",
         "small",
@@ -52,13 +54,15 @@ class Content:
         self.mail, self.facts = mail, facts
         self.envelope: Envelope = older.envelope if older else mail.envelope
         """As the client gave it: what milters make of it, others are not told."""
-        self.shown = [each for each in mail.headers if not each.hidden]
+        self.shown = tuple([each for each in mail.headers if not each.hidden])
         """The fields that milters see."""
+        self.known: dict[object, Any] = older.known if older else {}
+        """What filters in this process have made of the message."""
         self._headers: dict[bool, list[bytes]] = {}
         self._wholes: dict[tuple[object, object], Pieces] = {}
         self._strings: dict[Chosen, tuple[bytes, bytes]] = older._strings if older else {}
         self._older: Mapping[bool, list[bytes]] = older._headers if older else {}
-        self._older_shown: list[HeaderField] = older.shown if older else []
+        self._older_shown: Sequence[HeaderField] = older.shown if older else ()
         same = older if older is not None and mail.body is older.mail.body else None
         self._size: int = same._size if same else mail.body.size
         self._body: list[bulk.Octets] = same._body if same else []

@@ -1,13 +1,15 @@
 """A filter of ours in this process, in a chain's row: it is asked about each message, and of
 nothing else, without a socket between.
 
-What it says counts as what a milter says at the end of a message, by the same rules.
+What it says counts as what a milter says at the end of a message, by the same rules; and its own
+reasons, which a socket has no words for, stand with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from milterd.base.alarm import Alarm
 from milterd.core.actions import AddHeader, ChangeHeader, Edit, InsertHeader, ReplaceBody
@@ -19,7 +21,7 @@ from smtpgw.chain.content import Content
 from smtpgw.chain.faults import FaultKind, MilterFault
 from smtpgw.chain.options import EditLimits, Filter, MilterOptions, Word
 from smtpgw.chain.shared import GO_ON, Shared, State
-from smtpgw.chain.showing import WENT_ON, Outcome
+from smtpgw.chain.showing import Outcome
 from smtpgw.chain.standing import Standing
 
 _FIELDS = (AddHeader, InsertHeader, ChangeHeader)
@@ -76,8 +78,8 @@ class InsideMember:
         self._began = self._shared.clock()
         self._heard = heard or _nobody
         self.begun = True
-        mail = self._shown(content)
-        self._word, self._call_off = self._filter.ask(mail, self._facts(content), self._come)
+        mail, (facts, known) = self._shown(content), self._facts(content)
+        self._word, self._call_off = self._filter.ask(mail, facts, known, self._come)
         if self._word is None:
             self._wait()
         return True
@@ -86,19 +88,20 @@ class InsideMember:
         """What milters see: the mail but for our own trace, and the envelope that the client
         gave."""
         mail, envelope = content.mail, content.envelope
-        return Mail(mail.session, envelope, tuple(content.shown), mail.body)
+        return Mail(mail.session, envelope, content.shown, mail.body)
 
-    def _facts(self, content: Content) -> Mapping[str, bytes]:
+    def _facts(self, content: Content) -> tuple[Mapping[str, bytes], dict[object, Any]]:
+        """The macros, and what is known by them."""
         own, passing = self.options.macro_daemon_name, self._shared.passing
         if not own and not passing:
-            return content.facts
+            return content.facts, content.known
         facts = dict(content.facts)
         if own and "daemon_name" in facts:
             facts["daemon_name"] = own.encode()
         keys = [each.key for each in passing if each.milter == self.name and each.key]
         if keys:
             facts[MACRO] = macro_value(keys)
-        return facts
+        return facts, {}
 
     def _wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -149,11 +152,11 @@ class InsideMember:
         """Raises MilterFault."""
         if word is None:
             raise fault or MilterFault(FaultKind.CLOSED, "nothing was said")
-        reply, edits = word
+        reply, edits, words = word
         if not edits and type(reply) is Continue:
-            return conclude(self._standing, self._shared, WENT_ON)
+            return self._standing.content_with("eom", 0, words), ()
         _within(edits, self._shared.limits)
-        return conclude(self._standing, self._shared, Outcome(reply, "eom", edits))
+        return conclude(self._standing, self._shared, Outcome(reply, "eom", edits, words=words))
 
     def _note(self, answer: Answer) -> None:
         shared, state = self._shared, self._standing.state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from milterd.base.sockets import SocketAddress, parse
 from milterd.core.actions import Edit
@@ -16,8 +16,8 @@ BOTH = frozenset(Direction)
 INSIDE = "filter:"
 """What the address of a filter of ours in this process begins with."""
 
-Word = tuple[FinalReply, tuple[Edit, ...]]
-"""The last reply of a filter in this process, and its edits as an MTA hears them."""
+Word = tuple[FinalReply, tuple[Edit, ...], str]
+"""The last reply of a filter in this process, its edits as an MTA hears them, and its reasons."""
 
 
 class Filter(Protocol):
@@ -29,11 +29,16 @@ class Filter(Protocol):
         ...
 
     def ask(
-        self, mail: Mail, macros: Mapping[str, bytes], then: Callable[[Word], None]
+        self,
+        mail: Mail,
+        macros: Mapping[str, bytes],
+        known: dict[object, Any],
+        then: Callable[[Word], None],
     ) -> tuple[Word | None, Callable[[], None] | None]:
         """What it says to a mail of which it is to see everything; or what calls it off, and
         `then` is called with its word once, by the running event loop.  `macros` are by name
-        without braces.  Raises nothing for what the filter does."""
+        without braces, `known` is kept with the message, for such filters alone.  Raises nothing
+        for what the filter does."""
         ...
 
 

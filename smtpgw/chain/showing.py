@@ -34,12 +34,13 @@ from smtpgw.chain.faults import FaultKind, MilterFault
 @dataclass(slots=True)  # there is one for each mail, and to freeze it costs as much as a call each
 class Outcome:
     """The milter's last word on a message, the stage it came at, its edits, and which of
-    them could not be understood."""
+    them could not be understood; `words` are its reasons, where it can tell them."""
 
     reply: Reply | None
     stage: str
     edits: tuple[Edit, ...] = ()
     refused: tuple[str, ...] = ()
+    words: str = ""
 
 
 WENT_ON = Outcome(Continue(), "eom")

@@ -25,8 +25,10 @@ _OFTEN = 8
 """Edits of one mail up to which a result is remembered."""
 
 
-def _content_with(source: str, stage: str, edits: int) -> StageResult:
+def _content_with(source: str, stage: str, edits: int, words: str = "") -> StageResult:
     facts = {"stage": stage, "edits": str(edits)} if edits else {"stage": stage}
+    if words:
+        facts["said"] = words
     return StageResult(reasons=(Reason(source, "edited" if edits else "continue", facts),))
 
 
@@ -62,11 +64,12 @@ class Standing:
         if self.state is State.PASSED:
             self.state = State.OPEN
 
-    def content_with(self, stage: str, edits: int) -> StageResult:
-        """The result of a milter that lets the mail go on, and has so many edits that count."""
+    def content_with(self, stage: str, edits: int, words: str = "") -> StageResult:
+        """The result of a milter that lets the mail go on, and has so many edits that count; its
+        reasons are these words."""
         if edits > _OFTEN:
-            return _content_with(self._source, stage, edits)
-        return _often_content_with(self._source, stage, edits)
+            return _content_with(self._source, stage, edits, words)
+        return _often_content_with(self._source, stage, edits, words)
 
     def judge(self, stage: str, reply: wire.Reply | None) -> StageResult:
         """A milter's reply as a result, and what it makes of the session."""

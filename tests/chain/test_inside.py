@@ -30,7 +30,7 @@ from tests.chain.scripted import (
     walk,
 )
 
-GO_ON: Word = (m.Continue(), ())
+GO_ON: Word = (m.Continue(), (), "")
 
 
 @dataclass
@@ -46,7 +46,11 @@ class Inside:
     called_off: int = 0
 
     def ask(
-        self, mail: Mail, macros: Mapping[str, bytes], then: Callable[[Word], None]
+        self,
+        mail: Mail,
+        macros: Mapping[str, bytes],
+        _known: dict[object, Any],
+        then: Callable[[Word], None],
     ) -> tuple[Word | None, Callable[[], None] | None]:
         self.shown.append(mail)
         self.macros.append(dict(macros))
@@ -73,7 +77,7 @@ def through(*milters: MilterOptions, mail: Mail = MAIL, **more: Any) -> ChainRes
 
 
 def word(*edits: Edit, reply: FinalReply = GO_ON[0]) -> Word:
-    return reply, edits
+    return reply, edits, ""
 
 
 def test_it_sees_what_milters_see() -> None:
@@ -274,6 +278,24 @@ def test_it_is_told_what_a_postmaster_let_pass() -> None:
     one, found = Inside(), Found("own", "clamav/eicar")
     through(one.options(), passing=[replace(found, milter="other"), found])
     assert MACRO in one.macros[0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "edits", "outcome"),
+    [
+        (m.Continue(), (), "continue"),
+        (m.Continue(), (AddHeader(b"X", b" 1"),), "edited"),
+        (m.Reject(), (), "reject"),
+        (m.Accept(), (AddHeader(b"X", b" 1"),), "accept"),
+    ],
+)
+def test_its_own_reasons_stand_with_what_it_says(
+    reply: FinalReply, edits: tuple[Edit, ...], outcome: str
+) -> None:
+    result = through(Inside((reply, edits, "own: because")).options())
+    said = {each.outcome: each.facts.get("said") for each in result.reasons}
+    assert "own: because" in said.values()
+    assert outcome in said
 
 
 def test_a_listeners_own_name_is_told() -> None:

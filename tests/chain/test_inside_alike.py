@@ -92,6 +92,17 @@ def on_the_wire(mail: Mail) -> Mail:
 
 
 sent = some.mails.filter(lambda each: each.envelope.recipients)
+
+
+def without_words(result: StageResult | ChainResult) -> StageResult | ChainResult:
+    """A socket has no words for a filter's own reasons."""
+    bare = tuple(
+        replace(each, facts={key: said for key, said in each.facts.items() if key != "said"})
+        for each in result.reasons
+    )
+    return replace(result, reasons=bare)
+
+
 verdicts = st.sampled_from([Verdict.CONTINUE] * 4 + list(Verdict))
 replies = st.sampled_from([None, Reply(550, "5.7.1", "no"), Reply(451, "4.7.1", "later\nperhaps")])
 decisions = st.builds(
@@ -141,7 +152,7 @@ def test_alike(
         return [asked, await ask(inside, mail, session, auth)]
 
     one, other = run(both())
-    assert one == other
+    assert one == without_words(other)
     assert len(filter_.shown) in (0, 2)
     if filter_.shown:
         assert filter_.shown[0] == on_the_wire(filter_.shown[1])
