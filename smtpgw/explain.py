@@ -89,6 +89,12 @@ class _Unqueued(Intake):
     def check(self, size: int = 0) -> None:
         """There is room."""
 
+    def begun(self) -> None:
+        """Nothing waits for it."""
+
+    def ended(self) -> None:
+        """Nothing did."""
+
 
 class _Last:
     """Keeps the last decision, as the store of the gateway would."""

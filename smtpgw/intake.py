@@ -87,6 +87,16 @@ class Intake:
         if not self._store.room(size):
             raise StoreFull("less than queue_minfree left on the queue's device")
 
+    def begun(self) -> None:
+        """A mail may come in any moment; whoever says so calls :meth:`ended` once it is answered,
+        or will not come.  Those that are queued meanwhile wait a moment for it, to share a
+        commit."""
+        self._store.coming += 1
+
+    def ended(self) -> None:
+        """It has its answer, or does not come."""
+        self._store.coming -= 1
+
     async def headers(
         self, mail: Mail, client: Client | None = None, *, authenticated: bool = False
     ) -> tuple[Mail, tuple[Reason, ...]]:

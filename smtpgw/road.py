@@ -76,6 +76,7 @@ class GatewaySession(PromptSteps):
             means.counters, plan.clients, connection.listener, connection.client.address
         )
         self._begin(connection)
+        self._expect_mail()
 
     def asked(self) -> list[dict[str, object]]:
         """What restrictions have asked for the last command, once (:class:`Admission`)."""
@@ -102,6 +103,7 @@ class GatewaySession(PromptSteps):
     async def helo(self, hello: Hello) -> Answer | None:
         self._hello = hello
         await self.reset()
+        self._expect_mail()
         refusal = await self._admission.helo(hello)
         if refusal is not None:
             return self._deny("HELO", refusal)
@@ -153,12 +155,14 @@ class GatewaySession(PromptSteps):
         if refusal is not None:
             return self._deny("MAIL", refusal, sender=sender.address)
         self._transaction = transaction = self._begun(queue_id, sender, params)
+        self._expect_mail()
         result = await self._chain.mail(
             sender.address, params.args, transaction.macros, direction=transaction.direction
         )
         answer = self._stage("MAIL", result)
         if answer is not None:
             self._transaction = None
+            self._expect_none()
             self._admission.reset()
         return answer
 
@@ -217,10 +221,12 @@ class GatewaySession(PromptSteps):
 
     async def reset(self) -> None:
         self._transaction, self._forwarded = None, {}
+        self._expect_none()
         self._admission.reset()
         await self._chain.abort()
 
     async def close(self) -> None:
+        self._expect_none()
         await self._limiter.close()
         if self._naming is not None:
             await self._naming.stop()
@@ -230,13 +236,16 @@ class GatewaySession(PromptSteps):
         transaction, self._transaction = self._transaction, None
         if transaction is None:
             raise RuntimeError("a message without MAIL")
-        around = Around(
-            self._means, self._connection, self._hello, self._admission, self._chain, self._log,
-            self._forwarded, self._plan.quarantine,
-        )  # fmt: skip
-        self._forwarded = {}
-        mail = self._mail(transaction, envelope, content)
-        return await Arrived(around, transaction, content).taken(mail)
+        try:
+            around = Around(
+                self._means, self._connection, self._hello, self._admission, self._chain,
+                self._log, self._forwarded, self._plan.quarantine,
+            )  # fmt: skip
+            self._forwarded = {}
+            mail = self._mail(transaction, envelope, content)
+            return await Arrived(around, transaction, content).taken(mail)
+        finally:
+            self._expect_none()
 
     def _mail(self, transaction: Transaction, envelope: Envelope, content: Content) -> Mail:
         return prepare(

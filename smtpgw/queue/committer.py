@@ -39,6 +39,11 @@ PATIENCE = 0.01
 """Seconds that what is for later waits for company: five times as long was no cheaper.
 What was delivered counts as in delivery until then, so a longer wait lets a crash deliver no more
 mails twice than the limit of those."""
+MOMENT = 0.004
+"""Seconds that a mail waits at most for others that are on their way: ten mails in a transaction
+take little more of the disk than one does, and of the processor half."""
+ENOUGH = 20
+"""Operations with which nobody waits for more."""
 _HERE = 64
 _HERE_OCTETS = 1024 * 1024
 """So many short operations, and about so many octets, a loop runs by itself at once."""
@@ -67,7 +72,8 @@ class Committer:
     with the id of a mail that is gone, once it is; `relief` when the disk is too full for
     an urgent operation, to say whether it made some room; `refused` after a write failed, to
     say whether the disk has no room for more; `broken` with the reason, when the database
-    turns out not to be what was written."""
+    turns out not to be what was written; `company` to say whether more operations are about to
+    come, that are worth :data:`MOMENT` to one that is not urgent."""
 
     def __init__(
         self,
@@ -78,10 +84,12 @@ class Committer:
         relief: Callable[[], bool],
         refused: Callable[[], bool] = lambda: False,
         broken: Callable[[str], None] = lambda _reason: None,
+        company: Callable[[], bool] = lambda: False,
         options: CommitterOptions = CommitterOptions(),
     ) -> None:
         self._db, self._stamp, self._after, self._options = db, stamp, after, options
         self._relief, self._refused, self._broken = relief, refused, broken
+        self._company = company
         db.execute(f"PRAGMA journal_size_limit={int(options.checkpoint)}")
         self._files = schema.Files(Path(db.execute("PRAGMA database_list").fetchone()[2]))
         (self._patience,) = db.execute("PRAGMA busy_timeout").fetchone()
@@ -89,6 +97,8 @@ class Committer:
         self._waiting: queue.SimpleQueue[list[Waiting] | _Begun | None] = queue.SimpleQueue()
         self._line: deque[Waiting] = deque()  # the thread's: taken from there, not yet begun
         self._ready: dict[asyncio.AbstractEventLoop, list[Waiting]] = {}
+        self._moments: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
+        """When what is ready goes, where it waits for company."""
         self._mutex = threading.Lock()
         self._begun = False  # by a loop, and not yet committed: the connection is in use
         self._queued = 0  # operations that the thread has, or is to have
@@ -117,7 +127,8 @@ class Committer:
         The operation may run more than once (after a rollback), so it changes nothing
         but the database.  An urgent one may use up what the disk has in reserve.  A short one
         takes the time of a few statements, and may run in the loop.  One for `later` waits
-        :data:`PATIENCE` seconds at most for others to share a transaction with.  `then` is called
+        :data:`PATIENCE` seconds at most for others to share a transaction with; one that is not
+        urgent :data:`MOMENT`, where others are coming.  `then` is called
         in the loop with what went wrong, None for nothing, even if the caller was cancelled.
         """
         refusal = self._refusal()
@@ -132,13 +143,30 @@ class Committer:
         if ready is None and later:
             self._wait(one)
         elif ready is None:
-            # All of one turn of the loop goes together: to wake the thread for each of them would
-            # have it begin a transaction with the first alone.
             self._ready[loop] = [one]
-            loop.call_soon(self._hand_over, loop)
+            self._go_soon(one)
         else:
             ready.append(one)
+            if loop in self._moments:
+                self._go_soon(one)
         return await future
+
+    def _go_soon(self, last: Waiting) -> None:
+        """Let what is ready go, after the `last` of it: a moment later where others come.
+
+        All of one turn of the loop goes together in any case: to wake the thread for each of them
+        would have it begin a transaction with the first alone."""
+        loop = last.loop
+        if last.urgent or len(self._ready[loop]) >= ENOUGH or not self._company():
+            self._no_moment(loop)
+            loop.call_soon(self._hand_over, loop)
+        elif loop not in self._moments:
+            self._moments[loop] = loop.call_later(MOMENT, self._hand_over, loop)
+
+    def _no_moment(self, loop: asyncio.AbstractEventLoop) -> None:
+        moment = self._moments.pop(loop, None)
+        if moment is not None:
+            moment.cancel()
 
     def _wait(self, one: Waiting) -> None:
         """Let it wait for company."""
@@ -154,6 +182,7 @@ class Committer:
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin a transaction with what this loop wants done, or let the thread do that."""
+        self._no_moment(loop)
         ready = self._ready.get(loop, []) + self._lazy.pop(loop, [])
         if not ready:
             return

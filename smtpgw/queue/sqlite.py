@@ -101,6 +101,7 @@ class SqliteStore:
         self._fresh = Fresh(options.fresh)
         self._roomy = float("-inf"), 0
         self.taker: Taker | None = None
+        self.coming = self._adding = 0
         self._closed = False
         self.committer = Committer(
             db,
@@ -109,6 +110,7 @@ class SqliteStore:
             relief=self._reserve.spend,
             refused=shard.refused,
             broken=functools.partial(salvage.mark, shard.database),
+            company=self._some_come,
             options=options.committer,
         )
 
@@ -184,7 +186,18 @@ class SqliteStore:
             return False
         return True
 
+    def _some_come(self) -> bool:
+        """Whether there is company for those that are being added."""
+        return self.coming > self._adding
+
     async def add(self, *mails: NewMail) -> bool:
+        self._adding += 1
+        try:
+            return await self._added(mails)
+        finally:
+            self._adding -= 1
+
+    async def _added(self, mails: Sequence[NewMail]) -> bool:
         if self.committer.failed is not None:
             raise StoreFailed(self.committer.failed)
         inline, limit = self._reserve.whole, self._options.inline_limit

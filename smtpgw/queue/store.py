@@ -265,6 +265,10 @@ class Filter:
 class Store(Protocol):
     """A queue store; the module says what it promises."""
 
+    coming: int
+    """How many mails may come any moment, those that are being added among them: who adds one may
+    wait a moment to share a transaction with the others."""
+
     @property
     def failed(self) -> str | None:
         """Why nothing more is accepted, if so."""

@@ -61,14 +61,16 @@ class _Slow(sqlite3.Connection):
         super().commit()
 
 
-def _slow(path: Path) -> tuple[Committer, threading.Event]:
+def _slow(
+    path: Path, company: Callable[[], bool] = lambda: False
+) -> tuple[Committer, threading.Event]:
     db = sqlite3.connect(path, factory=_Slow, isolation_level=None, check_same_thread=False)
     db.gate = threading.Event()
     db.gate.set()
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("CREATE TABLE handed (name TEXT)")
     return Committer(
-        db, stamp=lambda _: None, after=lambda _: None, relief=lambda: False,
+        db, stamp=lambda _: None, after=lambda _: None, relief=lambda: False, company=company,
         options=CommitterOptions(batch=5),
     ), db.gate  # fmt: skip
 
@@ -161,6 +163,83 @@ def test_what_can_wait_shares_the_next_transaction(
             monkeypatch.setattr(committer, "PATIENCE", 0.01)
             await store.committer.do(_where(found), short=True, later=True)  # alone after all
             assert len(found) == 4
+
+    run(scenario())
+
+
+def _add(ours: Committer, found: list[str]) -> asyncio.Future[None]:
+    return asyncio.ensure_future(ours.do(_where(found), short=True, urgent=False))
+
+
+def test_a_mail_waits_for_those_that_are_on_their_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        coming = 3
+        ours, _ = _slow(tmp_path / "db", lambda: coming > 0)
+        found: list[str] = []
+        monkeypatch.setattr(committer, "MOMENT", 1000.0)
+        work = []
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            assert not found
+            coming -= 1
+            work.append(_add(ours, found))
+        await asyncio.gather(*work)  # with the last of them all go
+        assert ours.transactions == 1
+        coming = 1
+        monkeypatch.setattr(committer, "MOMENT", 0.01)
+        await _add(ours, found)  # but nobody waits for ever
+        assert ours.transactions == 2
+        await ours.stop()
+
+    run(scenario())
+
+
+def test_only_mails_that_are_not_being_added_yet_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path / "00") as store:
+            monkeypatch.setattr(committer, "MOMENT", 1000.0)
+            store.coming = 2
+            for _ in range(2):
+                before = store.committer.transactions
+                first = asyncio.ensure_future(store.add(new(store, message())))
+                await asyncio.sleep(0.01)
+                assert not first.done()
+                await store.add(new(store, message()))
+                await first
+                assert store.committer.transactions == before + 1
+            store.coming = 1
+            await store.add(new(store, message()))
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+def test_who_is_in_a_hurry_or_has_company_enough_waits_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, urgent: bool
+) -> None:
+    async def scenario() -> None:
+        ours, _ = _slow(tmp_path / "db", lambda: True)
+        found: list[str] = []
+        monkeypatch.setattr(committer, "MOMENT", 1000.0)
+        monkeypatch.setattr(committer, "ENOUGH", 3)
+        work = [_add(ours, found), _add(ours, found)]
+        await asyncio.sleep(0.01)
+        assert not found
+        if urgent:
+            await ours.do(_where(found), short=True)
+        else:
+            await _add(ours, found)
+        await asyncio.gather(*work)
+        assert ours.transactions == 1
+        alone = _add(ours, found)
+        await asyncio.sleep(0)
+        await ours.stop()  # nor does who stops
+        await alone
+        assert len(found) == 4
 
     run(scenario())
 
