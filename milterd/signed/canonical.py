@@ -17,6 +17,9 @@ from dkim.canonicalization import unfold_header_value
 from milterd.core.mail import CRLF, HeaderField
 
 _BLANKS = CRLF * 8192
+_BLANK_END = CRLF + CRLF
+_OPEN_ENDS = (b"", b" ", b"\t", b"\r")
+"""What may stand at the end of a body and be no part of its form, or of a line end."""
 
 
 def relaxed_field(name: bytes, value: bytes) -> bytes:
@@ -38,6 +41,8 @@ def compressed(text: bytes) -> bytes:
     pattern that finds runs looks at every single space."""
     if b"\t" in text:
         text = text.replace(b"\t", b" ")
+    elif b" " not in text:  # base64, say: to look for one octet is much cheaper than for two
+        return text
     while b"  " in text:
         text = text.replace(b"  ", b" ")
     return text
@@ -147,12 +152,7 @@ class RelaxedBody(_HeldBlanks):
     """The relaxed form (section 3.4.4); see :class:`BodyForm`."""
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
-        text = self._pending + piece
-        text = compressed(text)
-        # One space at most is left before each CRLF: no pattern that could
-        # try every start of a long run is needed to take it away.
-        text = text.replace(b" \r\n", CRLF)
-        text, self._pending = _split_open_end(text)
+        text, self._pending = _split_open_end(_relaxed_text(self._pending + piece))
         yield from self._settle(text)
 
     def finish(self) -> Iterator[bytes]:
@@ -179,6 +179,27 @@ BODY_FORMS: Mapping[str, type[RelaxedBody] | type[SimpleBody]] = {
     "relaxed": RelaxedBody,
 }
 """How a body looks to a signature, by the second half of its `c=`."""
+
+
+def usual_form(octets: bytes, form: str) -> bytes | None:
+    """The form of a whole body that ends as nearly all do, with one line end or in the middle of a
+    line; None of any other, which has to be fed."""
+    ended = octets.endswith(CRLF)
+    if octets.endswith(_BLANK_END) if ended else octets[-1:] in _OPEN_ENDS:
+        return None
+    text = _relaxed_text(octets) if form == "relaxed" else octets
+    if not ended:
+        return text + CRLF
+    # A last line of white space alone is none.
+    return None if text == CRLF or text.endswith(_BLANK_END) else text
+
+
+def _relaxed_text(text: bytes) -> bytes:
+    """The white space of a body's relaxed form, whatever its end."""
+    text = compressed(text)
+    # One space at most is left before each CRLF: no pattern that could
+    # try every start of a long run is needed to take it away.
+    return text.replace(b" \r\n", CRLF) if b" " in text else text
 
 
 def _split_open_end(text: bytes) -> tuple[bytes, bytes]:

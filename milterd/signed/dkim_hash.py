@@ -6,9 +6,12 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from milterd.core.mail import Body, HeaderField
-from milterd.signed.canonical import BODY_FORMS, HEADER_FORMS, Header
+from milterd.core.mail import PIECE, Body, BytesBody, HeaderField
+from milterd.signed.canonical import BODY_FORMS, HEADER_FORMS, Header, usual_form
 from milterd.signed.dkim_tags import without_b
+
+AT_ONCE = 4 * PIECE
+"""Octets of the largest body in memory that is formed as one, not piece by piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,11 @@ class BodyHashes:
 
 
 def hash_body(body: Body, form: str, lengths: Collection[int] = ()) -> BodyHashes:
-    """Read the body once, a piece at a time."""
+    """Read the body once; memory stays at a few pieces."""
+    if not lengths and isinstance(body, BytesBody) and body.size <= AT_ONCE:
+        formed = usual_form(body.octets, form)
+        if formed is not None:
+            return BodyHashes(hashlib.sha256(formed).digest(), len(formed), {})
     digest, size = hashlib.sha256(), 0
     cuts, first = sorted({*lengths}, reverse=True), {}
     for piece in _formed(body, form):

@@ -61,7 +61,7 @@ class Load:
 def message(mta: MtaConnection, size: int) -> bytes:
     """All events of one message, as this milter wants them."""
     line = b"The quick brown fox jumps over the lazy dog, and then some more of it.\r\n"
-    body = (line * (size // len(line) + 1))[:size]
+    body = (line * (size // len(line) + 1))[: size - 2] + b"\r\n"
     macros = ((b"{auth_type}", b"PLAIN"), (b"{auth_authen}", b"u"))
     parts = [
         mta.send(m.MailFrom(b"<a@example.net>"), macros),

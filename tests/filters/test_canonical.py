@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from itertools import pairwise
 
@@ -10,8 +11,9 @@ from dkim.canonicalization import Relaxed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milterd.core.mail import HeaderField
-from milterd.signed.canonical import RelaxedBody, relaxed_field, signed_fields
+from milterd.core.mail import BytesBody, HeaderField
+from milterd.signed.canonical import BODY_FORMS, RelaxedBody, relaxed_field, signed_fields
+from milterd.signed.dkim_hash import hash_body
 
 ODD = st.lists(
     st.sampled_from([b" ", b"\t", b"\r\n", b"\r", b"\n", b"a", b"\0", b"\x0b", b"\xff", b"  \r\n"])
@@ -32,6 +34,15 @@ def test_any_body_in_any_pieces(body: bytes, cuts: list[int]) -> None:
     expected = Relaxed.canonicalize_body(as_sent)
     assert relaxed(body, cuts) == expected
     assert relaxed(body, list(range(len(body)))) == expected
+
+
+@pytest.mark.parametrize("name", BODY_FORMS)
+@given(body=st.tuples(ODD | st.binary(max_size=60), st.sampled_from([b"", b"\r\n", b"a\r\n"])))
+def test_a_body_that_is_formed_as_one(name: str, body: tuple[bytes, bytes]) -> None:
+    octets, form = b"".join(body), BODY_FORMS[name]()
+    expected = b"".join((*form.feed(octets), *form.finish()))
+    found = hash_body(BytesBody(octets), name)
+    assert (found.whole, found.size) == (hashlib.sha256(expected).digest(), len(expected))
 
 
 @given(ODD | st.binary(max_size=60))
