@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from milterd.base.json_text import encoder
 from milterd.core.decision import Reason
 from milterd.core.mail import Client, Direction, Family, Session, body_octets
 from milterd.core.values import value
@@ -31,7 +32,12 @@ _MAIL_KINDS = frozenset(
 _RECIPIENT_KINDS = (int, bytes, str, int, str, str, str, str, float)
 """What SQLite gives for what was stored: anything else is damage, whatever it would do to us."""
 
-_TO_JSON = json.JSONEncoder(separators=(",", ":"))
+
+def _no_json(value: object) -> object:
+    raise TypeError(f"{value!r} is not for a row")
+
+
+_to_json = encoder(_no_json, ",", ":")
 
 _NO_ARGS = "[]"
 
@@ -134,11 +140,11 @@ def _facts(new: NewMail) -> str:
     args, told = new.mail.envelope.sender_args, _session_facts(new.mail.session)
     reasons, more = "[]", ""
     if new.reasons:
-        reasons = _TO_JSON.encode([[e.source, e.outcome, dict(e.facts)] for e in new.reasons])
+        reasons = _to_json([[e.source, e.outcome, dict(e.facts)] for e in new.reasons])
     if new.filtered:  # mails of older versions have none, and need not be rewritten for it
-        more = f',"filter":{_TO_JSON.encode(new.filtered)}'
+        more = f',"filter":{_to_json(new.filtered)}'
     if new.caught is not None:
-        more += f',"caught":{_TO_JSON.encode(caught.to_facts(new.caught))}'
+        more += f',"caught":{_to_json(caught.to_facts(new.caught))}'
     return f'{{"args":{_args(args) if args else _NO_ARGS},{told},"reasons":{reasons}{more}}}'
 
 
@@ -166,7 +172,7 @@ def _session_facts(session: Session) -> str:
         "direction": session.direction.value,
         "macros": {key: value.decode("latin-1") for key, value in session.macros.items()},
     }
-    text = _TO_JSON.encode(facts)[1:-1]
+    text = _to_json(facts)[1:-1]
     _known[id(session)] = session, text
     return text
 

@@ -39,7 +39,7 @@ PATIENCE = 0.01
 """Seconds that what is for later waits for company: five times as long was no cheaper.
 What was delivered counts as in delivery until then, so a longer wait lets a crash deliver no more
 mails twice than the limit of those."""
-MOMENT = 0.004
+MOMENT = 0.008
 """Seconds that a mail waits at most for others that are on their way: ten mails in a transaction
 take little more of the disk than one does, and of the processor half."""
 ENOUGH = 20
