@@ -8,12 +8,11 @@ CRLF folds included, exactly as in :class:`~milterd.core.mail.HeaderField`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from milterd.core.mail import Body
+from milterd.core.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AddHeader:
     """Append a field below all others."""
 
@@ -21,7 +20,7 @@ class AddHeader:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class InsertHeader:
     """Insert a field before the one at `index`, counted from 0 over all fields
     as they will be delivered, hidden ones included; too large an index appends."""
@@ -31,7 +30,7 @@ class InsertHeader:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChangeHeader:
     """Give the `index`-th visible field of that name (from 1; 0 means 1) a new value.
 
@@ -44,14 +43,14 @@ class ChangeHeader:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReplaceBody:
     """Put another body in place of the whole one."""
 
     body: Body
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AddRecipient:
     """Add an envelope recipient, with ESMTP parameters if any."""
 
@@ -59,14 +58,14 @@ class AddRecipient:
     args: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DeleteRecipient:
     """Remove every envelope recipient with this address."""
 
     address: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChangeSender:
     """Change the envelope sender, with ESMTP parameters if any."""
 
@@ -74,7 +73,7 @@ class ChangeSender:
     args: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Quarantine:
     """Keep the mail in the hold queue, for this reason.  Not a final verdict."""
 

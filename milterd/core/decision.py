@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from milterd.core.values import value
+
 if TYPE_CHECKING:  # commands that show reasons need no edits, and start sooner without them
     from milterd.core.actions import Edit
 
@@ -53,7 +55,7 @@ class Reply:
         return f"{self.code} {self.enhanced} {self.text}".replace("\n", " ")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reason:
     """Why: who decided (filter, rule, table, limit), the outcome, and on what facts."""
 
@@ -78,7 +80,7 @@ Trace = Callable[[Tried], None]
 """Who is told of all that is tried.  A filter that is given none makes no Tried."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decision:
     """One filter's answer to one mail.
 

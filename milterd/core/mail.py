@@ -151,7 +151,7 @@ class Family(enum.Enum):
     INET6 = b"6"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Client:
     """Who connected: verified host name, or its address in brackets, and the address."""
 
@@ -190,7 +190,7 @@ class Envelope:
 _NOBODY = Envelope()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Session:
     """What is known of the conversation a mail came in by.
 
@@ -203,7 +203,7 @@ class Session:
     macros: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Mail:
     """A mail with its envelope and its session.
 

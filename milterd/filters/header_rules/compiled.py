@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import regex  # type: ignore[import-untyped]  # it carries no type information
@@ -51,16 +51,22 @@ class Rule:
     width: int
     stop: str
     on_signed: OnSigned
+    needs_a_name: bool = field(init=False)
+    """Whether it does nothing with a header that has none of its `exact` names."""
+    takes_off: bool = field(init=False)
+    """Whether it takes off each field of its `exact` names, whatever it says."""
 
     @property
     def judges(self) -> bool:
         """Whether it is about the mail, and not about fields."""
         return self.action in JUDGING
 
-    @property
-    def needs_a_name(self) -> bool:
-        """Whether it does nothing with a header that has none of its `exact` names."""
-        return bool(self.exact) and self.action not in ADDING
+    def __post_init__(self) -> None:
+        named = bool(self.exact) and self.action not in ADDING
+        chosen = (self.when, self.value, self.nth) != (None, None, None) or self.words or self.stop
+        object.__setattr__(self, "needs_a_name", named)
+        takes_off = named and self.action is RuleAction.REMOVE and not chosen
+        object.__setattr__(self, "takes_off", takes_off)
 
 
 @dataclass(frozen=True, slots=True)

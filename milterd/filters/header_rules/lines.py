@@ -47,48 +47,40 @@ def difference(fields: Sequence[HeaderField], lines: Sequence[Line]) -> Iterator
             (top if line.on_top else waiting).append(line.field)
         elif waiting:
             above[line.origin], waiting = waiting, []
+    changed: list[tuple[int, HeaderField, int]] = []
+    seen: dict[bytes, int] = {}
+    hidden = False
+    for at, each in enumerate(fields):
+        if each.hidden:
+            hidden = True
+            continue
+        name = each.name.lower()
+        nth = seen[name] = seen.get(name, 0) + 1
+        if left.get(at) is not each or at in above:
+            changed.append((at, each, nth))
     # Where nothing is hidden in what we see, the MTA hides the Received field of its own.
-    unseen = 0 if any(each.hidden for each in fields) else 1
-    changed = [
-        at
-        for at, each in enumerate(fields)
-        if not each.hidden and (left.get(at) is not each or at in above)
-    ]
-    for position, nth in reversed(list(_counted(fields, changed))):
-        yield from _changed(fields[position], left.get(position), position, nth)
+    unseen = 0 if hidden else 1
+    for position, old, nth in reversed(changed):
+        yield from _changed(old, left.get(position), position, nth)
         for each in reversed(above.get(position, ())):
             yield InsertHeader(position + unseen, each.name, each.value)
-    yield from (AddHeader(each.name, each.value) for each in waiting)
-    yield from (InsertHeader(0, each.name, each.value) for each in reversed(top))
+    for each in waiting:
+        yield AddHeader(each.name, each.value)
+    for each in reversed(top):
+        yield InsertHeader(0, each.name, each.value)
 
 
 def _changed(
     old: HeaderField, new: HeaderField | None, position: int, nth: int
-) -> Iterator[HeaderEdit]:
+) -> Sequence[HeaderEdit]:
     if new is old:
-        return
+        return ()
     if new is None:
-        yield ChangeHeader(old.name, nth, b"")
-    elif new.named(old.name):
+        return (ChangeHeader(old.name, nth, b""),)
+    if new.named(old.name):
         # A change to an empty value is a deletion: an empty field keeps its spelling.
-        if new.value:
-            yield ChangeHeader(new.name, nth, new.value)
-    else:
-        yield InsertHeader(position + 1, new.name, new.value)
-        yield ChangeHeader(old.name, nth, b"")
-
-
-def _counted(fields: Sequence[HeaderField], places: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """These places of visible fields, and each one's number among those of its name."""
-    wanted = set(places)
-    names = {fields[at].name.lower() for at in wanted}
-    seen = dict.fromkeys(names, 0)
-    for position, each in enumerate(fields):
-        name = each.name.lower()
-        if name in names and not each.hidden:
-            seen[name] += 1
-            if position in wanted:
-                yield position, seen[name]
+        return (ChangeHeader(new.name, nth, new.value),) if new.value else ()
+    return InsertHeader(position + 1, new.name, new.value), ChangeHeader(old.name, nth, b"")
 
 
 _CHUNK = re.compile(rb"[ \t]*[^ \t]+")

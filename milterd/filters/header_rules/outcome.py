@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from milterd.core.actions import AddRecipient, DeleteRecipient, HeaderEdit, Quarantine
 from milterd.core.decision import Verdict
+from milterd.core.values import value
 
 MailEdit = HeaderEdit | AddRecipient | DeleteRecipient | Quarantine
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RuleResult:
     """What one rule did: fields changed, fields spared for a signature, or no time left.
 
@@ -28,7 +29,7 @@ class RuleResult:
     signatures: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Splice:
     """Octets of the body from `start` to `end` that become `octets`."""
 
@@ -37,7 +38,7 @@ class Splice:
     octets: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """The edits that all rules together come to, and what each rule did.
 

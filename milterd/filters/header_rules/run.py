@@ -63,7 +63,7 @@ def run(
     if idle and all(each.passes(direction, names) for each in rule_sets):
         return NOTHING
     timer = Timer(limits.match, clock, clock() + limits.mail)
-    running = Run(mail, names, timer, trace, Shield(mail, void))
+    running = Run(mail, names, timer, trace, Shield(mail, void, names))
     if checks is not None:
         running.check(checks, clock)
     return running.over(rule_sets)
@@ -95,8 +95,11 @@ class Run:
         """Run them, up to a verdict or a rule that stops."""
         if self._judgement.over or self._passed:
             return self._outcome()
+        quick = self._trace is None
         for rule_set in rule_sets:
             for rule in rule_set.rules:
+                if quick and rule.needs_a_name and rule.exact.isdisjoint(self._names):
+                    continue
                 stop = self._one(rule_set.name, rule)
                 if stop == "all":
                     return self._outcome()
@@ -122,7 +125,8 @@ class Run:
                 direction = self._mail.session.direction.value
                 self._trace(Tried(f"{rule_set}: {rule.name}", f"not for {direction} mail"))
             return ""
-        if self._trace is None and rule.needs_a_name and rule.exact.isdisjoint(self._names):
+        if rule.takes_off and self._trace is None and not self._shield.mentioned(rule.exact):
+            self._take_off(rule_set, rule)
             return ""
         matcher = Matcher(rule, self._timer)
         kind = Work if self._trace is None else WatchedWork
@@ -136,6 +140,13 @@ class Run:
         if self._judgement.over:
             return "all"
         return rule.stop if did else ""
+
+    def _take_off(self, rule_set: str, rule: Rule) -> None:
+        """Let a rule that looks at names alone do what it does, where no signature minds."""
+        names, lines = rule.exact, self._lines
+        self._lines = [line for line in lines if line.field.name.lower() not in names]
+        self._names, self._edited = self._names - names, True
+        self._results.append(RuleResult(rule_set, rule.name, len(lines) - len(self._lines)))
 
     def _applies(self, rule: Rule) -> bool:
         if rule.when is None:

@@ -22,21 +22,25 @@ _READ_FURTHER = _SIGNATURES | {b"content-type", b"content-transfer-encoding", b"
 
 
 class Shield:
-    """The signatures of one mail, and what the rules so far have let go of."""
+    """The signatures of one mail, and what the rules so far have let go of.  `names` are those of
+    its fields in lower case, where they are known."""
 
     __slots__ = ("_gone", "_guard", "_mail", "_mentions", "_moved", "_places", "_void")
 
-    def __init__(self, mail: Mail, void: Void = none_void) -> None:
+    def __init__(
+        self, mail: Mail, void: Void = none_void, names: Collection[bytes] | None = None
+    ) -> None:
         # What the MTA put on top is no rule's, and rules' lists do not have it.
-        hides = any(each.hidden for each in mail.headers)
+        seen = [at for at, each in enumerate(mail.headers) if not each.hidden]
+        hides = len(seen) < len(mail.headers)
         self._mail = mail.with_headers(mail.visible()) if hides else mail
-        seen = (at for at, each in enumerate(mail.headers) if not each.hidden)
         self._places = {at: place for place, at in enumerate(seen)} if hides else None
         self._void = void
         self._guard: Guard | None = None
         self._gone: set[Signature] = set()
         self._moved: set[bytes] = set()
-        self._mentions: bytes | None = None
+        signed = names is None or not _SIGNATURES.isdisjoint(names)
+        self._mentions: bytes | None = None if signed else b""
 
     @property
     def guard(self) -> Guard:
@@ -49,11 +53,12 @@ class Shield:
         """Whether a change to fields of these names might matter to a signature: a quick look."""
         return self.guard.held.names(names)
 
-    def _mentioned(self, names: Collection[bytes]) -> bool:
+    def mentioned(self, names: Collection[bytes]) -> bool:
         """Whether any signature of the header mentions one of these, without reading what it
         says.  False is certain."""
         if self._mentions is None:
-            values = (each.value for each in self._mail.headers if each.name.lower() in _SIGNATURES)
+            headers = self._mail.headers
+            values = [each.value for each in headers if each.name.lower() in _SIGNATURES]
             self._mentions = b" ".join(values).translate(None, b" \t\r\n").lower()
         if not _READ_FURTHER.isdisjoint(names):
             return True
@@ -78,7 +83,7 @@ class Shield:
         names = {each.field.name.lower() for each in new if each is not old}
         if old is not None and old not in new:
             own = old.field.name.lower()
-            if not self._mentioned(names | {own}):
+            if not self.mentioned(names | {own}):
                 return ()
             free = old.origin is not None and names <= {own} and self.free(old.origin)
             names = set() if free else names | {own}
