@@ -172,8 +172,9 @@ class DkimFilter:
                 return self._unsigned(facts)
             case Checked():
                 return self._checked(facts)
-        edits = tuple(InsertHeader(0, FIELD, value) for _, _, value in reversed(facts.signatures))
-        keys = ", ".join(f"{selector} {algorithm}" for selector, algorithm, _ in facts.signatures)
+        made = facts.signatures
+        edits = tuple([InsertHeader(0, FIELD, value) for _, _, value in reversed(made)])
+        keys = ", ".join([f"{selector} {algorithm}" for selector, algorithm, _ in made])
         reason = Reason(self.name, "signed", {"domain": facts.domain, "keys": keys})
         return Decision(edits=edits, reasons=(reason,))
 

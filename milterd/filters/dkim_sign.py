@@ -59,14 +59,13 @@ def signatures(
         raise TooManyNamesError(f"{len(names)} names, limit {NAMES_LIMIT}")
     body_hash = base64.b64encode(hash_body(mail.body, manner.body_form).whole)
     form = HEADER_FORMS[manner.header_form]
-    fields = hashlib.sha256(b"".join([form(visible[at]) + b"\r\n" for at in positions]))
+    covered = b"".join([form(visible[at]) + b"\r\n" for at in positions])
     found = []
     for each in signers:
         value, formed = _unsigned(each, names, body_hash, manner, now)
         # The signature covers its own field with an empty b= (section 3.7).
-        digest = fields.copy()
-        digest.update(formed)
-        octets = base64.b64encode(each.key.sign(digest.digest()))
+        digest = hashlib.sha256(covered + formed).digest()
+        octets = base64.b64encode(each.key.sign(digest))
         found.append((each.selector, each.key.algorithm, value + _folded_base64(value, octets)))
     return found
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from milterd.core.mail import PIECE, Body, BytesBody, HeaderField
+from milterd.core.values import value
 from milterd.signed.canonical import BODY_FORMS, HEADER_FORMS, Header, usual_form
 from milterd.signed.dkim_tags import without_b
 
@@ -14,7 +14,7 @@ AT_ONCE = 4 * PIECE
 """Octets of the largest body in memory that is formed as one, not piece by piece."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BodyHashes:
     """SHA-256 of one form of a body: whole, and of its first octets where they were asked for.
 
