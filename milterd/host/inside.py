@@ -28,13 +28,15 @@ Word = tuple[FinalReply, tuple[Edit, ...], str]
 """What a filter says to a mail: its last reply, the edits before it as an MTA hears them, and
 its reasons."""
 Then = Callable[[Word], None]
+Pools = tuple[ThreadPoolExecutor, ThreadPoolExecutor]
+"""For mails that are small, and for large ones."""
 Known = dict[object, Any]
 """What filters have made of a message, for those that see it after them; empty for a new one."""
 
 AT_ONCE = 262_144
 """Octets of the largest body that is judged in the event loop: others wait for it meanwhile."""
-_THREADS = 4
-"""Threads for larger ones, where a filter has none of its own."""
+LARGE = 4
+"""Threads for larger ones, which a filter may have in memory: so many at a time, and no more."""
 _EDITING = (
     Need.ADD_HEADERS
     | Need.CHANGE_HEADERS
@@ -57,7 +59,10 @@ class Inside:
         threads = judge.options.threads
         self._judge, self._around = judge, around
         self._waits = threads > 0
-        self._pool = ThreadPoolExecutor(threads or _THREADS, "judge")
+        self._pools = (
+            ThreadPoolExecutor(threads or 1, "judge"),
+            ThreadPoolExecutor(LARGE, "judge large"),
+        )
         self._agreed = negotiation.actions(judge.needs)
         needs = judge.needs
         self._whole = needs & SHOWN == SHOWN
@@ -70,7 +75,8 @@ class Inside:
         self._place = _place_of(networks, judge.options.daemon_names, self._helo)
         self._usual: tuple[Decision | None, Word] = None, _GO_ON
         # Whoever asks may hold on to it longer than the settings do.
-        weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True).atexit = False
+        for each in self._pools:
+            weakref.finalize(self, each.shutdown, wait=False, cancel_futures=True).atexit = False
 
     @property
     def edits(self) -> bool:
@@ -91,7 +97,7 @@ class Inside:
             decision = judge.at_once(mail) if self._waits else judge.judge(mail)
         if decision is not None:
             return self.word(mail, decision, started), None
-        return None, _Asking(self, judge, mail, then, started).begin(self._pool, small)
+        return None, _Asking(self, judge, mail, then, started).begin(self._pools, small)
 
     def _shown(self, mail: Mail, macros: Mapping[str, bytes], known: Known) -> Mail:
         """The mail as the filter is to see it."""
@@ -181,9 +187,10 @@ class _Asking:
         self._started = started
         self._over = False
 
-    def begin(self, pool: ThreadPoolExecutor, small: bool) -> CallOff:
+    def begin(self, pools: Pools, small: bool) -> CallOff:
         """Ask; what is returned calls it off."""
         judge, mail = self._judge, self._mail
+        pool = pools[0] if small else pools[1]
         call_off = judge.begin(mail, lambda come: self._came(come, pool)) if small else None
         if call_off is None:
             self._in_thread(lambda: judge.judge(mail), pool)
