@@ -31,7 +31,8 @@ class Row:
 @dataclass(frozen=True)
 class Case:
     """What is measured: `mails` of `size` octets over `connections` at a time; not `kept`, each
-    mail has a connection of its own."""
+    mail has a connection of its own.  Our filters are in the workers, or in milterd behind
+    `sockets`."""
 
     size: int
     mails: int
@@ -39,15 +40,18 @@ class Case:
     filters: bool
     kept: bool = True
     tls: bool = False
+    sockets: bool = False
 
     def __str__(self) -> str:
         size = f"{self.size // 1000} kB" if self.size < 1_000_000 else f"{self.size // 10**6} MB"
         words = [size, f"{self.connections} conn.", "three filters" if self.filters else "none"]
-        return ", ".join([*words, *["one mail each"] * (not self.kept), *["TLS"] * self.tls])
+        words += ["one mail each"] * (not self.kept) + ["TLS"] * self.tls
+        return ", ".join([*words, *["at sockets"] * self.sockets])
 
     def row(self, metric: str, ours: float, other: float, ratio: float) -> Row:
         """A figure of this case."""
         facts = (self.size, self.connections, self.filters, self.kept, self.tls)
+        metric += ", filters at sockets" * self.sockets
         return Row(*facts, metric, round(ours, 2), round(other, 2), round(ratio, 3))
 
 
@@ -67,6 +71,9 @@ CASES = (
     Case(4_096, 1_000, 20, filters=False, kept=False),
     Case(4_096, 1_000, 20, filters=False, tls=True),
     Case(4_096, 600, 20, filters=False, kept=False, tls=True),
+    Case(4_096, 1_500, 20, filters=True, sockets=True),
+    Case(100_000, 500, 20, filters=True, sockets=True),
+    Case(4_096, 1_000, 20, filters=True, kept=False, sockets=True),
 )
 QUICK = (0, 1, 7, 8, 10, 13)
 """Those of a run that takes two minutes."""

@@ -78,7 +78,9 @@ def measure(case: Case, pairs: int, say: Console) -> list[Row]:
         clam = stack.enter_context(scanner()) if case.filters else None
         tls = stack.enter_context(chain()) if case.tls else None
         sides = {
-            "ours": stack.enter_context(ours(case.filters, port, clam=clam, tls=tls)),
+            "ours": stack.enter_context(
+                ours(case.filters, port, clam=clam, tls=tls, sockets=case.sockets)
+            ),
             "postfix": stack.enter_context(theirs(case.filters, port, clam=clam, tls=tls)),
             "aiosmtpd": stack.enter_context(floor(tls)),
         }
