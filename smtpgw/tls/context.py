@@ -11,6 +11,9 @@ from smtpgw.tls.chains import Chain
 from smtpgw.tls.options import ServerOptions
 
 _NO_TICKET = int(ssl.OP_NO_TICKET)
+_TICKETS = 1
+"""As Postfix.  OpenSSL's two are for browsers, which go on with one session over two connections
+at once; a ticket costs a third of what is left to do after the client's Finished."""
 
 
 class ContextError(Exception):
@@ -34,6 +37,7 @@ def build(options: ServerOptions, chains: Sequence[Chain]) -> ssl.SSLContext:
     _ciphers(context, options)
     for each in chains:
         each.load(context)
+    context.num_tickets = _TICKETS
     if not options.lifetime or options.clients.ask:
         # A resumed session shows no certificate, only what an earlier one has left.
         context.options |= _NO_TICKET

@@ -3,6 +3,7 @@ tickets, and certificates of clients."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ssl
 from collections.abc import Sequence
@@ -305,6 +306,41 @@ def test_without_a_time_no_session_is_gone_on_with(
     with Server(Bench(mixed, ServerOptions(lifetime=0)).edge) as server:
         _, session = resumed(server, context, None)
         assert not resumed(server, context, session)[0]
+
+
+def test_a_client_gets_one_ticket(mixed: list[Files]) -> None:
+    """As from Postfix: OpenSSL by itself makes, signs and sends two of TLS 1.3."""
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trusting().wrap_bio(received, sent, server_hostname=NAME)
+    with Server(Bench(mixed).edge) as server, server.client() as client:
+        client.command(b"STARTTLS", 220)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                client.socket.sendall(sent.read())
+                received.write(client.socket.recv(65536))
+        tls.write(b"NOOP\r\n")
+        client.socket.sendall(sent.read())
+        octets, answer = b"", b""
+        while not answer:
+            octets += (came := client.socket.recv(65536))
+            received.write(came)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer = tls.read()
+        assert answer.startswith(b"250")
+        assert records(octets) == 2  # the ticket, and the answer
+
+
+def records(octets: bytes) -> int:
+    """How many records of TLS these are (RFC 8446 section 5.1)."""
+    at = found = 0
+    while at < len(octets):
+        at += 5 + int.from_bytes(octets[at + 3 : at + 5])
+        found += 1
+    assert at == len(octets)
+    return found
 
 
 # -- certificates of clients --------------------------------------------------------------
