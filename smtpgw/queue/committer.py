@@ -147,7 +147,7 @@ class Committer:
             self._go_soon(one)
         else:
             ready.append(one)
-            if loop in self._moments:
+            if loop in self._moments and not later:
                 self._go_soon(one)
         return await future
 

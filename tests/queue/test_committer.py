@@ -237,9 +237,12 @@ def test_who_is_in_a_hurry_or_has_company_enough_waits_for_nobody(
         assert ours.transactions == 1
         alone = _add(ours, found)
         await asyncio.sleep(0)
-        await ours.stop()  # nor does who stops
-        await alone
-        assert len(found) == 4
+        patient = asyncio.ensure_future(ours.do(_where(found), short=True, later=True))
+        await asyncio.sleep(0.01)
+        assert len(found) == 3  # who can wait hurries nobody
+        await ours.stop()  # who stops waits for nobody
+        await asyncio.gather(alone, patient)
+        assert len(found) == 5
 
     run(scenario())
 
