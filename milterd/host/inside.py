@@ -65,6 +65,8 @@ class Inside:
         )
         self._agreed = negotiation.actions(judge.needs)
         needs = judge.needs
+        self.edits = bool(needs & _EDITING)
+        """Whether it may change a mail."""
         self._whole = needs & SHOWN == SHOWN
         self._recipients, self._headers = Need.RECIPIENTS in needs, Need.HEADERS in needs
         self._body, self._helo = Need.BODY in needs, Need.HELO in needs
@@ -77,11 +79,6 @@ class Inside:
         # Whoever asks may hold on to it longer than the settings do.
         for each in self._pools:
             weakref.finalize(self, each.shutdown, wait=False, cancel_futures=True).atexit = False
-
-    @property
-    def edits(self) -> bool:
-        """Whether it may change a mail."""
-        return bool(self._judge.needs & _EDITING)
 
     def ask(
         self, mail: Mail, macros: Mapping[str, bytes], known: Known, then: Then

@@ -107,6 +107,8 @@ class Chain:
         async with self._lock:
             self._serve(session.direction)
             self._learn(client_facts(session.client, session.macros))
+            if not self._members:
+                return GO_ON
             event = self._facts.connect = _connect(session.client, self._facts.macros)
             await self._open()
             return await self._told(event)
@@ -118,6 +120,8 @@ class Chain:
         async with self._lock:
             self._serve(self._direction)
             self._learn(macros)
+            if not self._members:
+                return GO_ON
             event = self._facts.helo = Event("helo", wire.Helo(name), self._facts.macros)
             return await self._told(event)
 
@@ -142,6 +146,8 @@ class Chain:
             self._serve(self._direction if direction is None else direction)
             self._begun = True
             self._transaction = sender_facts(sender, macros)
+            if not self._serving:
+                return GO_ON
             await self._open()
             event = self._event("mail", wire.MailFrom(_path(sender), tuple(args)), {})
             result = self._remember(await self._told(event))
@@ -257,7 +263,8 @@ class Chain:
 
     def _learn(self, macros: Mapping[str, bytes]) -> None:
         """Facts of the session; events keep those they were made with."""
-        self._facts.macros = {**self._facts.macros, **macros}
+        if macros:
+            self._facts.macros = {**self._facts.macros, **macros}
 
     def _serve(self, direction: Direction) -> None:
         """Whose mail it is decides who is asked."""

@@ -23,10 +23,8 @@ Word = tuple[FinalReply, tuple[Edit, ...], str]
 class Filter(Protocol):
     """A filter in this process."""
 
-    @property
-    def edits(self) -> bool:
-        """Whether it may change a mail."""
-        ...
+    edits: bool
+    """Whether it may change a mail."""
 
     def ask(
         self,
