@@ -231,8 +231,7 @@ def load(path: str | os.PathLike[str]) -> MilterdConfig:
 def _disagreements(config: MilterdConfig) -> Iterator[tuple[str, str, str]]:
     """What no single key shows to be wrong: key, found, expected."""
     yield from _bad_metrics(config.metrics)
-    for name in config.filter.own.keys() & OURS:
-        yield f"filter.own.{name}", f"{name!r}", "a name that no filter of ours has"
+    yield from bad_names(config)
     used: dict[str, str] = {}
     for name in config.filter.present():
         address = str(config.address(name))
@@ -255,6 +254,12 @@ def _disagreements(config: MilterdConfig) -> Iterator[tuple[str, str, str]]:
             yield "milterd.socket_owner", repr(own.socket_owner), "a user of this machine"
     if own.spool_directory is not None and not own.spool_directory.is_dir():
         yield "milterd.spool_directory", repr(str(own.spool_directory)), "a directory"
+
+
+def bad_names(config: MilterdConfig) -> Iterator[tuple[str, str, str]]:
+    """Filters of a postmaster's own that are called as one of ours: key, found, expected."""
+    for name in config.filter.own.keys() & OURS:
+        yield f"filter.own.{name}", f"{name!r}", "a name that no filter of ours has"
 
 
 def _bad_metrics(settings: MetricsSettings) -> Iterator[tuple[str, str, str]]:

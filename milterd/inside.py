@@ -10,10 +10,11 @@ import secrets
 from collections.abc import Iterable, Mapping
 
 from milterd.base import logs, metrics
-from milterd.base.settings import parse
+from milterd.base.settings import parse, placed
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.check import build
-from milterd.config import MilterdConfig
+from milterd.config import MilterdConfig, bad_names
+from milterd.config_own import OwnSettings
 from milterd.filters.setup import SetupError
 from milterd.host.inside import Inside
 from milterd.host.judge import Judge, Surroundings
@@ -35,7 +36,11 @@ class _Meter:
 def settings(text: str, *, file: str) -> str:
     """What the text of a settings file says about filters, for :func:`filters`.  Raises
     ConfigError."""
-    return parse(text, MilterdConfig, file=file).model_dump_json()
+    config = parse(text, MilterdConfig, file=file)
+    problems = [Problem("", 0, *each) for each in bad_names(config)]
+    if problems:
+        raise ConfigError(placed(problems, text, file=file))
+    return config.model_dump_json()
 
 
 def filters(said: str, names: Iterable[str]) -> Mapping[str, Inside]:
@@ -48,7 +53,7 @@ def filters(said: str, names: Iterable[str]) -> Mapping[str, Inside]:
         try:
             found[name] = _filter(config, name)
         except SetupError as error:
-            problems += [_problem(name, each) for each in error.problems]
+            problems += [_problem(config, name, each) for each in error.problems]
     if problems:
         raise ConfigError(problems)
     return found
@@ -57,10 +62,11 @@ def filters(said: str, names: Iterable[str]) -> Mapping[str, Inside]:
 def trouble(said: str, name: str) -> tuple[str, ...]:
     """What is wrong with a filter or its peers now.  Raises ConfigError where it cannot be built
     at all."""
+    config = MilterdConfig.model_validate_json(said, strict=True)
     try:
-        return build(MilterdConfig.model_validate_json(said, strict=True), name).check()
+        return build(config, name).check()
     except SetupError as error:
-        raise ConfigError([_problem(name, each) for each in error.problems]) from error
+        raise ConfigError([_problem(config, name, each) for each in error.problems]) from error
 
 
 def _filter(config: MilterdConfig, name: str) -> Inside:
@@ -72,5 +78,9 @@ def _filter(config: MilterdConfig, name: str) -> Inside:
     return Inside(Judge(built, options, around), around)
 
 
-def _problem(name: str, what: str) -> Problem:
-    return Problem("settings", 0, f"filter.{name}", what, "a filter that can be used")
+def _problem(config: MilterdConfig, name: str, what: str) -> Problem:
+    """What keeps a filter from being built, at its table's place."""
+    own = isinstance(config.filter.present()[name], OwnSettings)
+    found, _, expected = what.partition(", expected ")
+    key = f"filter.own.{name}" if own else f"filter.{name}"
+    return Problem("settings", 0, key, found, expected or "a filter that can be used")

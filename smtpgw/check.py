@@ -62,7 +62,7 @@ def examine(path: Path) -> tuple[list[Finding], bool]:
     found += _metrics(settings)
     found += _open_files(settings.smtpgw)
     tables, usable = check_tables.examine(settings.smtpgw, path)
-    inside, fit = check_filters.examine(settings)
+    inside, fit = check_filters.examine(settings, path)
     return [*found, *tables, *inside, *asyncio.run(_peers(settings.smtpgw))], usable and fit
 
 

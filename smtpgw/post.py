@@ -257,7 +257,8 @@ class Post:
 async def _keep(keeper: Keeper, before: asyncio.Task[None] | None) -> None:
     """Take the place of another keeper, which was cancelled, once it has ended."""
     if before is not None:
-        await asyncio.gather(before, return_exceptions=True)
+        await asyncio.wait({before})
+        del before  # it knows where it was cancelled, and so its keeper, and all before that
     await keeper.run()
 
 

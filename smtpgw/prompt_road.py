@@ -59,7 +59,7 @@ class PromptSteps(Presence):
     def close_now(self) -> bool:
         """Where the client's name is not being looked for any more, it is not counted, and there
         are no milters to say so to."""
-        if self._naming is not None or not self._chain.alone:
+        if self._naming is not None or not self._chain.close_now():
             return False
         if not self._limiter.close_now():
             return False

@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, BinaryIO, cast
 
 from milterd.core.actions import AddHeader, ChangeHeader, Edit, InsertHeader
 from milterd.core.decision import Decision
 from milterd.core.filter import Need
-from milterd.core.mail import BytesBody, Client, Direction, Envelope, Family, Mail, Session
+from milterd.core.mail import (
+    BytesBody,
+    Client,
+    Direction,
+    Envelope,
+    Family,
+    FileBody,
+    Mail,
+    Session,
+)
 from milterd.host import emit, negotiation
 from milterd.host.collect import direction_of, is_trusted, normal_address
 from milterd.host.judge import SHOWN, CallOff, Judge, Later, Surroundings, words_of
@@ -92,6 +103,11 @@ class Inside:
         decision = judge.too_large(mail, _head_size(mail, known))
         if decision is None and small:
             decision = judge.at_once(mail) if self._waits else judge.judge(mail)
+        if decision is None:
+            try:
+                mail = _held(mail)
+            except OSError as error:
+                decision = judge.failure("spool", error)
         if decision is not None:
             return self.word(mail, decision, started), None
         return None, _Asking(self, judge, mail, then, started).begin(self._pools, small)
@@ -172,10 +188,35 @@ def _plain(client: Client) -> Client:
     return Client(client.name, family, address, client.port)
 
 
+class _Held:
+    """A file that is open as long as anybody may read it, whoever closes it elsewhere."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._number = os.dup(file.fileno())
+
+    def fileno(self) -> int:
+        return self._number
+
+    def __del__(self) -> None:
+        if hasattr(self, "_number"):
+            os.close(self._number)
+
+
+def _held(mail: Mail) -> Mail:
+    """The mail for those who may read it when its session is over already: otherwise its body's
+    descriptor could be another mail's by then.  Raises OSError."""
+    body = mail.body
+    if not isinstance(body, FileBody):
+        return mail
+    return replace(mail, body=replace(body, file=cast(BinaryIO, _Held(body.file))))
+
+
 class _Asking:
     """One mail before a filter that has to be waited for."""
 
-    __slots__ = ("_filter", "_judge", "_mail", "_over", "_started", "_then")
+    __slots__ = ("_doing", "_filter", "_judge", "_mail", "_over", "_started", "_then")
 
     def __init__(
         self, filter_: Inside, judge: Judge, mail: Mail, then: Then, started: float
@@ -183,6 +224,7 @@ class _Asking:
         self._filter, self._judge, self._mail, self._then = filter_, judge, mail, then
         self._started = started
         self._over = False
+        self._doing: asyncio.Future[Decision] | None = None
 
     def begin(self, pools: Pools, small: bool) -> CallOff:
         """Ask; what is returned calls it off."""
@@ -191,16 +233,16 @@ class _Asking:
         call_off = judge.begin(mail, lambda come: self._came(come, pool)) if small else None
         if call_off is None:
             self._in_thread(lambda: judge.judge(mail), pool)
-            return self._end
         return lambda: self._called_off(call_off)
 
-    def _end(self) -> None:
-        """Nobody wants to hear it any more; a thread goes on until it is done."""
+    def _called_off(self, call_off: CallOff | None) -> None:
+        """Nobody wants to hear it any more.  What waits for a thread gets none; a thread goes on
+        until it is done."""
         self._over = True
-
-    def _called_off(self, call_off: CallOff) -> None:
-        self._over = True
-        call_off()
+        if self._doing is not None:
+            self._doing.cancel()
+        elif call_off is not None:
+            call_off()
 
     def _came(self, come: Decision | Later, pool: ThreadPoolExecutor) -> None:
         if isinstance(come, Decision):
@@ -211,7 +253,7 @@ class _Asking:
     def _in_thread(self, work: Later, pool: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         late: asyncio.TimerHandle | None = None
-        doing = loop.run_in_executor(pool, work)
+        doing = self._doing = loop.run_in_executor(pool, work)
         if self._judge.options.judge_time is not None:
             late = loop.call_later(self._judge.options.judge_time, self._late)
 

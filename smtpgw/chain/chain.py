@@ -256,10 +256,14 @@ class Chain:
             for member in self._row:
                 member.close()
 
-    @property
-    def alone(self) -> bool:
-        """Whether nobody has to be told of the session's end, and nothing is under way."""
-        return not (self._members or self._begun or self._lock.locked())
+    def close_now(self) -> bool:
+        """As :meth:`close`, where no milter has to be told and nothing is under way; False where
+        nothing has happened."""
+        if self._members or self._begun or self._lock.locked():
+            return False
+        for each in self._row:
+            each.close()
+        return True
 
     def _learn(self, macros: Mapping[str, bytes]) -> None:
         """Facts of the session; events keep those they were made with."""

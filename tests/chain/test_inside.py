@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -302,3 +304,31 @@ def test_a_listeners_own_name_is_told() -> None:
     one = Inside()
     through(one.options(macro_daemon_name="INTERNAL"))
     assert one.macros[0]["daemon_name"] == b"INTERNAL"
+
+
+@pytest.mark.parametrize("now", [True, False])
+def test_nothing_holds_a_filter_when_its_sessions_are_over(now: bool) -> None:
+    """A filter that was replaced is to end with them, not with the time it might have taken."""
+    slow = Inside(later=True)
+    gone = weakref.ref(slow)
+
+    async def main(filter_: Inside) -> None:
+        chain = chain_of(filter_.options(content_timeout=300.0))
+        walking = asyncio.ensure_future(walk(chain))
+        await until(lambda: filter_.waiting)
+        assert not chain.close_now()  # it is under way
+        filter_.waiting.pop()(GO_ON)
+        await walking
+        if now:
+            assert chain.close_now()
+        else:
+            await chain.close()
+
+    async def after() -> None:
+        nonlocal slow
+        await main(slow)
+        del slow
+        gc.collect()  # the loop lives, and so would its timers
+        assert gone() is None
+
+    run(after())
