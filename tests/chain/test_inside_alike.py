@@ -11,12 +11,21 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from milterd.core.decision import Decision, Reply, Verdict
 from milterd.core.filter import Need
-from milterd.core.mail import Client, Family, Mail, Session
+from milterd.core.mail import (
+    BytesBody,
+    Client,
+    Envelope,
+    Family,
+    HeaderField,
+    Mail,
+    Recipient,
+    Session,
+)
 from milterd.host.connection import Connection
 from milterd.host.inside import Inside
 from milterd.host.judge import Judge, Surroundings
@@ -130,6 +139,22 @@ hosts = st.builds(
 )
 
 
+_FOLDED = Mail(
+    envelope=Envelope(b"", (b"SIZE=1", b"RET=HDRS"), (Recipient(b""),)),
+    headers=(HeaderField(b"Received", b"aa\r\n \r\n \t "),),
+    body=BytesBody(b"\0" * 4),
+)
+"""Within 40 octets by the lines of a socket, which end in LF."""
+
+
+@example(
+    _FOLDED,
+    Decision(),
+    Need.HEADERS | Need.BODY,
+    Client(b"far.example", Family.INET, b"192.0.2.7", 99),
+    {},
+    Options(size_limit=40, threads=0),
+)
 @settings(max_examples=300)
 @given(sent, decisions, needs, clients, auths, hosts)
 def test_alike(
