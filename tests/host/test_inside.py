@@ -108,6 +108,7 @@ def test_what_waits_for_a_thread_and_is_called_off_gets_none() -> None:
         for each in asked[:2]:  # one that has a thread, one that waits
             assert each is not None
             each()
+        await asyncio.sleep(0)  # the pool hears of it in the loop's next turn
         slow.go.set()
         await until(lambda: words)
         assert len(words) == 1
