@@ -89,10 +89,10 @@ class _Unqueued(Intake):
     def check(self, size: int = 0) -> None:
         """There is room."""
 
-    def begun(self) -> None:
+    def expect(self, _who: object) -> None:
         """Nothing waits for it."""
 
-    def ended(self) -> None:
+    def expect_no_more(self, _who: object) -> None:
         """Nothing did."""
 
 

@@ -87,15 +87,14 @@ class Intake:
         if not self._store.room(size):
             raise StoreFull("less than queue_minfree left on the queue's device")
 
-    def begun(self) -> None:
-        """A mail may come in any moment; whoever says so calls :meth:`ended` once it is answered,
-        or will not come.  Those that are queued meanwhile wait a moment for it, to share a
-        commit."""
-        self._store.coming += 1
+    def expect(self, who: object) -> None:
+        """This one may bring a mail any moment: those that are queued before it wait a moment for
+        it, to share a commit (:mod:`smtpgw.queue.expected`)."""
+        self._store.expected.add(who)
 
-    def ended(self) -> None:
-        """It has its answer, or does not come."""
-        self._store.coming -= 1
+    def expect_no_more(self, who: object) -> None:
+        """The mail has come, or will not."""
+        self._store.expected.drop(who)
 
     async def headers(
         self, mail: Mail, client: Client | None = None, *, authenticated: bool = False

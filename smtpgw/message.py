@@ -54,7 +54,8 @@ class Transaction:
 
 @dataclass(slots=True)  # there is one for each mail, and to freeze it costs as much as a call each
 class Around:
-    """The session that the message came in by; `forwarded` is what XFORWARD said of it."""
+    """The session that the message came in by; `forwarded` is what XFORWARD said of it.  Its mail
+    is expected in the queue by the name of `who`."""
 
     means: Means
     connection: Connection
@@ -64,6 +65,7 @@ class Around:
     log: FilteringBoundLogger
     forwarded: Mapping[str, bytes]
     quarantine: QuarantineOptions | None = None
+    who: object = None
 
 
 class Arrived:
@@ -152,8 +154,9 @@ class Arrived:
         hold = actions.hold or None
         if result.quarantine is not None:
             hold = result.quarantine.decode("utf-8", "backslashreplace")
-        began = self._around.means.clock()
-        self.transaction.rewritten += await self._around.means.intake.accept(
+        began, intake = self._around.means.clock(), self._around.means.intake
+        intake.expect_no_more(self._around.who)
+        self.transaction.rewritten += await intake.accept(
             acting.addressed(result.mail, actions),
             queue_id=self.transaction.queue_id,
             decision=(*self.transaction.rewritten, *self.transaction.reasons),

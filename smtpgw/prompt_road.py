@@ -26,7 +26,6 @@ class PromptSteps(Presence):
     _limiter: ClientLimiter
     _hello: Hello
     _transaction: Transaction | None
-    _expecting = False
 
     def mail_now(self, sender: Path, params: MailParams) -> bool:
         """Raises QueueError where there is no room."""
@@ -39,7 +38,7 @@ class PromptSteps(Presence):
             return False
         admission.begun(sender, params, begun.queue_id)
         self._transaction = begun
-        self._expect_mail()
+        intake.expect(self)
         return True
 
     def rcpt_now(self, recipient: Path, params: RcptParams) -> bool:
@@ -63,20 +62,8 @@ class PromptSteps(Presence):
             return False
         if not self._limiter.close_now():
             return False
-        self._expect_none()
+        self._means.intake.expect_no_more(self)
         return True
-
-    def _expect_mail(self) -> None:
-        """A mail is on its way: the client has just come, or says so."""
-        if not self._expecting:
-            self._expecting = True
-            self._means.intake.begun()
-
-    def _expect_none(self) -> None:
-        """It has its answer, or was given up."""
-        if self._expecting:
-            self._expecting = False
-            self._means.intake.ended()
 
     def _begun(self, queue_id: str, sender: Path, params: MailParams) -> Transaction:
         """What MAIL begins."""

@@ -76,7 +76,7 @@ class GatewaySession(PromptSteps):
             means.counters, plan.clients, connection.listener, connection.client.address
         )
         self._begin(connection)
-        self._expect_mail()
+        self._means.intake.expect(self)
 
     def asked(self) -> list[dict[str, object]]:
         """What restrictions have asked for the last command, once (:class:`Admission`)."""
@@ -103,7 +103,7 @@ class GatewaySession(PromptSteps):
     async def helo(self, hello: Hello) -> Answer | None:
         self._hello = hello
         await self.reset()
-        self._expect_mail()
+        self._means.intake.expect(self)
         refusal = await self._admission.helo(hello)
         if refusal is not None:
             return self._deny("HELO", refusal)
@@ -155,14 +155,14 @@ class GatewaySession(PromptSteps):
         if refusal is not None:
             return self._deny("MAIL", refusal, sender=sender.address)
         self._transaction = transaction = self._begun(queue_id, sender, params)
-        self._expect_mail()
+        self._means.intake.expect(self)
         result = await self._chain.mail(
             sender.address, params.args, transaction.macros, direction=transaction.direction
         )
         answer = self._stage("MAIL", result)
         if answer is not None:
             self._transaction = None
-            self._expect_none()
+            self._means.intake.expect_no_more(self)
             self._admission.reset()
         return answer
 
@@ -221,12 +221,12 @@ class GatewaySession(PromptSteps):
 
     async def reset(self) -> None:
         self._transaction, self._forwarded = None, {}
-        self._expect_none()
+        self._means.intake.expect_no_more(self)
         self._admission.reset()
         await self._chain.abort()
 
     async def close(self) -> None:
-        self._expect_none()
+        self._means.intake.expect_no_more(self)
         await self._limiter.close()
         if self._naming is not None:
             await self._naming.stop()
@@ -236,16 +236,18 @@ class GatewaySession(PromptSteps):
         transaction, self._transaction = self._transaction, None
         if transaction is None:
             raise RuntimeError("a message without MAIL")
+        intake = self._means.intake
+        intake.expect(self)
         try:
             around = Around(
                 self._means, self._connection, self._hello, self._admission, self._chain,
-                self._log, self._forwarded, self._plan.quarantine,
+                self._log, self._forwarded, self._plan.quarantine, self,
             )  # fmt: skip
             self._forwarded = {}
             mail = self._mail(transaction, envelope, content)
             return await Arrived(around, transaction, content).taken(mail)
         finally:
-            self._expect_none()
+            intake.expect_no_more(self)
 
     def _mail(self, transaction: Transaction, envelope: Envelope, content: Content) -> Mail:
         return prepare(

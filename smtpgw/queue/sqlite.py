@@ -35,6 +35,7 @@ from smtpgw.queue.clock import Clock, QueueClock, SystemClock
 from smtpgw.queue.codec import Prepared
 from smtpgw.queue.committer import Committer
 from smtpgw.queue.content import read_content
+from smtpgw.queue.expected import Expected
 from smtpgw.queue.fresh import Fresh
 from smtpgw.queue.options import SqliteOptions as SqliteOptions
 from smtpgw.queue.recovered import Recovery
@@ -101,7 +102,7 @@ class SqliteStore:
         self._fresh = Fresh(options.fresh)
         self._roomy = float("-inf"), 0
         self.taker: Taker | None = None
-        self.coming = self._adding = 0
+        self.expected = Expected(clock.now)
         self._closed = False
         self.committer = Committer(
             db,
@@ -110,7 +111,7 @@ class SqliteStore:
             relief=self._reserve.spend,
             refused=shard.refused,
             broken=functools.partial(salvage.mark, shard.database),
-            company=self._some_come,
+            company=self.expected.any,
             options=options.committer,
         )
 
@@ -186,18 +187,7 @@ class SqliteStore:
             return False
         return True
 
-    def _some_come(self) -> bool:
-        """Whether there is company for those that are being added."""
-        return self.coming > self._adding
-
     async def add(self, *mails: NewMail) -> bool:
-        self._adding += 1
-        try:
-            return await self._added(mails)
-        finally:
-            self._adding -= 1
-
-    async def _added(self, mails: Sequence[NewMail]) -> bool:
         if self.committer.failed is not None:
             raise StoreFailed(self.committer.failed)
         inline, limit = self._reserve.whole, self._options.inline_limit

@@ -22,6 +22,7 @@ from milterd.core.decision import Reason
 from milterd.core.mail import Body, Mail, Session
 from milterd.core.values import value
 from smtpgw.queue.caught import Caught
+from smtpgw.queue.expected import Expected
 from smtpgw.queue.recovered import Recovery
 from smtpgw.queue.states import MailState, RecipientEvent, RecipientState
 from smtpgw.queue.wish import ANY as ANY
@@ -265,9 +266,9 @@ class Filter:
 class Store(Protocol):
     """A queue store; the module says what it promises."""
 
-    coming: int
-    """How many mails may come any moment, those that are being added among them: who adds one may
-    wait a moment to share a transaction with the others."""
+    expected: Expected
+    """Mails that may come any moment: one that is added may wait a moment to share a transaction
+    with them."""
 
     @property
     def failed(self) -> str | None:

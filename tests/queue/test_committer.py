@@ -15,6 +15,7 @@ import pytest
 from smtpgw.queue import committer
 from smtpgw.queue.batch import Batch
 from smtpgw.queue.committer import Committer, CommitterOptions
+from smtpgw.queue.expected import Expected
 from smtpgw.queue.sqlite import SqliteOptions
 from smtpgw.queue.states import MailState
 from smtpgw.queue.store import QueueError, StoreFailed
@@ -202,16 +203,18 @@ def test_only_mails_that_are_not_being_added_yet_are_waited_for(
     async def scenario() -> None:
         async with opened(tmp_path / "00") as store:
             monkeypatch.setattr(committer, "MOMENT", 1000.0)
-            store.coming = 2
-            for _ in range(2):
+            store.expected = Expected(lambda: 0.0)  # where nobody is late
+            store.committer._company = store.expected.any
+            for who in range(2):
                 before = store.committer.transactions
+                store.expected.add(who)
                 first = asyncio.ensure_future(store.add(new(store, message())))
                 await asyncio.sleep(0.01)
                 assert not first.done()
+                store.expected.drop(who)
                 await store.add(new(store, message()))
                 await first
                 assert store.committer.transactions == before + 1
-            store.coming = 1
             await store.add(new(store, message()))
 
     run(scenario())
