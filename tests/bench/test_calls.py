@@ -7,6 +7,8 @@ BOUND = 740
 to their delivery by way of the queue."""
 ONE_EACH = 1130
 """The same where each mail has a connection of its own."""
+FILTERED = 1560
+"""The same with three filters in the worker."""
 
 
 def test_a_plain_mail_costs_no_more_calls_than_it_did() -> None:
@@ -17,3 +19,8 @@ def test_a_plain_mail_costs_no_more_calls_than_it_did() -> None:
 def test_a_session_costs_no_more_calls_than_it_did() -> None:
     """The same for what a connection costs beside its mail."""
     assert calls.count(300, kept=False).a_mail() < ONE_EACH
+
+
+def test_a_mail_with_filters_in_the_worker_costs_no_more_calls_than_it_did() -> None:
+    """The same with clamav, headers and dkim, their own calls included."""
+    assert calls.count(300, filters=True).a_mail() < FILTERED
