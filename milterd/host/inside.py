@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,11 +34,14 @@ from milterd.host import emit, negotiation
 from milterd.host.collect import direction_of, is_trusted, normal_address
 from milterd.host.judge import SHOWN, CallOff, Judge, Later, Surroundings, words_of
 from milterd.wire.convert import EditCollector
+from milterd.wire.errors import PeerError
+from milterd.wire.limits import Limits
 from milterd.wire.messages import Continue, FinalReply
 
-Word = tuple[FinalReply, tuple[Edit, ...], str]
+Word = tuple[FinalReply | None, tuple[Edit, ...], str]
 """What a filter says to a mail: its last reply, the edits before it as an MTA hears them, and
-its reasons."""
+its reasons.  Where an MTA would not understand the edits there is no reply, and a fault for its
+reasons."""
 Then = Callable[[Word], None]
 Pools = tuple[ThreadPoolExecutor, ThreadPoolExecutor]
 """For mails that are small, and for large ones."""
@@ -59,6 +63,7 @@ _FIELDS = (AddHeader, InsertHeader, ChangeHeader)
 _EMPTY = BytesBody()
 _WORDS = 400
 """Characters of a filter's reasons that are told."""
+_NO_LIMITS = Limits(edits=sys.maxsize, replaced_body=sys.maxsize)
 _HEAD = "octets of the header"
 _GO_ON: Word = Continue(), (), ""
 
@@ -160,6 +165,8 @@ class Inside:
             decision = judge.sayable(decision, self._agreed, direction, leading_space=True)
         try:
             reply, edits = _heard(judge.said(decision))
+        except PeerError as error:  # pieces of one body with something else between them, say
+            return decision, (None, (), error.reason)
         except OSError as error:  # a new body that cannot be read back
             decision = judge.failure("emit", error)
             reply, edits = _heard(judge.said(decision))
@@ -279,10 +286,11 @@ class _Asking:
 
 
 def _heard(said: Decision) -> tuple[FinalReply, tuple[Edit, ...]]:
-    """What an MTA would hear.  Raises OSError."""
+    """What an MTA would hear, whose limits are its own.  Raises OSError, and PeerError for what it
+    would not understand."""
     edits = emit.said_edits(said)
     if edits and not all(map(_is_heard_so, edits)):
-        collector = EditCollector(leading_space=True)
+        collector = EditCollector(leading_space=True, limits=_NO_LIMITS)
         for reply in emit.edit_replies(edits, leading_space=True):
             collector.take(reply)
         edits = collector.edits()

@@ -153,6 +153,8 @@ class InsideMember:
         if word is None:
             raise fault or MilterFault(FaultKind.CLOSED, "nothing was said")
         reply, edits, words = word
+        if reply is None:
+            raise MilterFault(FaultKind.PROTOCOL, words)
         if not edits and type(reply) is Continue:
             return self._standing.content_with("eom", 0, words), ()
         _within(edits, self._shared.limits)

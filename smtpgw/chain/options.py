@@ -16,8 +16,9 @@ BOTH = frozenset(Direction)
 INSIDE = "filter:"
 """What the address of a filter of ours in this process begins with."""
 
-Word = tuple[FinalReply, tuple[Edit, ...], str]
-"""The last reply of a filter in this process, its edits as an MTA hears them, and its reasons."""
+Word = tuple[FinalReply | None, tuple[Edit, ...], str]
+"""The last reply of a filter in this process, its edits as an MTA hears them, and its reasons; of
+one whose edits cannot be understood, what is wrong with them."""
 
 
 class Filter(Protocol):

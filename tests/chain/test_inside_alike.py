@@ -14,6 +14,7 @@ from pathlib import Path
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from milterd.core.actions import AddHeader, ReplaceBody
 from milterd.core.decision import Decision, Reply, Verdict
 from milterd.core.filter import Need
 from milterd.core.mail import (
@@ -146,6 +147,8 @@ _FOLDED = Mail(
 )
 """Within 40 octets by the lines of a socket, which end in LF."""
 
+_ONE = BytesBody(b"one\r\n")
+
 
 @example(
     _FOLDED,
@@ -154,6 +157,14 @@ _FOLDED = Mail(
     Client(b"far.example", Family.INET, b"192.0.2.7", 99),
     {},
     Options(size_limit=40, threads=0),
+)
+@example(
+    Mail(envelope=Envelope(b"", (), (Recipient(b"u@example.net"),))),
+    Decision(edits=(ReplaceBody(_ONE), AddHeader(b"X", b" 1"), ReplaceBody(_ONE))),
+    ALL,
+    Client(b"far.example", Family.INET, b"192.0.2.7", 99),
+    {},
+    Options(threads=0),
 )
 @settings(max_examples=300)
 @given(sent, decisions, needs, clients, auths, hosts)
