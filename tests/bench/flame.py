@@ -18,7 +18,7 @@ from tests.bench.stages import STAGES, stage_of
 
 WIDTH, ROW, NARROWEST = 1200, 17, 4.0
 COLOURS = ("#e6a176", "#d9c56b", "#a8c66c", "#77c2a0", "#6fb7d6", "#8ea6e0", "#b295dc", "#d691c4",
-           "#e08e9d", "#c2b8a3")  # fmt: skip
+           "#e08e9d", "#c2b8a3", "#c49c94")  # fmt: skip
 
 
 @dataclass

@@ -21,6 +21,9 @@ STAGES = {
     ),
     "protocol and session": ("smtpgw/edge/", "aiosmtpd/"),
     "policy": ("smtpgw/admission.py", "smtpgw/policy/", "smtpgw/limiting.py", "smtpgw/rates/"),
+    "filters": (
+        "milterd/filters/", "milterd/ports/", "milterd/signed/", "milterd/mime/", "milterd/host/",
+    ),
     "chain": ("smtpgw/chain/", "milterd/wire/", "milterd/core/apply.py"),
     "intake": (
         "smtpgw/intake.py", "smtpgw/readdress.py", "smtpgw/rewriting.py", "smtpgw/cleanup.py",
