@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from milterd.base import logs, openfiles, sockets
+from milterd.base.row import INSIDE
 from milterd.base.toml_file import ConfigError
 from milterd.wire.mta import MtaConnection
 from smtpgw import (
@@ -29,7 +30,6 @@ from smtpgw import (
 )
 from smtpgw.chain import connecting
 from smtpgw.chain.faults import MilterFault
-from smtpgw.chain.options import INSIDE
 from smtpgw.config import GatewaySettings, Milter, Smtpgw
 from smtpgw.delivery.hosts import NoHosts
 from smtpgw.delivery.nexthop import parse

@@ -19,6 +19,8 @@ ORDER = ("clamav", "attachments", "headers", "dkim")
 """What scans, what takes out, what tidies; and what signs last, over all that the others left."""
 SOCKETS = "/var/spool/postfix/milterd"
 """Where relative socket paths are, unless milterd.socket_directory says otherwise."""
+INSIDE = "filter:"
+"""What the address of a milter begins with that is a filter of this file, run by the gateway."""
 POSTFIX = "/var/spool/postfix/"
 WORKERS, CLIENTS = 1, 1000
 """What the gateway has without the keys: smtpgw.workers, and smtpgw.default_process_limit."""
@@ -90,7 +92,7 @@ def unknown(tables: Mapping[str, Any]) -> list[Problem]:
     known = _filters(tables)
     return [
         Problem(
-            "", 0, f"smtpgw.milter[{at}].address", repr(f"filter:{name}"), f"[filter.{name}] too"
+            "", 0, f"smtpgw.milter[{at}].address", repr(f"{INSIDE}{name}"), f"[filter.{name}] too"
         )
         for at, each in enumerate(_list(_table(tables, "smtpgw"), "milter"))
         if (name := _inside(each)) and name not in known
@@ -100,8 +102,8 @@ def unknown(tables: Mapping[str, Any]) -> list[Problem]:
 def _inside(milter: object) -> str:
     """The filter that the gateway runs itself in this place; empty where it asks at a socket."""
     address = milter.get("address") if isinstance(milter, Mapping) else None
-    found = isinstance(address, str) and address.startswith("filter:")
-    return str(address).removeprefix("filter:") if found else ""
+    found = isinstance(address, str) and address.startswith(INSIDE)
+    return str(address).removeprefix(INSIDE) if found else ""
 
 
 def _asked(milter: object, own: Mapping[str, str]) -> str | None:

@@ -10,7 +10,6 @@ CRLF, the one leading space restored that the protocol eats without HDR_LEADSPC.
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
@@ -89,7 +88,6 @@ def direction_of(
     return Direction.INBOUND
 
 
-@functools.lru_cache(maxsize=1024)
 def is_trusted(
     family: Family, address: bytes, networks: tuple[IPv4Network | IPv6Network, ...]
 ) -> bool:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
+from milterd.base.one_for import one_for
 from milterd.core.actions import AddHeader, ChangeHeader, Edit, InsertHeader
 from milterd.core.decision import Decision
 from milterd.core.filter import Need
@@ -90,7 +91,7 @@ class Inside:
         self._trusted = functools.lru_cache(1024)(
             lambda family, address: is_trusted(family, address, networks)
         )
-        self._place = _place_of(networks, judge.options.daemon_names, self._helo)
+        self._place = one_for(networks, judge.options.daemon_names, self._helo)
         self._usual: tuple[Decision | None, Word] = None, _GO_ON
         # Whoever asks may hold on to it longer than the settings do.
         for each in self._pools:
@@ -172,13 +173,6 @@ class Inside:
             reply, edits = _heard(judge.said(decision))
         words = "in shadow" if judge.options.shadow else words_of(decision)
         return decision, (reply, edits, words[:_WORDS])
-
-
-@functools.lru_cache(maxsize=64)
-def _place_of(*_what: object) -> object:
-    """One object for all that are equal: a key that is found without a look at what it stands
-    for."""
-    return object()
 
 
 def _head_size(mail: Mail, known: Known) -> int:

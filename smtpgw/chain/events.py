@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
+from milterd.base.one_for import one_for
 from milterd.wire import messages as wire
 from milterd.wire.agreement import Agreement
 from milterd.wire.constants import Command as Code
@@ -24,13 +25,6 @@ _REST: Mapping[CommandType, Code] = {
     wire.BodyChunk: Code.BODY,
     wire.EndOfMessage: Code.END_OF_MESSAGE,
 }
-
-
-@functools.lru_cache(maxsize=1024)
-def _one_for(*_what: object) -> object:
-    """One object for all that are equal: a key that is found without a look at what it stands
-    for."""
-    return object()
 
 
 class Hearing(dict[Code, Chosen]):
@@ -53,12 +47,12 @@ class Hearing(dict[Code, Chosen]):
         self._wanted, self._daemon_name = wanted, daemon_name
         self.unsent, self.leading_space = unsent, leading_space
         self.dialogue = self._key(_DIALOGUE)
-        self.header = _one_for(leading_space, wire.Header in unsent or self[Code.HEADER])
+        self.header = one_for(leading_space, wire.Header in unsent or self[Code.HEADER])
         self.rest = self._key(_REST)
 
     def _key(self, codes: Mapping[CommandType, Code]) -> object:
         told = [None if kind in self.unsent else self[code] for kind, code in codes.items()]
-        return _one_for(*told)
+        return one_for(*told)
 
     def __missing__(self, code: Code) -> Chosen:
         found = self[code] = chosen(code, self._wanted, self._daemon_name)

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from milterd.base.row import INSIDE
 from milterd.base.sockets import SocketAddress, parse
 from milterd.core.actions import Edit
 from milterd.core.mail import Direction, Mail
 from milterd.wire.messages import FinalReply
 
 BOTH = frozenset(Direction)
-INSIDE = "filter:"
-"""What the address of a filter of ours in this process begins with."""
 
 Word = tuple[FinalReply | None, tuple[Edit, ...], str]
 """The last reply of a filter in this process, its edits as an MTA hears them, and its reasons; of

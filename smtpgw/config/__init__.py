@@ -310,8 +310,8 @@ class Smtpgw(Addresses, Reception, Counting, Verification):
     @property
     def filters_inside(self) -> tuple[str, ...]:
         """The filters that each worker runs itself."""
-        named = (each.address.partition(":") for each in self.milter)
-        return tuple(dict.fromkeys(name for scheme, _, name in named if scheme == "filter"))
+        inside = [each.address for each in self.milter if each.address.startswith(row.INSIDE)]
+        return tuple(dict.fromkeys(each.removeprefix(row.INSIDE) for each in inside))
 
     @property
     def listening(self) -> tuple[Listener | PolicyListener, ...]:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator
 
 from milterd.base import sockets
 from milterd.base.fields import Kind
+from milterd.base.row import INSIDE
 from smtpgw.delivery import nexthop, router
 
 _DOMAIN = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*", re.ASCII)
@@ -26,9 +27,8 @@ def _address(value: str) -> str:
 
 
 def _milter(value: str) -> str:
-    scheme, _, name = value.partition(":")
-    if scheme == "filter":
-        return f"filter:{_name(name)}"
+    if value.startswith(INSIDE):
+        return INSIDE + _name(value.removeprefix(INSIDE))
     try:
         return _address(value)
     except ValueError as error:
