@@ -87,6 +87,11 @@ async def _storm(place: Town, dice: random.Random) -> tuple[Ledger, Killer]:
     for each in place.daemons:
         each.keep_up()
     await ledger.reaches(lambda: not ledger.owed(), SETTLE)
+    # What a killed worker had delivered, without a word of it in the queue yet, is not owed, and
+    # yet to be delivered again.
+    await asyncio.to_thread(
+        wait_for, lambda: not place.queued(), "the queue is empty", within=SETTLE
+    )
     # The sockets of a killed milterd are removed by its successor, once that is up.
     await asyncio.to_thread(place.wait_until_up)
     for each in place.daemons:

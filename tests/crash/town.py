@@ -96,12 +96,16 @@ class Town:
         """The end of what the daemons said."""
         return "\n".join(each.log.read_text(errors="replace")[-5000:] for each in self.daemons)
 
-    def check_nothing_left(self) -> None:
-        """No mail, body, socket or process stays behind once all is delivered and stopped."""
+    def queued(self) -> list[dict[str, object]]:
+        """The mails in the queue, as `smtpgw queue list` tells them."""
         command = [sys.executable, "-m", "smtpgw", "queue", "list", "--json"]
         command += ["--config", str(self.settings)]
         listed = subprocess.run(command, capture_output=True, check=True, timeout=60)
-        assert json.loads(listed.stdout or b"[]") == []
+        return [json.loads(line) for line in listed.stdout.splitlines()]
+
+    def check_nothing_left(self) -> None:
+        """No mail, body, socket or process stays behind once all is delivered and stopped."""
+        assert self.queued() == []
         assert list(self.home.glob("queue/**/bodies/*")) == []
         assert list(self.home.glob("queue/spool/*")) == []
         assert list(self.home.glob("m/*.sock")) == []

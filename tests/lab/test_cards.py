@@ -55,7 +55,7 @@ def test_every_fail_is_reproduced(subject: Subject) -> None:
     fails = [name for name, result in _committed(subject).items() if result == "fail"]
     assert {cards.scenario(subject.name, each) for each in fails} == set(scenarios(subject.name))
     with subject.ready() as program:
-        for path, outcome in play_all(scenarios(subject.name), program):
+        for path, outcome in play_all(scenarios(subject.name), program, dies=subject.dies):
             assert [each.line for each in outcome.failures] == [line_that_fails(path)], outcome
             assert outcome.status in (status.BAD, status.BROKEN, status.SILENT, status.GONE)
 

@@ -14,7 +14,7 @@ from milterd.lab.link import Patience
 from milterd.lab.scenario.parse import parse
 from milterd.lab.scenario.run import Outcome, run
 from tests.lab.cards.card import SCENARIOS
-from tests.peers.milter import Milter, Program
+from tests.peers.milter import Program
 
 _PATIENCE = Patience(answer=10.0, total=30.0)
 _MARK = b"# fails here"
@@ -37,16 +37,12 @@ def play(path: Path, address: str) -> Outcome:
     return asyncio.run(run(scenario, socket=address, patience=_PATIENCE))
 
 
-def play_all(paths: list[Path], program: Program) -> Iterator[tuple[Path, Outcome]]:
-    """What comes of each, with the milter started anew where it has died."""
-    left = list(paths)
-    while left:
-        with program.run() as peer:
-            while left and _runs(peer):
-                path = left.pop(0)
+def play_all(
+    paths: list[Path], program: Program, *, dies: bool = False
+) -> Iterator[tuple[Path, Outcome]]:
+    """What comes of each.  A milter that `dies` of some is started for each of them: it may answer
+    a scenario, and its next connection, before it is gone."""
+    for some in [[each] for each in paths] if dies else [paths]:
+        with program.run():
+            for path in some:
                 yield path, play(path, program.address)
-
-
-def _runs(peer: Milter) -> bool:
-    assert peer.peer.process is not None
-    return peer.peer.process.poll() is None
