@@ -12,8 +12,7 @@ from milterd.base.fields import Duration, Kind, Size
 from milterd.base.settings import Table
 from milterd.config_filter import FilterTable, Outcomes, Socket
 from milterd.core.mail import Direction
-from milterd.filters.attachment_look import Reach
-from milterd.filters.attachments import NOTE, OUTCOMES, AttachmentsOptions
+from milterd.filters.attachment_options import NOTE, OUTCOMES, AttachmentsOptions, Reach
 from milterd.filters.virus_policy import Action, Outcome
 from milterd.host.seam import HostKind
 from milterd.ports.attached.found import Limits

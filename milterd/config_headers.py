@@ -11,8 +11,9 @@ from pydantic import AfterValidator, Field
 from milterd.base.fields import Duration, Size
 from milterd.config_filter import FilterTable, Outcomes, Socket
 from milterd.config_signed import SignedSettings
+from milterd.filters.header_checks.options import ChecksOptions
 from milterd.filters.header_checks.walk import Bounds
-from milterd.filters.headers import ChecksOptions, HeadersOptions, OnTimeout
+from milterd.filters.headers import HeadersOptions, OnTimeout
 from milterd.host.seam import HostKind
 from milterd.signed.keep import OnSigned
 

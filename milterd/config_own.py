@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from milterd.base import sockets
 from milterd.base.fields import Duration, Kind
 from milterd.config_filter import FilterTable
-from milterd.filters.own import OwnOptions
+from milterd.filters.own_options import OwnOptions
 from milterd.host.options import OnFailure
 from milterd.host.seam import HostKind
 

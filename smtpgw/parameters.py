@@ -7,9 +7,10 @@ for either; `$$` for a dollar sign.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
+
+from milterd.base.near import nearest
 
 _NAME = re.compile(r"\$(?:\$|(?P<plain>[A-Za-z0-9_]+)|(?=[{(]))")
 _INSIDE = re.compile(r"(?P<name>[A-Za-z0-9_]+)(?:(?P<sign>[?:])(?P<rest>.*))?\Z", re.DOTALL)
@@ -88,9 +89,9 @@ def _texts(rest: str) -> tuple[str, str]:
 
 def _value(name: str, values: Mapping[str, str], within: tuple[str, ...]) -> str:
     if name not in values:
-        near = difflib.get_close_matches(name, values, 1)
+        near = nearest(name, values)
         found = f"${name}, which no setting that can be used here is called"
-        raise ParameterError(found, "the name of one", f"${near[0]}" if near else "")
+        raise ParameterError(found, "the name of one", f"${near}" if near else "")
     if name in within:
         circle = " -> ".join(f"${each}" for each in (*within, name))
         raise ParameterError(circle, "settings that do not stand for themselves")

@@ -6,7 +6,6 @@ expected and, for an unknown key, the nearest right spelling.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -30,6 +29,7 @@ from pydantic_core import ErrorDetails
 
 from milterd.base import sockets, toml_file
 from milterd.base.fields import Kind
+from milterd.base.near import nearest
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.base.toml_lines import Location, key_lines
 
@@ -148,7 +148,7 @@ def _problem(
     names = _names_at(model, location[:-1]) if unknown else []
     if unknown and len(location) == 1:
         names += TABLES
-    nearest = difflib.get_close_matches(str(location[-1]), names, 1) if unknown else []
+    meant = nearest(str(location[-1]), names) if unknown else ""
     expected = "a key of this table" if unknown else _expected(error)
     found = f"the unknown key {location[-1]!r}" if unknown else _found(error["input"])
     key = dotted((*location, *missing))
@@ -158,7 +158,7 @@ def _problem(
         key,
         "nothing" if error["type"] == "missing" else found,
         expected,
-        nearest[0] if nearest else "",
+        meant,
     )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
-import difflib
 import enum
 import re
 import tomllib
@@ -22,6 +21,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from milterd.base import reference
+from milterd.base.near import nearest
 from milterd.base.settings import dotted
 from milterd.base.toml_file import ConfigError, Problem
 from milterd.base.toml_lines import Location, key_lines
@@ -120,10 +120,10 @@ class _Reader:
     def is_known(self, key: str, known: list[str], at: Location, expected: str) -> bool:
         """Whether a key is one of those there are; a problem if it is not."""
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
+            near = nearest(key, known)
             names = ", ".join(known) or "none"
             what = f"{expected} (there: {names})"
-            self._problem(at, f"the unknown key {key!r}", what, near[0] if near else "")
+            self._problem(at, f"the unknown key {key!r}", what, near)
         return key in known
 
     def _object(self, value: Any, kinds: dict[str, type[Any]], at: Location, tag: str) -> Any:
@@ -155,8 +155,8 @@ class _Reader:
         return known[value]
 
     def _choice(self, at: Location, found: str, name: object, known: list[str]) -> None:
-        near = difflib.get_close_matches(str(name), known, 1)
-        self._problem(at, found, f"one of {', '.join(known)}", near[0] if near else "")
+        near = nearest(str(name), known)
+        self._problem(at, found, f"one of {', '.join(known)}", near)
 
     def _list(self, value: Any, hint: Any, at: Location) -> Any:
         if not isinstance(value, list):

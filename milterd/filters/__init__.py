@@ -15,13 +15,12 @@ from typing import Any, Protocol
 from milterd.core.decision import Decision, Trace
 from milterd.core.filter import Filter
 from milterd.core.mail import Mail
-from milterd.filters.attachments import AttachmentsFilter, AttachmentsOptions
+from milterd.filters.attachment_options import AttachmentsOptions
 from milterd.filters.clamav import ClamavFilter, ClamavOptions
 from milterd.filters.dkim import DkimFilter, DkimOptions
 from milterd.filters.headers import HeadersFilter, HeadersOptions
-from milterd.filters.own import OwnFilter, OwnOptions
+from milterd.filters.own_options import OwnOptions
 from milterd.filters.setup import SetupError
-from milterd.ports.attached.pool import Pool
 from milterd.ports.beyond import Beyond
 from milterd.ports.clamd import Clamd, ClamdAddress
 from milterd.ports.clamds import Clamds, Watch
@@ -86,8 +85,11 @@ def build_clamav(options: ClamavOptions, clocks: Clocks = Clocks()) -> ClamavFil
     return ClamavFilter(options, remembering, watch, clock, beyond=beyond)
 
 
-def build_attachments(options: AttachmentsOptions, clocks: Clocks = Clocks()) -> AttachmentsFilter:
+def build_attachments(options: AttachmentsOptions, clocks: Clocks = Clocks()) -> CheckedFilter:
     """The attachments filter; reads its rules.  Its processes start when a file needs them."""
+    from milterd.filters.attachments import AttachmentsFilter
+    from milterd.ports.attached.pool import Pool
+
     pool = Pool(options.limits, options.workers, clocks.monotonic)
     return AttachmentsFilter(options, pool, clocks.monotonic)
 
@@ -102,8 +104,10 @@ def build_headers(options: HeadersOptions, clocks: Clocks = Clocks()) -> Headers
     return HeadersFilter(options, clocks.monotonic, clocks.wall)
 
 
-def build_own(options: OwnOptions, _clocks: Clocks = Clocks()) -> OwnFilter:
+def build_own(options: OwnOptions, _clocks: Clocks = Clocks()) -> CheckedFilter:
     """A filter of a postmaster's own; runs its file."""
+    from milterd.filters.own import OwnFilter
+
     return OwnFilter(options)
 
 

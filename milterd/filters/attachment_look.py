@@ -13,14 +13,14 @@ from typing import Protocol
 
 from milterd.core.mail import Mail, body_octets
 from milterd.filters.attachment_names import inner_names
+from milterd.filters.attachment_options import Reach
 from milterd.filters.attachment_rules import Item
 from milterd.mime.decodings import Allowance, TooMuch, decodings
 from milterd.mime.doubts import doubts
 from milterd.mime.leaves import Leaf, leaves
 from milterd.mime.names import names, names_in
-from milterd.ports.attached.archives import UNLISTED
 from milterd.ports.attached.found import Look, Obstacle
-from milterd.ports.attached.kinds import kinds
+from milterd.ports.attached.kinds import UNLISTED, kinds
 
 _DEEP = frozenset({"zip", "tar", "gz", "bz2", "xz", "ole", "pdf", *UNLISTED})
 """Kinds of files that hold others, or marks that have to be looked for."""
@@ -46,17 +46,6 @@ class Looks(Protocol):
     def look(self, octets: bytes, end: float) -> Look:
         """See :meth:`milterd.ports.attached.pool.Pool.look`."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How far is looked: `max_size` octets of a mail, `parts` of it, `seconds`, `readings` files
-    of mail with several readings."""
-
-    max_size: int = 26_214_400
-    parts: int = 1000
-    seconds: float = 30.0
-    readings: int = 2000
 
 
 class Search:

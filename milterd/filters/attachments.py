@@ -9,33 +9,27 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from milterd.core.actions import AddHeader, ChangeHeader, Edit
 from milterd.core.decision import Decision, Reason, Reply, Trace, Tried, Verdict
 from milterd.core.filter import Need
 from milterd.core.finding import Finding, released
-from milterd.core.mail import Direction, Mail
-from milterd.filters.attachment_look import Looks, Reach, Search, Seen
+from milterd.core.mail import Mail
+from milterd.filters.attachment_look import Looks, Search, Seen
+from milterd.filters.attachment_options import OUTCOMES, AttachmentsOptions
 from milterd.filters.attachment_rules import Item, RuleAction, failing, load
 from milterd.filters.attachment_strip import strip
 from milterd.filters.header_rules.read import RuleError, find
 from milterd.filters.setup import SetupError
-from milterd.filters.virus_policy import Action, Actions, Matrix, Outcome
-from milterd.ports.attached.found import Limits
+from milterd.filters.virus_policy import Action, Outcome
 from milterd.ports.scanner import printable
-from milterd.signed.keep import Guard, OnSigned, Wish, keep
+from milterd.signed.keep import Guard, Wish, keep
 
 STATUS = b"X-Attachment-Status"
 FORGED_LIMIT = 100
 """A mail that brings more of these fields is refused, as with the clamav filter."""
-OUTCOMES = (
-    Outcome.ENCRYPTED, Outcome.UNSCANNABLE, Outcome.TOO_LARGE, Outcome.TOO_SLOW,
-    Outcome.UNAVAILABLE,
-)  # fmt: skip
-NOTE = "An attachment was taken out of this message by the mail server:"
 
 
 class Deed(enum.IntEnum):
@@ -59,39 +53,6 @@ _DEEDS = {each: Deed[each.name] for each in RuleAction} | {
     Action.TAG: Deed.MARK,
     Action.ACCEPT: Deed.ACCEPT,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class AttachmentsOptions:
-    """Settings of the attachments filter.
-
-    `rules` names a rule file in `directory`, or among those that come with us.  `general` has the
-    action for each of OUTCOMES but those that are like another (virus_policy.LIKE); `directions`
-    what differs.  `workers` processes look into files, within `limits`; the mail as a whole is
-    looked at as far as `reach` says.  `on_signed` is for `strip`, which breaks signatures of the
-    body; `note` is what stands in the place of what was taken out.
-    """
-
-    rules: str = "attachments"
-    directory: Path | None = None
-    general: Actions = field(
-        default_factory=lambda: {
-            Outcome.UNSCANNABLE: Action.TAG,
-            Outcome.TOO_LARGE: Action.REJECT,
-            Outcome.UNAVAILABLE: Action.TEMPFAIL,
-        }
-    )
-    directions: Mapping[Direction, Actions] = field(default_factory=dict)
-    limits: Limits = field(default_factory=Limits)
-    reach: Reach = field(default_factory=Reach)
-    workers: int = 2
-    on_signed: OnSigned = OnSigned.FORCE
-    note: str = NOTE
-
-    @property
-    def matrix(self) -> Matrix:
-        """What is done about each outcome."""
-        return Matrix(self.general, self.directions, outcomes=OUTCOMES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from milterd.core.actions import Edit, ReplaceBody
 from milterd.core.decision import Decision, Reason, Reply, Trace, Tried, Verdict
 from milterd.core.filter import Need
 from milterd.core.mail import Mail
 from milterd.filters.header_checks.actions import needs as action_needs
-from milterd.filters.header_checks.run import CheckSet
+from milterd.filters.header_checks.options import ChecksOptions
+from milterd.filters.header_checks.problems import TableError
 from milterd.filters.header_checks.spliced import SplicedBody
-from milterd.filters.header_checks.tables import Checks, TableError
-from milterd.filters.header_checks.walk import Bounds, Kind
 from milterd.filters.header_rules.compiled import compile_rules
 from milterd.filters.header_rules.compiled import needs as needs_of
 from milterd.filters.header_rules.examples import check
@@ -31,7 +31,10 @@ from milterd.filters.header_rules.run import Limits, run
 from milterd.filters.setup import SetupError
 from milterd.filters.standing import MustWait, Standing, StandingOptions, not_now
 from milterd.ports.dkim_dns import TextSource
-from milterd.signed.keep import OnSigned, Void, none_void
+from milterd.signed.keep import Void, none_void
+
+if TYPE_CHECKING:
+    from milterd.filters.header_checks.run import CheckSet
 
 _GO_ON = Decision()
 AT_ONCE = 65_536
@@ -43,49 +46,6 @@ class OnTimeout(enum.Enum):
 
     SKIP = "skip"
     TEMPFAIL = "tempfail"
-
-
-@dataclass(frozen=True, slots=True)
-class ChecksOptions:
-    """Postfix's parameters of the same names, see header_checks(5) and cleanup(8).
-
-    Tables are `regexp:/file` or `pcre:/file`.  None for the lists of parts' headers stands for
-    `header_checks`.  `on_signed` is what a change does where a signature covers it.
-    """
-
-    header_checks: tuple[str, ...] = ()
-    mime_header_checks: tuple[str, ...] | None = None
-    nested_header_checks: tuple[str, ...] | None = None
-    body_checks: tuple[str, ...] = ()
-    bounds: Bounds = field(default_factory=Bounds)
-    body_checks_size_limit: int = 51_200
-    on_signed: OnSigned = OnSigned.SKIP
-
-    def read(self) -> CheckSet | None:
-        """Read the tables; None if there are none.  Raises :class:`TableError`."""
-        first = self.header_checks
-        mime = first if self.mime_header_checks is None else self.mime_header_checks
-        nested = first if self.nested_header_checks is None else self.nested_header_checks
-        specs = {
-            Kind.HEADER: first,
-            Kind.MIME: mime,
-            Kind.NESTED: nested,
-            Kind.BODY: self.body_checks,
-        }
-        if not any(specs.values()):
-            return None
-        read: dict[tuple[str, ...], Checks] = {}
-        problems: list[str] = []
-        for each in dict.fromkeys(specs.values()):
-            try:
-                read[each] = Checks(each)
-            except TableError as error:
-                kind = next(kind for kind, its in specs.items() if its == each)
-                problems += (f"{kind.value}: {problem}" for problem in error.problems)
-        if problems:
-            raise TableError(problems)
-        tables = {kind: read[each] for kind, each in specs.items()}
-        return CheckSet(tables, self.bounds, self.body_checks_size_limit, self.on_signed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,34 +9,25 @@ functions do wrong later, an answer of another type among it, is raised, and the
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import json
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from milterd.base.near import nearest
 from milterd.core.actions import Edit, ReplaceBody
 from milterd.core.decision import Decision, Reason, Reply, Trace, Verdict
 from milterd.core.filter import Need
 from milterd.core.mail import Mail
+from milterd.filters.own_options import OwnOptions
 from milterd.filters.setup import SetupError
 from milterd.ports import own_file
 
 _EDITS = typing.get_args(Edit)
-
-
-@dataclass(frozen=True, slots=True)
-class OwnOptions:
-    """Settings of one: `module` is a path or a dotted name, `settings` the table for it."""
-
-    name: str
-    module: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class OwnFilter:
@@ -110,8 +101,8 @@ def _found(module: ModuleType, name: str, expected: str) -> str:
     if hasattr(module, name):
         return f"{name}: found {type(getattr(module, name)).__name__}, expected {expected}"
     names = [each for each in vars(module) if not each.startswith("_")]
-    near = difflib.get_close_matches(name, names, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, names)
+    hint = f"; did you mean {near!r}?" if near else ""
     return f"{name}: found nothing, expected {expected}{hint}"
 
 
@@ -120,8 +111,8 @@ def _unfit(kind: Any, given: Mapping[str, Any]) -> Iterator[str]:
     names = [each.name for each in dataclasses.fields(kind)] if kind is not None else []
     for key in given:
         if key not in names:
-            near = difflib.get_close_matches(key, names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = nearest(key, names)
+            hint = f"; did you mean {near!r}?" if near else ""
             known = ", ".join(names) or "none: the file has no class Settings"
             yield f".{key}: found an unknown key, expected one of its own ({known}){hint}"
     if kind is None:

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import io
 import mmap
-import tarfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -173,6 +172,8 @@ def _together(those: Iterable[bytes], limit: int) -> Iterator[bytes]:
 def _archive(pieces: Sequence[bytes]) -> bytes:
     if len(pieces) == 1:
         return pieces[0]
+    import tarfile  # here: few mails have several readings
+
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for number, each in enumerate(pieces):

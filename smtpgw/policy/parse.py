@@ -11,11 +11,11 @@ every argument there, every table one that can be opened: nothing is left for a 
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from milterd.base.near import nearest
 from smtpgw.address.find import Maps
 from smtpgw.policy import registry
 from smtpgw.policy.record import Outcome
@@ -152,10 +152,8 @@ class Parser:
         """A restriction class; its tables alone stand for what they would in this list."""
         if word not in self.classes:
             names = (*registry.names(), WARN, *self.classes)
-            near = difflib.get_close_matches(word.lower(), names, 1)
-            mistakes.append(
-                Mistake(word, "a restriction, a restriction class or type:table", *near)
-            )
+            near = nearest(word.lower(), names)
+            mistakes.append(Mistake(word, "a restriction, a restriction class or type:table", near))
             return None
         if word in self._within:
             circle = " -> ".join((*self._within, word))

@@ -6,10 +6,10 @@ A type's module is loaded when a table of it is first opened.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 from typing import Protocol, cast
 
+from milterd.base.near import nearest
 from smtpgw.tables import spec as specs
 from smtpgw.tables.context import Context
 from smtpgw.tables.maps import Maps
@@ -71,5 +71,5 @@ def open_maps(text: str, context: Context) -> Maps:
 
 
 def _types(wrong: str) -> str:
-    near = difflib.get_close_matches(wrong, TYPES, 1)
-    return f"{near[0]}:" if near else f"one of {', '.join(TYPES)}"
+    near = nearest(wrong, TYPES)
+    return f"{near}:" if near else f"one of {', '.join(TYPES)}"

@@ -7,12 +7,12 @@ once, when the table is opened; what is wrong raises TableError with file and li
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from milterd.base.near import nearest
 from smtpgw.tables.context import Context
 from smtpgw.tables.table import TableError
 
@@ -130,8 +130,8 @@ class Cf:
         said = []
         for name, setting in self._settings.items():
             if name not in self._asked:
-                near = difflib.get_close_matches(name, sorted(self._asked), 1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
+                near = nearest(name, sorted(self._asked))
+                hint = f" (did you mean {near}?)" if near else ""
                 said.append(f"{self.path}:{setting.line}: unused parameter: {name}{hint}")
         return said
 

@@ -18,6 +18,8 @@ import ctypes
 import ssl
 import sys
 
+from smtpgw.tls.options import CannotAskError
+
 _ASK_ONCE = 0x01 | 0x04
 """SSL_VERIFY_PEER and SSL_VERIFY_CLIENT_ONCE, without SSL_VERIFY_FAIL_IF_NO_PEER_CERT."""
 _CACHE_MODE, _CACHE_OFF = 44, 0
@@ -27,10 +29,6 @@ _HEAD = 16
 
 _VERIFY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
 _GO_ON = _VERIFY(lambda _ok, _store: 1)  # kept for ever: OpenSSL calls it
-
-
-class CannotAskError(Exception):
-    """This Python does not let us ask."""
 
 
 def ask(context: ssl.SSLContext) -> None:

@@ -6,7 +6,6 @@ import ssl
 import warnings
 from collections.abc import Sequence
 
-from smtpgw.tls import anyone
 from smtpgw.tls.chains import Chain
 from smtpgw.tls.options import ServerOptions
 
@@ -43,6 +42,8 @@ def build(options: ServerOptions, chains: Sequence[Chain]) -> ssl.SSLContext:
         context.options |= _NO_TICKET
         context.num_tickets = 0
     if options.clients.ask:
+        from smtpgw.tls import anyone  # ctypes, for the few that ask
+
         anyone.ask(context)
     return context
 

@@ -22,6 +22,10 @@ class Files:
     key: Path | None = None
 
 
+class CannotAskError(Exception):
+    """This Python does not let clients be asked for certificates."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
     """Whether clients are asked for a certificate, and who may vouch for it.

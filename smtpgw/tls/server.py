@@ -20,13 +20,11 @@ from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
-from smtpgw.edge.road import Tls
+from smtpgw.edge.road import PeerCertificate, Tls
 from smtpgw.tls import chains
-from smtpgw.tls.anyone import CannotAskError
 from smtpgw.tls.chains import ChainError
 from smtpgw.tls.context import ContextError, build
-from smtpgw.tls.options import Files, ServerOptions
-from smtpgw.tls.peer import Authorities, certificate_of
+from smtpgw.tls.options import CannotAskError, ClientOptions, Files, ServerOptions
 
 LOOK_EVERY = 5.0
 """Seconds between two looks at the files, at least."""
@@ -121,9 +119,7 @@ class TlsServer:
         self._main = Watched(options, options.files, log, clocks.steady())
         self._by_name: OrderedDict[tuple[Files, ...], Watched] = OrderedDict()
         self._asked: weakref.WeakKeyDictionary[ssl.SSLObject, str] = weakref.WeakKeyDictionary()
-        self._authorities = Authorities(options.clients)
-        if options.clients.ask:
-            _ = self._authorities.store  # what cannot be read is told at the start
+        self._certificate = _certificates(options.clients) if options.clients.ask else None
         self._answer_names()
 
     def context(self) -> ssl.SSLContext:
@@ -137,10 +133,8 @@ class TlsServer:
         cipher = connection.cipher()
         name, bits = (cipher[0], cipher[2]) if cipher else ("", 0)
         certificate = None
-        if self._options.clients.ask:
-            certificate = certificate_of(
-                connection, self._options.clients, self._authorities, self._clocks.wall()
-            )
+        if self._certificate is not None:
+            certificate = self._certificate(connection, self._clocks.wall())
         asked = self._asked.get(connection, "")
         return Tls(connection.version() or "", name, bits, asked, certificate)
 
@@ -187,6 +181,19 @@ class TlsServer:
         self._by_name.move_to_end(files)
         found.renew(now)
         return found.context
+
+
+def _certificates(
+    options: ClientOptions,
+) -> Callable[[ssl.SSLObject, float], PeerCertificate | None]:
+    """Who reads clients' certificates.  Raises OSError or ValueError for the files of CAs.
+
+    Few listeners ask for one, and what reads it takes 9 MB, so it is loaded for those alone."""
+    from smtpgw.tls.peer import Authorities, certificate_of
+
+    authorities = Authorities(options)
+    _ = authorities.store  # what cannot be read is told at the start
+    return lambda connection, when: certificate_of(connection, options, authorities, when)
 
 
 def _paths(options: ServerOptions, files: Sequence[Files]) -> tuple[Path, ...]:

@@ -15,11 +15,10 @@ from smtpgw.config import Listener, Smtpgw
 from smtpgw.config.reception import Reception
 from smtpgw.tables import spec
 from smtpgw.tls import ciphers, flags, versions
-from smtpgw.tls.anyone import CannotAskError
 from smtpgw.tls.chains import ChainError
 from smtpgw.tls.context import ContextError
 from smtpgw.tls.names import SniMaps
-from smtpgw.tls.options import ClientOptions, Files, ServerOptions
+from smtpgw.tls.options import CannotAskError, ClientOptions, Files, ServerOptions
 from smtpgw.tls.server import Clocks, TlsServer
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from milterd.core.apply import apply
 from milterd.core.decision import Decision, Tried, Verdict
 from milterd.core.finding import MACRO
 from milterd.core.mail import Direction, Mail, body_octets
-from milterd.filters import AttachmentsFilter, AttachmentsOptions
-from milterd.filters.attachments import STATUS
+from milterd.filters.attachment_options import AttachmentsOptions
+from milterd.filters.attachments import STATUS, AttachmentsFilter
 from milterd.filters.setup import SetupError
 from milterd.filters.virus_policy import Action, Outcome
 from milterd.ports.attached.found import Limits

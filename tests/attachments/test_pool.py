@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from milterd.core.decision import Verdict
-from milterd.filters import AttachmentsFilter, AttachmentsOptions
+from milterd.filters.attachment_options import AttachmentsOptions
+from milterd.filters.attachments import AttachmentsFilter
 from milterd.ports.attached.found import Limits, Look
 from milterd.ports.attached.pool import Pool
 from tests.attachments import makers as make

@@ -17,7 +17,8 @@ from milterd.core.actions import Quarantine
 from milterd.core.apply import apply
 from milterd.core.decision import Decision, Verdict
 from milterd.core.mail import Envelope, HeaderField, Mail, Recipient
-from milterd.filters.headers import ChecksOptions, HeadersFilter, HeadersOptions
+from milterd.filters.header_checks.options import ChecksOptions
+from milterd.filters.headers import HeadersFilter, HeadersOptions
 from milterd.signed.keep import OnSigned
 from tests.filters.cleanup import LISTS, OWN, Cleanup, Result, cleanup
 from tests.filters.make_checks import Trial, trial

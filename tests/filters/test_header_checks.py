@@ -19,12 +19,13 @@ from milterd.core.apply import apply
 from milterd.core.decision import Decision, Tried, Verdict
 from milterd.core.filter import Need
 from milterd.core.mail import BytesBody, Envelope, Mail, Recipient, parse_message
+from milterd.filters.header_checks.options import ChecksOptions
 from milterd.filters.header_checks.records import records
 from milterd.filters.header_checks.spliced import SplicedBody
 from milterd.filters.header_checks.tokens import items
 from milterd.filters.header_checks.walk import Bounds, Kind, Walk
 from milterd.filters.header_rules.outcome import Splice
-from milterd.filters.headers import ChecksOptions, HeadersFilter, HeadersOptions, OnTimeout
+from milterd.filters.headers import HeadersFilter, HeadersOptions, OnTimeout
 from milterd.filters.setup import SetupError
 from milterd.signed.keep import OnSigned
 

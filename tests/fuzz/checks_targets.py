@@ -14,8 +14,9 @@ if __name__ == "__main__":
 from milterd.core.apply import apply
 from milterd.core.decision import Verdict
 from milterd.core.mail import HeaderField, body_octets, parse_message
+from milterd.filters.header_checks.options import ChecksOptions
 from milterd.filters.header_checks.walk import Bounds, Walk
-from milterd.filters.headers import ChecksOptions, HeadersFilter, HeadersOptions
+from milterd.filters.headers import HeadersFilter, HeadersOptions
 from milterd.signed import pgp_digest, smime_digest
 from milterd.signed.dkim_field import FieldError, read_seal
 from tests.fuzz.driver import Target, run

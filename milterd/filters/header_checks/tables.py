@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milterd.filters.header_checks import actions
+from milterd.filters.header_checks.problems import TableError
 from milterd.patterns.dialects import PCRE, REGEXP
 from milterd.patterns.lines import BLANK, Lines
 from milterd.patterns.matching import Subject
 from milterd.patterns.rulefile import RuleFile
 
 _DIALECTS = {"regexp": REGEXP, "pcre": PCRE}
-
-
-class TableError(Exception):
-    """A table that cannot be used; `problems` lists all that is wrong with it."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
 
 
 class _Report:

@@ -8,7 +8,6 @@ the configuration gives; in a pattern it matches literally.
 
 from __future__ import annotations
 
-import difflib
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from milterd.base.near import nearest
 from milterd.filters.header_rules.model import Example, Model, RuleFile, RuleText, When
 
 
@@ -56,8 +56,8 @@ def find(name: str, directory: Path | None = None) -> Path:
     known = {path.stem: path for each in directories for path in sorted(each.glob("*.toml"))}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known)
+    hint = f"; did you mean {near!r}?" if near else ""
     places = ", ".join(str(each) for each in directories)
     there = ", ".join(sorted(known)) or "none"
     raise RuleError(f"rule set {name!r}", [f"not found in {places} (there: {there}){hint}"])
@@ -72,8 +72,8 @@ def _problem(error: Any, data: Mapping[str, Any]) -> str:
         key = str(error["loc"][-1])
         if key == "keep_signatures":
             return f'{place}: unknown key; on_signed = "skip" was its true, "force" its false'
-        near = difflib.get_close_matches(key, names, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
+        near = nearest(key, names)
+        hint = f"; did you mean {near!r}?" if near else f"; known: {', '.join(names)}"
         return f"{place}: unknown key{hint}"
     if error["type"] == "missing":
         return f"{place}: missing"

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from milterd.core.decision import Trace, Tried, Verdict
 from milterd.core.finding import Finding
 from milterd.core.mail import Mail
-from milterd.filters.header_checks.run import CheckRun, CheckSet
 from milterd.filters.header_rules.compiled import Rule, RuleSet
 from milterd.filters.header_rules.conditions import Case
 from milterd.filters.header_rules.lines import difference, lines_of, names_in
@@ -28,6 +28,9 @@ from milterd.filters.header_rules.shield import Shield
 from milterd.filters.header_rules.watched import WatchedWork
 from milterd.filters.header_rules.work import Matcher, Timer, Work
 from milterd.signed.keep import OnSigned, Void, none_void
+
+if TYPE_CHECKING:
+    from milterd.filters.header_checks.run import CheckSet
 
 REFUSED = "5.7.1 Message content rejected"
 SIGNED = "5.7.1 Message is signed in a way that does not allow a change this site requires"
@@ -85,6 +88,8 @@ class Run:
 
     def check(self, checks: CheckSet, clock: Callable[[], float]) -> None:
         """Carry out Postfix's checks before all rules, as cleanup(8) is before all milters."""
+        from milterd.filters.header_checks.run import CheckRun
+
         one = CheckRun(checks, self._timer, clock, self._shield, self._trace)
         self._lines = one.run(self._mail, self._lines)
         self._names = names_in(self._lines)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 
+from milterd.base.near import nearest
 from milterd.lab.scenario import steps as s
 from milterd.lab.scenario.values import code, flags, number, octet_words, seconds
 from milterd.lab.scenario.words import LineError, Words, shown
@@ -23,8 +23,8 @@ def parse_expect(words: Words) -> s.Wish:
     read = _WISHES.get(word)
     if read is None:
         known = (*s.ANSWERS, *_WISHES)
-        close = difflib.get_close_matches(word, known, 1)
-        hint = f", perhaps {close[0]}" if close else ""
+        close = nearest(word, known)
+        hint = f", perhaps {close}" if close else ""
         raise LineError(f"nothing to expect is called {shown(word.encode())}{hint}")
     return read(words)
 
@@ -52,8 +52,8 @@ def _reply(words: Words) -> s.Wish:
 def _edit(words: Words, absent: bool = False) -> s.EditIs:
     kind = words.keyword("an edit")
     if kind not in s.EDITS:
-        close = difflib.get_close_matches(kind, s.EDITS, 1)
-        hint = f", perhaps {close[0]}" if close else ""
+        close = nearest(kind, s.EDITS)
+        hint = f", perhaps {close}" if close else ""
         known = ", ".join(s.EDITS)
         raise LineError(f"expected one of {known}, found {shown(kind.encode())}{hint}")
     if kind in s.HEADER_EDITS:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from milterd.base.near import nearest
 from milterd.core.mail import Family
 from milterd.lab.scenario import steps as s
 from milterd.lab.scenario.expecting import parse_expect
@@ -93,8 +93,8 @@ def _statement(line: bytes, reader: _Lines, variables: Mapping[str, bytes]) -> s
         return s.Say(s.BARE[word])
     read = _STATEMENTS.get(word)
     if read is None:
-        close = difflib.get_close_matches(word, WORDS, 1)
-        hint = f", perhaps {close[0]}" if close else ""
+        close = nearest(word, WORDS)
+        hint = f", perhaps {close}" if close else ""
         raise LineError(f"expected an action, found {shown(word.encode())}{hint}")
     action = read(words)
     words.done()

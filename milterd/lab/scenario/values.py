@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator
 
+from milterd.base.near import nearest
 from milterd.lab.scenario.words import LineError, Words, shown
 from milterd.wire.constants import Actions, Protocol
 
@@ -46,8 +46,8 @@ def flags(kind: type[Actions] | type[Protocol], text: str) -> int:
     names = {each.name or "": int(each) for each in kind} | {"ALL": int(kind.ALL), "NONE": 0}
     found = names.get(text.upper())
     if found is None:
-        close = difflib.get_close_matches(text.upper(), names, 1)
-        hint = f", perhaps {close[0]}" if close else ""
+        close = nearest(text.upper(), names)
+        hint = f", perhaps {close}" if close else ""
         raise LineError(
             f"expected a flag, a number, all or none, found {shown(text.encode())}{hint}"
         )

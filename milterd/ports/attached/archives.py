@@ -19,10 +19,8 @@ from collections.abc import Callable
 from typing import IO
 
 from milterd.ports.attached.found import Limits, Look, Mark, Obstacle, Thing, Trouble
-from milterd.ports.attached.kinds import HEAD, kinds
+from milterd.ports.attached.kinds import HEAD, UNLISTED, kinds
 
-UNLISTED = {"7z", "rar", "cab", "arj", "ace", "lzh", "lha", "zst", "tnef", "zpaq", "alz", "egg"}
-"""Archives that no library of ours lists."""
 _OPEN: dict[str, Callable[[io.BytesIO], io.BufferedIOBase]] = {
     "gz": lambda file: gzip.GzipFile(fileobj=file),
     "bz2": bz2.BZ2File,

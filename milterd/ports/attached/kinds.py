@@ -8,6 +8,8 @@ from __future__ import annotations
 
 HEAD = 4096
 """Octets that are looked at; tar has its mark at 257, ISO images at 32769."""
+UNLISTED = {"7z", "rar", "cab", "arj", "ace", "lzh", "lha", "zst", "tnef", "zpaq", "alz", "egg"}
+"""Archives that no library of ours lists."""
 _LEAST = 0.3
 """puremagic's confidence from which it is believed: two octets alone are found in any text."""
 _OWN = (
