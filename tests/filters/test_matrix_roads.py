@@ -1,6 +1,7 @@
 """The failure matrix on whole roads: what a sender hears and what is delivered, held or dropped,
-through Postfix and through the gateway, while clamd is well, gone, stopped, loading its signatures
-anew, killed in the middle, at its limits, or talks nonsense.
+through Postfix, through the gateway, and through the gateway with the filter in its worker, while
+clamd is well, gone, stopped, loading its signatures anew, killed in the middle, at its limits, or
+talks nonsense.
 
 Every domain has a made-up row of actions, so that one milterd shows as many matrices as there are
 runs.  GATEPOST_MATRIX says how many, GATEPOST_SEED which.
@@ -114,10 +115,18 @@ class Road:
         return {re.findall(rb"(?m)^X-Mail-Args: <(.*?)>", each)[0].decode(): each for each in found}
 
 
-def _milterd(home: Path, file: Path, sockets: Path) -> Running:
+@contextlib.contextmanager
+def _milterd(file: Path, sockets: Path) -> Iterator[None]:
+    running = Running(file, sockets / "clamav.sock")
+    try:
+        yield
+    finally:
+        running.close()
+
+
+def _no_clamds(home: Path) -> None:
     for each in PLACES:
         (home / each).symlink_to("nowhere")
-    return Running(file, sockets / "clamav.sock")
 
 
 @contextlib.contextmanager
@@ -128,13 +137,13 @@ def by_postfix(home: Path, sink: SmtpSink) -> Iterator[Road]:
         file = home / "gatepost.toml"
         text = _settings(home, sockets, random.Random(SEED))
         file.write_text(f'[metrics]\nmilterd = ""\n{text}')
-        running = _milterd(home, file, sockets)
-        try:
-            mta.set({"smtpd_milters": "unix:filters/clamav.sock"})
-            yield Road({Direction.INBOUND: mta.port}, sink, lambda: _queue(mta), _matrix(file))
-        finally:
-            mta.set({"smtpd_milters": ""})
-            running.close()
+        _no_clamds(home)
+        with _milterd(file, sockets):
+            try:
+                mta.set({"smtpd_milters": "unix:filters/clamav.sock"})
+                yield Road({Direction.INBOUND: mta.port}, sink, lambda: _queue(mta), _matrix(file))
+            finally:
+                mta.set({"smtpd_milters": ""})
 
 
 def _queue(mta: Postfix) -> dict[str, bool]:
@@ -143,29 +152,36 @@ def _queue(mta: Postfix) -> dict[str, bool]:
 
 
 @contextlib.contextmanager
-def by_gateway(home: Path, sink: SmtpSink) -> Iterator[Road]:
+def by_gateway(home: Path, sink: SmtpSink, *, inside: bool = False) -> Iterator[Road]:
     made, own = Gateway(home), free_port()
     sockets = home / "filters"
     sockets.mkdir()
+    address = "filter:clamav" if inside else f"unix:{sockets}/clamav.sock"
     tables = f"""
 [[smtpgw.listener]]
 name = "own"
 address = "127.0.0.1:{own}"
 [[smtpgw.milter]]
 name = "clamav"
-address = "unix:{sockets}/clamav.sock"
+address = "{address}"
 {_settings(home, sockets, random.Random(SEED))}"""
     made.configure(tables=tables, delivery=f"smtp:[127.0.0.1]:{sink.port}")
     text = made.file.read_text()
     made.file.write_text(text.replace("[metrics]\n", '[metrics]\nmilterd = ""\n'))
-    running = _milterd(home, made.file, sockets)
+    _no_clamds(home)
     ports = {Direction.INBOUND: made.port, Direction.ORIGINATING: own}
-    try:
+    with contextlib.ExitStack() as stack:
+        if not inside:
+            stack.enter_context(_milterd(made.file, sockets))
+        stack.callback(made.kill)
         made.start()
         yield Road(ports, sink, lambda: _held(made), _matrix(made.file), asks_again=True)
-    finally:
-        made.stop()
-        running.close()
+        assert made.stop() == 0
+
+
+def by_worker(home: Path, sink: SmtpSink) -> contextlib.AbstractContextManager[Road]:
+    """The filter runs in the gateway's worker."""
+    return by_gateway(home, sink, inside=True)
 
 
 def _held(gateway: Gateway) -> dict[str, bool]:
@@ -225,7 +241,7 @@ def _told(port: int, sender: str, recipient: str, octets: bytes) -> int:
 
 
 @pytest.mark.timeout(120 + 20 * RUNS)
-@pytest.mark.parametrize("by", [by_postfix, by_gateway])
+@pytest.mark.parametrize("by", [by_postfix, by_gateway, by_worker])
 def test_nothing_is_delivered_unseen_where_the_matrix_forbids_it(
     by: Callable[[Path, SmtpSink], contextlib.AbstractContextManager[Road]],
 ) -> None:

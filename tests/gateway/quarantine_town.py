@@ -1,4 +1,5 @@
-"""A gateway with milterd's clamav filter and a real clamd that knows two test signatures."""
+"""A gateway with our clamav filter, milterd's or its own, and a real clamd that knows two test
+signatures."""
 
 from __future__ import annotations
 
@@ -31,23 +32,26 @@ OTHER = "clamav/Second.Test.UNOFFICIAL: infected"
 
 @dataclass
 class QuarantineTown:
-    """`scripted` is the socket of a milter that is nobody's yet, `scanner` what ends clamd."""
+    """`scripted` is the socket of a milter that is nobody's yet, `scanner` what ends clamd;
+    `inside`: the gateway's workers run the filter themselves."""
 
     gateway: Gateway
     scripted: Path
     scanner: contextlib.ExitStack
+    inside: bool = False
 
     def configure(
         self, lines: str = "", *, milters: str = "", infected: str = "quarantine"
     ) -> None:
         """Lines for [smtpgw.quarantine], and milters after ours."""
         place = self.gateway.place
+        address = "filter:clamav" if self.inside else f"unix:{place}/m/clamav.sock"
         self.gateway.configure(
             'non_smtpd_milters = ["viruses"]',
             tables=f"""
 [[smtpgw.milter]]
 name = "viruses"
-address = "unix:{place}/m/clamav.sock"
+address = "{address}"
 {milters}
 [smtpgw.quarantine]
 {lines}
@@ -152,27 +156,37 @@ def signatures(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def quarantine_town(place: Path, scripted: Path) -> Iterator[QuarantineTown]:
-    """Everything runs."""
+def quarantine_town(
+    place: Path, scripted: Path, *, inside: bool = False
+) -> Iterator[QuarantineTown]:
+    """Everything runs, milterd where it has something to do."""
     gateway = Gateway(place)
     (place / "clamd").mkdir()
     (place / "clamd.ctl").symlink_to(place / "clamd" / "clamd.sock")
     signatures(place / "db")
-    with contextlib.ExitStack() as scanner, (place / "milterd.log").open("wb") as log:
-        one = QuarantineTown(gateway, scripted, scanner)
+    with contextlib.ExitStack() as scanner, contextlib.ExitStack() as stack:
+        one = QuarantineTown(gateway, scripted, scanner, inside)
         one.configure()
         one.begin_scanner()
-        command = [sys.executable, "-m", "milterd", "run", "--config", str(gateway.file)]
+        if not inside:
+            stack.enter_context(_milterd(gateway))
+        stack.callback(gateway.kill)
+        gateway.start()
+        yield one
+
+
+@contextlib.contextmanager
+def _milterd(gateway: Gateway) -> Iterator[None]:
+    command = [sys.executable, "-m", "milterd", "run", "--config", str(gateway.file)]
+    with (gateway.place / "milterd.log").open("wb") as log:
         milterd = subprocess.Popen(command, stderr=log)
-        try:
-            path = place / "m" / "clamav.sock"
-            until(lambda: path.exists() and sockets.alive(str(path)), what="milterd")
-            gateway.start()
-            yield one
-        finally:
-            gateway.kill()
-            milterd.send_signal(signal.SIGTERM)
-            milterd.wait(PATIENCE)
+    try:
+        path = gateway.place / "m" / "clamav.sock"
+        until(lambda: path.exists() and sockets.alive(str(path)), what="milterd")
+        yield
+    finally:
+        milterd.send_signal(signal.SIGTERM)
+        milterd.wait(PATIENCE)
 
 
 __all__ = [

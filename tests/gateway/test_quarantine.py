@@ -28,10 +28,12 @@ from tests.gateway.quarantine_town import (
 from tests.gateway.test_sendmail import sendmail
 
 
-@pytest.fixture(scope="module")
-def town() -> Iterator[QuarantineTown]:
+@pytest.fixture(scope="module", params=[False, True], ids=["socket", "inside"])
+def town(request: pytest.FixtureRequest) -> Iterator[QuarantineTown]:
+    """The filter behind its socket, and in the gateway's workers."""
     place = Path(tempfile.mkdtemp(dir="/tmp", prefix="gq"))
-    with scripted(place) as socket, quarantine_town(place, socket) as one:
+    inside = bool(request.param)
+    with scripted(place) as socket, quarantine_town(place, socket, inside=inside) as one:
         yield one
     shutil.rmtree(place)
 

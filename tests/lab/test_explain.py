@@ -130,7 +130,7 @@ def test_each_rule_and_each_field_it_looked_at(desk: Desk) -> None:
     program = by_name["submission-privacy: program"]
     assert program["outcome"] == "1 changed"
     assert program["looked"] == [{"subject": "field 3, X-Mailer", "found": "removed"}]
-    hygiene = by_name["inbound-hygiene: forged-virus-scan"]
+    hygiene = by_name["inbound-hygiene: forged-authentication-results"]
     assert hygiene["outcome"] == "not for originating mail"
     assert by_name["edits_limit = 100"]["outcome"].endswith("within it")
     received = by_name["submission-privacy: client-in-received"]

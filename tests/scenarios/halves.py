@@ -54,6 +54,7 @@ signing_table = [{keys}]
 myhostname = "mx.example.net"
 mydestination = ["example.net"]
 stop_timeout = 1
+smtpd_authorized_xclient_hosts = ["127.0.0.1"]
 {smtpgw}
 
 [[smtpgw.listener]]
@@ -208,11 +209,18 @@ class Halves:
             client.close()
 
     def send(
-        self, message: bytes, recipients: Sequence[str] = ("u@example.net",)
+        self,
+        message: bytes,
+        recipients: Sequence[str] = ("u@example.net",),
+        address: str = "",
     ) -> tuple[int, str]:
-        """Send a message as it is; the last answer, be it the banner's."""
+        """Send a message as it is, for a client of that address if it is given (XCLIENT); the last
+        answer, be it the banner's."""
         try:
             with self.client() as client:
+                if address:
+                    client.docmd("XCLIENT", f"NAME=client.example.org ADDR={address}")
+                    client.ehlo("client.example.org")
                 return send_by(client, message, "a@example.net", recipients)
         except smtplib.SMTPConnectError as error:
             return error.smtp_code, words(error)

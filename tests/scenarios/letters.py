@@ -80,6 +80,22 @@ def check_treated(mail: bytes, records: Mapping[str, str], domain: str = "exampl
     assert scanned[0].startswith(b"clamav at ")
 
 
+def check_from_outside(mail: bytes) -> None:
+    """The scanner's mark is on a mail that is not from here, and nothing of it but forgeries is
+    gone."""
+    scanned = fields(mail, "X-Virus-Scanned")
+    assert [each.partition(b" mx")[0] for each in scanned] == [b"clamav at"], scanned
+    assert fields(mail, "DKIM-Signature") == []
+    assert fields(mail, "User-Agent") != []
+
+
+def check_marked(mail: bytes) -> None:
+    """What was found in a mail is said in its header, for whoever files it."""
+    (status,) = fields(mail, "X-Virus-Status")
+    assert status.startswith(b"infected ("), status
+    assert SIGNATURE.encode() in status
+
+
 def check_infected(code: int, text: str) -> None:
     """The refusal of an infected mail names the signature."""
     assert code == 550, text

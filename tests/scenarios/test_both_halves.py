@@ -21,7 +21,9 @@ from tests.peers.process import Peer, answers, directory, wait_for
 from tests.scenarios.halves import FILTERS, Halves
 from tests.scenarios.letters import (
     ORDINARY,
+    check_from_outside,
     check_infected,
+    check_marked,
     check_treated,
     fields,
     good_signatures,
@@ -136,6 +138,19 @@ def kill(peer: Peer) -> None:
 
 def sockets(town: Town) -> list[Any]:
     return [town.halves.sockets / f"{each}.sock" for each in FILTERS]
+
+
+def test_what_the_scanner_says_of_mail_from_outside_arrives(town: Town) -> None:
+    """`headers`, which stands after it, takes off no mark of its."""
+    outside, marked = "outside@example.net", "marked@example.net"
+    assert town.halves.send(ORDINARY, [outside], "192.0.2.7")[0] == 250
+    (mail,) = town.halves.delivered(address=outside)
+    check_from_outside(mail)
+    town.configure(clamav='infected = "tag"')
+    assert town.halves.send(infected(), [marked], "192.0.2.7")[0] == 250
+    (mail,) = town.halves.delivered(address=marked)
+    check_marked(mail)
+    town.configure()
 
 
 def test_without_clamd_mail_waits_or_passes_marked_as_the_settings_say(town: Town) -> None:

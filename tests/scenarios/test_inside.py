@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,7 +21,9 @@ from tests.peers.process import Peer, directory, wait_for
 from tests.scenarios.halves import FILTERS, PATIENCE, Halves
 from tests.scenarios.letters import (
     ORDINARY,
+    check_from_outside,
     check_infected,
+    check_marked,
     check_treated,
     fields,
     good_signatures,
@@ -188,6 +191,36 @@ def test_without_clamd_mail_waits_or_passes_as_the_settings_say(town: Town) -> N
     town.start_clamd()
     town.take()
     town.check_works("waits@example.net")
+
+
+def test_who_a_server_before_us_speaks_for_is_whose_mail_it_is(town: Town) -> None:
+    outside, ours = "outside@example.net", "ours@example.net"
+    assert town.halves.send(ORDINARY, [outside], "192.0.2.7")[0] == 250
+    assert town.halves.send(ORDINARY, [ours], "127.0.0.9")[0] == 250
+    (mail,) = town.halves.delivered(address=outside)
+    check_from_outside(mail)
+    (mail,) = town.halves.delivered(address=ours)
+    check_treated(mail, town.halves.records)
+
+
+def test_the_scanners_word_about_mail_from_outside_arrives(town: Town) -> None:
+    address = "marked@example.net"
+    town.take({"clamav": 'infected = "tag"'})
+    assert town.halves.send(infected(), [address], "192.0.2.7")[0] == 250
+    (mail,) = town.halves.delivered(address=address)
+    check_marked(mail)
+    town.take()
+
+
+def test_filters_in_the_workers_and_at_sockets_stand_in_one_row(town: Town) -> None:
+    halves = town.halves
+    with halves.milterd():
+        for there in FILTERS:
+            town.take(milters=INSIDE | {there: f"unix:{halves.sockets}/{there}.sock"})
+            town.check_works(f"{there}-elsewhere@example.net")
+            check_infected(*halves.send(infected(), ["u@example.net"]))
+        town.take()
+    shutil.rmtree(halves.sockets)
 
 
 # -- a filter of a postmaster's own ------------------------------------------------------
