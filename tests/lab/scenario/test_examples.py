@@ -68,6 +68,7 @@ def filters() -> Iterator[Path]:
         home, scanner = (stack.enter_context(directory(each)) for each in ("examples", "clamd"))
         stack.enter_context(clamd(scanner))
         halves = Halves(home, scanner / "clamd.sock", home / "filters")
+        halves.write({"headers": 'authserv_id = "mx.example.net"'})
         stack.enter_context(halves.milterd())
         yield halves.sockets
 
