@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from milterd.base import logs, openfiles, sockets
+from milterd.base import cores, logs, openfiles, sockets
 from milterd.base.row import INSIDE
 from milterd.base.toml_file import ConfigError
 from milterd.wire.mta import MtaConnection
@@ -61,6 +61,7 @@ def examine(path: Path) -> tuple[list[Finding], bool]:
     found += _set_aside(settings.smtpgw.queue.directory)
     found += _metrics(settings)
     found += _open_files(settings.smtpgw)
+    found += _processors(settings.smtpgw)
     tables, usable = check_tables.examine(settings.smtpgw, path)
     inside, fit = check_filters.examine(settings, path)
     return [*found, *tables, *inside, *asyncio.run(_peers(settings.smtpgw))], usable and fit
@@ -138,6 +139,18 @@ def _open_files(settings: Smtpgw) -> list[Finding]:
         "LimitNOFILE= in smtpgw's unit, ulimit -Hn in a shell"
     )
     return [Finding("open files", "warning", text)]
+
+
+def _processors(settings: Smtpgw) -> list[Finding]:
+    """This process has the processors that the workers have, as above."""
+    there = cores.usable()
+    if not settings.worker_cpu_affinity or settings.workers == there:
+        return []
+    text = (
+        f"worker_cpu_affinity: found workers = {settings.workers}, expected {there}, one for each "
+        "processor; with any other number it does nothing"
+    )
+    return [Finding("processors", "warning", text)]
 
 
 async def _peers(settings: Smtpgw) -> list[Finding]:

@@ -13,14 +13,16 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import uvloop
 
-from milterd.base import collector, logs, metrics, openfiles
+from milterd.base import collector, cores, logs, metrics, openfiles
 from milterd.base.toml_file import ConfigError
 from smtpgw import control
 from smtpgw.app import App
+from smtpgw.config import Smtpgw
 from smtpgw.control import Orders, SupervisorGone
 from smtpgw.queue.store import QueueError
 from smtpgw.wiring import open_files
@@ -58,6 +60,7 @@ class Worker:
         if orders is None:
             return self._status
         settings = orders.settings.smtpgw
+        self._choose_processor(settings)  # before it has threads, so that they do as it does
         patience = settings.stop_timeout + LOCK_MARGIN
         app = await self._unless_stopped(App.open(self._shard, settings, patience))
         if app is None:
@@ -87,8 +90,15 @@ class Worker:
             return old
         self._set_up_logs(new)
         openfiles.raise_to(open_files.wanted(new.settings.smtpgw), self._log)
+        self._choose_processor(new.settings.smtpgw)
         self._answer(control.READY)
         return new
+
+    def _choose_processor(self, settings: Smtpgw) -> None:
+        if settings.worker_cpu_affinity:
+            cores.keep(self._shard, settings.workers, self._log)
+        else:
+            cores.release(self._log)
 
     def _set_up_logs(self, orders: Orders) -> None:
         settings = orders.settings.log
@@ -146,6 +156,8 @@ def main(words: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     sys.setswitchinterval(SWITCH)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            others = ThreadPoolExecutor(thread_name_prefix="asyncio", initializer=cores.roam)
+            runner.get_loop().set_default_executor(others)
             return runner.run(Worker(shard, channel).run())
     except (QueueError, OSError, ConfigError) as error:
         logs.get("worker").critical("worker cannot work", reason=str(error))

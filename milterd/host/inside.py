@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
+from milterd.base import cores
 from milterd.base.one_for import one_for
 from milterd.core.actions import AddHeader, ChangeHeader, Edit, InsertHeader
 from milterd.core.decision import Decision
@@ -77,8 +78,8 @@ class Inside:
         self._judge, self._around = judge, around
         self._waits = threads > 0
         self._pools = (
-            ThreadPoolExecutor(threads or 1, "judge"),
-            ThreadPoolExecutor(LARGE, "judge large"),
+            ThreadPoolExecutor(threads or 1, "judge", initializer=cores.roam),
+            ThreadPoolExecutor(LARGE, "judge large", initializer=cores.roam),
         )
         self._agreed = negotiation.actions(judge.needs)
         needs = judge.needs

@@ -221,6 +221,11 @@ class Smtpgw(Addresses, Reception, Counting, Verification):
         description="worker processes, each with its own part of the queue; one for each core "
         "is enough",
     )
+    worker_cpu_affinity: bool = Field(
+        default=False,
+        description="keep each worker to a processor of its own, where there are as many workers "
+        "as processors",
+    )
     stop_timeout: Duration = Field(
         default=20.0,
         description="how long sessions and deliveries may go on after SIGTERM",

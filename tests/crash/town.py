@@ -39,6 +39,7 @@ service_throttle_time = "0.3s"
 [smtpgw]
 myhostname = "mx.example.net"
 workers = {workers}
+worker_cpu_affinity = {affinity}
 service_throttle_time = "0.3s"
 takeover_delay = "0.1s"
 
@@ -149,6 +150,7 @@ def town(
                 level="info" if measured else "warning",
                 port=port,
                 workers=workers,
+                affinity=str(measured).lower(),
                 tables=tables,
                 milters="".join(_milter(home, each, sockets) for each in names),
                 deliveries=deliveries,

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
+from milterd.base import cores
 from smtpgw.sasl.file import entries, hashing, store
 from smtpgw.sasl.file.entries import Entries, Entry
 from smtpgw.sasl.file.store import FileError
@@ -102,7 +103,9 @@ class Judge:
         if self._busy >= self._options.threads + self._options.waiting:
             raise TooBusy("too many logins at once")
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._options.threads, "passwords")
+            self._threads = ThreadPoolExecutor(
+                self._options.threads, "passwords", initializer=cores.roam
+            )
         loop = asyncio.get_running_loop()
         self._busy += 1
         future = self._threads.submit(work)
