@@ -47,10 +47,17 @@ def release(log: FilteringBoundLogger) -> None:
     _whole.clear()
     if not whole:
         return
-    # Not native_id, which in a child that was forked is still its parent's.
-    for each in Path("/proc/self/task").iterdir():
-        _let(int(each.name), whole)
+    for each in _threads():
+        _let(each, whole)
     log.info("keeps to no processor")
+
+
+def _threads() -> list[int]:
+    """Not by native_id, which in a child that was forked is still its parent's."""
+    try:
+        return [int(each.name) for each in Path("/proc/self/task").iterdir()]
+    except OSError:
+        return [0]  # the calling one, where there is no proc(5)
 
 
 def roam() -> None:
