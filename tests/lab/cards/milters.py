@@ -138,6 +138,11 @@ class Subject:
     answer: float = ANSWER
     """Seconds for an answer."""
 
+    @property
+    def on_libmilter(self) -> bool:
+        """Whether libmilter serves its connections."""
+        return self.name != "rspamd" and not self.name.endswith("-native")
+
     @contextmanager
     def ready(self) -> Iterator[Program]:
         """It, ready to be started in a directory of its own."""
